@@ -1,0 +1,61 @@
+# Every command works from a fresh clone on Debian 12 or Ubuntu with Python 3.11+ (python3-venv), git and make.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PROTOS := $(wildcard protos/comboio/v1/*.proto)
+.DEFAULT_GOAL := help
+.PHONY: help setup servers demo test check protos fmt faults bench package shape lock
+
+help: ## Show these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready ## Virtual environment, dependencies, generated code
+$(VENV)/.ready: pyproject.toml .ci/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Comboio needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 …"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing. As root: apt install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r .ci/constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+servers: setup ## Servers that tests need (root: apt; otherwise says what to run)
+	@bash .ci/servers
+
+demo: setup ## The whole road on this machine; ONCE=1 ends after 60 s with a balance
+	@$(BIN)/python -m control_plane.simulators.demo $(if $(ONCE),--once) $(if $(KEEP),--keep)
+
+test: servers ## All tests (SQLite and PostgreSQL)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: servers ## What CI runs: style, types, imports, wire contract, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/buf lint --config .ci/buf.yaml --path protos
+	$(BIN)/buf breaking --config .ci/buf.yaml --path protos --against protos/baseline.binpb
+	$(BIN)/mypy
+	$(MAKE) --no-print-directory test
+
+protos: setup ## Regenerate the stubs beside protos/comboio/v1/*.proto
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I. --python_out=. --mypy_out=quiet:. \
+	  --grpc_python_out=. --mypy_grpc_out=quiet:. $(PROTOS)
+
+fmt: setup ## Format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+faults: servers ## The long crash suite (random kills, both databases)
+	$(BIN)/python -m pytest tests/faults tests/journeys --timeout 900 $(ARGS)
+
+bench: servers ## Every figure, `key value unit`; ONLY=<first word of the key>
+	@$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
+
+package: setup ## Wheel in dist/
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation -w dist .
+
+shape: setup ## Sizes of files and functions, longest ten
+	@$(BIN)/python .ci/shape.py
+
+lock: setup ## Re-resolve .ci/constraints.txt from pyproject.toml
+	$(BIN)/pip-compile --quiet --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
+	  --no-header --no-annotate --allow-unsafe --strip-extras --all-extras -o .ci/constraints.txt pyproject.toml

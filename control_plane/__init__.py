@@ -1,0 +1,1 @@
+"""The control plane: ingest → journal → projections → reconcile → outbox → relay."""

@@ -1,0 +1,31 @@
+"""Errors say what to do next. Library exceptions are translated at the edge that meets them."""
+
+from __future__ import annotations
+
+
+class ComboioError(Exception):
+    """Base of everything this program raises on purpose."""
+
+
+class Retryable(ComboioError):  # noqa: N818 - named for what to do
+    """Try again, no earlier than `after_s` (None: the caller's own backoff)."""
+
+    def __init__(self, message: str, *, after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.after_s = after_s
+
+
+class Rejected(ComboioError):  # noqa: N818
+    """This item never passes: set it aside, count it, go on."""
+
+
+class Misconfigured(ComboioError):  # noqa: N818
+    """Stop and tell a human; the message says where and what would be right."""
+
+
+class Fenced(ComboioError):  # noqa: N818
+    """Another holder has a newer token; whatever this one was doing is no longer its business."""
+
+
+class Conflict(ComboioError):  # noqa: N818
+    """The caller's view is stale, or the key is taken by other content."""

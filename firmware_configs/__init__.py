@@ -1,0 +1,1 @@
+"""Device knowledge as data: registers, limits and quirks of sensors that exist."""

@@ -1,0 +1,1 @@
+"""The edge gateway daemon: sensors → pipeline → buffer → uplink."""

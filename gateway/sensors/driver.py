@@ -1,0 +1,49 @@
+"""The contract between a sensor driver and the rest of the gateway.
+
+Life cycle. The daemon builds the driver from its configuration (which may raise `Misconfigured`), asks `groups()`
+once, then runs `run(emit)` as a supervised task until cancellation. A driver's failure is its own: whatever leaves
+`run` is logged, counted, and `run` is called again after a backoff. `groups()` does not change while it lives.
+
+A driver can't see what is behind `emit`; tests hand it a list. It never waits for the network or the disk: `emit.row`
+returns at once, and only sources that must be acknowledged (MQTT, field events) await `Receipt.durable`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from gateway.reading import GroupShape, Lost, Row
+
+
+class Receipt(Protocol):
+    """What became of one row."""
+
+    async def durable(self) -> None:
+        """Return once a power cut can no longer lose the row; raise `Rejected` if it was dropped."""
+
+
+class Emit(Protocol):
+    """Where a driver's facts go. Both calls are cheap, never block and never raise for a full store."""
+
+    def row(self, group: int, row: Row) -> Receipt:
+        """Hand over one read of `groups()[group]`."""
+
+    def lost(self, group: int, lost: Lost) -> None:
+        """Say that reads of `groups()[group]` gave nothing: becomes a gap record, once per outage, not per read."""
+
+
+class Driver(Protocol):
+    """One sensor."""
+
+    def groups(self) -> Sequence[GroupShape]:
+        """The groups this sensor emits, in the order `emit` numbers them."""
+
+    def pending_since(self) -> int | None:
+        """mono_ms at which the oldest read still under way was begun, None if none is.
+
+        Completeness never passes it: a row emitted later must not be older than this.
+        """
+
+    async def run(self, emit: Emit) -> None:
+        """Read until cancelled. Raise `Retryable` when the sensor can't be reached at all."""

@@ -1,0 +1,1 @@
+"""The wire contract and what both programs must agree on."""

@@ -1,0 +1,120 @@
+"""The gateway's configuration document: TOML when written by hand, JSON when pushed, one type for both programs.
+
+Unknown keys are refused. Times are seconds with `_s`, sizes carry their unit.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+from protos.strict import convert
+
+Slug = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", title="slug: lower-case letters, digits and -")]
+AssetPath = Annotated[str, Meta(pattern=r"^[a-z0-9-]+(/[a-z0-9-]+)*$", title="slug path, e.g. truck-17/box")]
+PositiveSeconds = Annotated[float, Meta(gt=0)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Unit = Annotated[int, Meta(ge=0, le=255)]
+
+
+class Frozen(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Base of every section."""
+
+
+class GatewaySection(Frozen):
+    name: str = ""
+    """Free text shown to people."""
+    asset: AssetPath | None = None
+    """What this box is mounted on."""
+
+
+class UplinkSection(Frozen):
+    server: str = ""
+    """host:port of the control plane's gRPC listener; empty: as told at enrolment."""
+    batch_interval_s: PositiveSeconds = 10.0
+    """Seal telemetry at least this often; the server's Pace wins while connected."""
+    window: Annotated[int, Meta(ge=1, le=256)] = 16
+    """Batches sent and not yet acknowledged."""
+    ack_timeout_s: PositiveSeconds = 15.0
+    """Without progress for this long the connection is given up."""
+
+
+class BufferSection(Frozen):
+    limit_mb: Annotated[float, Meta(ge=1)] = 1024.0
+    """Everything the buffer keeps on disk, logs included."""
+    sync_every_s: Annotated[float, Meta(ge=0.0, le=60.0)] = 2.0
+    """What a power cut may cost."""
+    seal_max_rows: Annotated[int, Meta(ge=1)] = 20_000
+    """Seal telemetry at this many rows even before the interval."""
+    seal_max_kb: Annotated[int, Meta(ge=1, le=1024)] = 64
+    """Seal telemetry at about this encoded size."""
+    keep_acknowledged_h: Annotated[float, Meta(ge=0.0)] = 24.0
+    """Keep acknowledged batches this long, while space allows, to re-offer them to a restored server."""
+
+
+class Calibration(Frozen):
+    """value × gain + offset, applied to the declared value, never to the stored integers."""
+
+    gain: float = 1.0
+    offset: float = 0.0
+
+
+class ModbusBus(Frozen, tag_field="kind", tag="tcp"):
+    id: Slug
+    host: str
+    port: Port = 502
+    timeout_s: PositiveSeconds = 1.0
+    """Longest wait for one answer."""
+    pause_ms: Annotated[int, Meta(ge=0)] = 0
+    """Silence between two requests."""
+
+
+class SensorBase(Frozen):
+    id: Slug
+    asset: AssetPath | None = None
+    calibration: dict[str, Calibration] = field(default_factory=dict)
+    """Per quantity."""
+    attrs: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Per quantity: attributes that travel with the series, e.g. role = "cargo_temperature"."""
+
+
+class ModbusSensor(SensorBase, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="driver", tag="modbus"):
+    bus: Slug
+    unit: Unit = 1
+    profile: str
+    """vendor-model@version"""
+    every_s: PositiveSeconds = 1.0
+
+
+class SimulatedSensor(
+    SensorBase, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="driver", tag="simulated"
+):
+    every_s: PositiveSeconds = 1.0
+    quantities: dict[str, str] = field(default_factory=lambda: {"temperature": "Cel"})
+    """Quantity → UCUM unit."""
+    signal: Literal["counting", "sine", "noise"] = "sine"
+
+
+Sensor = ModbusSensor | SimulatedSensor
+
+
+class GatewayConfig(Frozen):
+    """The whole document."""
+
+    config_version: Literal[1]
+    management: Literal["local", "managed"] = "local"
+    gateway: GatewaySection = GatewaySection()
+    uplink: UplinkSection = UplinkSection()
+    buffer: BufferSection = BufferSection()
+    bus: tuple[ModbusBus, ...] = ()
+    sensor: tuple[Sensor, ...] = ()
+
+
+def from_toml(text: str) -> GatewayConfig:
+    """Parse and check a hand-written document.
+
+    Raises tomllib.TOMLDecodeError (with line and column) or `protos.strict.DocumentError`.
+    """
+    return convert(tomllib.loads(text), GatewayConfig)

@@ -1,0 +1,94 @@
+"""Strict reading of typed documents: every mistake at once, each with its path and, where one is near, a suggestion.
+
+msgspec reports the first error only and knows no "did you mean"; this walks the document beside its type first.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import inspect
+
+T = TypeVar("T")
+
+
+class DocumentError(ValueError):
+    """A document that doesn't fit its type. `problems` holds one sentence per mistake, each starting with its path."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def convert(raw: Any, type_: type[T]) -> T:
+    """Turn plain data (from TOML or JSON) into `type_`, or raise DocumentError with everything that is wrong."""
+    problems = list(_unknown(raw, inspect.type_info(type_), ""))
+    try:
+        value = msgspec.convert(raw, type_)
+    except msgspec.ValidationError as error:
+        text = _readable(str(error))
+        if not (problems and "unknown field" in text) and not any(text.split(":")[0] == p.split(":")[0] for p in problems):
+            problems.append(text)
+        raise DocumentError(problems) from None
+    if problems:
+        raise DocumentError(problems)
+    return value
+
+
+def _readable(text: str) -> str:
+    """'Expected `int`, got `str` - at `$.a[1].b`' → 'a[1].b: expected int, got str'."""
+    message, _, path = text.partition(" - at `")
+    message = message.replace("`", "").replace("Object ", "")
+    message = message[0].lower() + message[1:]
+    path = path.rstrip("`").removeprefix("$").removeprefix(".")
+    return f"{path or 'document'}: {message}"
+
+
+def _unknown(raw: Any, kind: inspect.Type, path: str) -> Iterator[str]:
+    if isinstance(kind, inspect.StructType) and isinstance(raw, dict):
+        known = {field.encode_name: field.type for field in kind.fields}
+        if kind.tag_field is not None:
+            known[kind.tag_field] = inspect.AnyType()
+        for key, value in raw.items():
+            here = f"{path}.{key}" if path else str(key)
+            if key not in known:
+                where = f'"{kind.tag}"' if kind.tag is not None else "this section"
+                yield f"{here}: not a setting of {where}" + _near(str(key), known)
+            else:
+                yield from _unknown(value, known[key], here)
+    elif isinstance(kind, inspect.UnionType):
+        yield from _unknown_in_union(raw, kind, path)
+    elif isinstance(kind, inspect.ListType | inspect.VarTupleType) and isinstance(raw, list):
+        for index, item in enumerate(raw):
+            yield from _unknown(item, kind.item_type, f"{path}[{index}]")
+    elif isinstance(kind, inspect.DictType) and isinstance(raw, dict):
+        for key, value in raw.items():
+            yield from _unknown(value, kind.value_type, f"{path}.{key}")
+
+
+def _unknown_in_union(raw: Any, kind: inspect.UnionType, path: str) -> Iterator[str]:
+    structs = [option for option in kind.types if isinstance(option, inspect.StructType)]
+    tagged = {str(s.tag): s for s in structs if s.tag_field is not None}
+    if tagged and isinstance(raw, dict):
+        tag_field = str(next(iter(tagged.values())).tag_field)
+        tag = raw.get(tag_field)
+        if tag is None:
+            yield f"{path}.{tag_field}: is missing; one of {', '.join(sorted(tagged))}"
+        elif str(tag) not in tagged:
+            yield f"{path}.{tag_field}: {tag!r} is not one of {', '.join(sorted(tagged))}" + _near(str(tag), tagged)
+        else:
+            yield from _unknown(raw, tagged[str(tag)], path)
+        return
+    for option in kind.types:
+        if isinstance(option, inspect.StructType | inspect.DictType) and isinstance(raw, dict):
+            yield from _unknown(raw, option, path)
+        elif isinstance(option, inspect.ListType | inspect.VarTupleType) and isinstance(raw, list):
+            yield from _unknown(raw, option, path)
+
+
+def _near(word: str, known: dict[str, Any]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,1 @@
+"""Three stores, so that no writer waits for another: journal, telemetry, business."""

@@ -1,0 +1,138 @@
+"""Opens the three stores on SQLite files or PostgreSQL schemas and gives out transactions.
+
+SQLite: WAL, synchronous=FULL, every write transaction is BEGIN IMMEDIATE, so that two writers wait for each other at
+the start and never fail in the middle. PostgreSQL: read committed, one schema per store.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+
+from control_plane.errors import Misconfigured
+from control_plane.store.tables import STORES
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+BUSY_TIMEOUT_MS = 15_000
+
+
+class Store:
+    """One store. Transactions only by `read()` and `write()`."""
+
+    def __init__(self, name: str, engine: Engine) -> None:
+        self.name = name
+        self.engine = engine
+        self.sqlite = engine.dialect.name == "sqlite"
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One consistent snapshot (SQLite) or read-committed view; keep it under 5 s."""
+        with self.engine.connect() as connection:
+            if self.sqlite:
+                connection = connection.execution_options(comboio_begin="BEGIN")  # noqa: PLW2901
+            with connection.begin():
+                yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One durable transaction; committed when the block ends, rolled back if it raises."""
+        with self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+class Stores:
+    """journal, telemetry and business of one installation."""
+
+    def __init__(self, url: str) -> None:
+        """`url`: sqlite:///FOLDER or postgresql://…; nothing is created before `migrate`."""
+        self.url = url
+        self.journal = Store("journal", _engine(url, "journal"))
+        self.telemetry = Store("telemetry", _engine(url, "telemetry"))
+        self.business = Store("business", _engine(url, "business"))
+
+    def all(self) -> tuple[Store, Store, Store]:
+        """In backup order reversed: the order in which they are migrated."""
+        return self.journal, self.telemetry, self.business
+
+    def migrate(self) -> None:
+        """Bring every store to the newest revision. Safe to call from several processes."""
+        for store in self.all():
+            if store.sqlite:
+                with _file_lock(Path(str(store.engine.url.database) + ".migrate.lock")):
+                    _upgrade(store)
+            else:
+                with store.engine.connect() as connection, connection.begin():
+                    connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('comboio.migrate'))"))
+                    connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {store.name}"))
+                    _run_alembic(store, connection)
+
+    def close(self) -> None:
+        for store in self.all():
+            store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _engine(url: str, name: str) -> Engine:
+    if url.startswith("sqlite:///"):
+        folder = Path(url.removeprefix("sqlite:///"))
+        folder.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(f"sqlite:///{folder / name}.db", connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "postgresql":
+        raise Misconfigured(f"database: {parsed.get_backend_name()!r} is not supported; use a folder or postgresql://…")
+    return create_engine(
+        parsed.set(drivername="postgresql+psycopg"),
+        connect_args={"options": f"-csearch_path={name}"},
+        pool_pre_ping=True,
+        pool_size=8,
+    )
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # transactions are begun by us
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT_MS}"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get("comboio_begin", "BEGIN IMMEDIATE"))
+
+
+def _upgrade(store: Store) -> None:
+    with store.write() as connection:
+        _run_alembic(store, connection)
+
+
+def _run_alembic(store: Store, connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.set_main_option("version_locations", str(MIGRATIONS / store.name))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    config.attributes["metadata"] = STORES[store.name]
+    command.upgrade(config, "head")
+
+
+@contextmanager
+def _file_lock(path: Path) -> Iterator[None]:
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,426 @@
+"""Every table, one MetaData per store. One SQL for SQLite and PostgreSQL.
+
+Times are integer milliseconds since 1970 (`*_ms`), or a boot's monotonic milliseconds (`*_mono_ms`).
+No transaction spans two stores; each projection keeps its cursor in the store it writes.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+NAMING = {
+    "pk": "pk_%(table_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+}
+journal = MetaData(naming_convention=NAMING)
+telemetry = MetaData(naming_convention=NAMING)
+business = MetaData(naming_convention=NAMING)
+
+BigKey = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts rows only for INTEGER PRIMARY KEY
+
+# --- journal: written by ingest ----------------------------------------------------------------------
+
+session = Table(
+    "session",
+    journal,
+    Column("gateway", String(16), primary_key=True),
+    Column("session", BigInteger, nullable=False),
+    comment="The fencing token of a gateway's newest stream; checked in every journal transaction.",
+)
+
+hello = Table(
+    "hello",
+    journal,
+    Column("id", BigKey, primary_key=True, autoincrement=True),
+    Column("gateway", String(16), nullable=False),
+    Column("session", BigInteger, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("opens", BigInteger, nullable=False),
+    Column("run_id", LargeBinary, nullable=False),
+    Column("boot", Integer, nullable=False),
+    Column("boot_id", LargeBinary, nullable=False),
+    Column("received_ms", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False, comment="the Hello as it came"),
+    Index(None, "gateway", "id"),
+)
+
+lane = Table(
+    "lane",
+    journal,
+    Column("gateway", String(16), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("lane", Integer, nullable=False),
+    Column("cum", BigInteger, nullable=False, comment="every seq <= cum is received or rejected"),
+    Column("above", LargeBinary, nullable=False, comment="ranges above cum: pairs of little-endian uint64"),
+    Column("max_seen", BigInteger, nullable=False),
+    PrimaryKeyConstraint("gateway", "epoch", "lane"),
+)
+
+batch = Table(
+    "batch",
+    journal,
+    Column("id", BigKey, primary_key=True, autoincrement=True),
+    Column("gateway", String(16), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("lane", Integer, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("schema", Integer, nullable=False),
+    Column("codec", Integer, nullable=False),
+    Column("dictionary", BigInteger, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("body_len", Integer, nullable=False),
+    Column("crc32", BigInteger, nullable=False),
+    Column("complete_boot", Integer, nullable=False),
+    Column("complete_mono_ms", BigInteger, nullable=False),
+    Column("received_ms", BigInteger, nullable=False),
+    Column("extra", LargeBinary, nullable=True, comment="a Batch holding only `replaces` and `signature`"),
+    Column("body", LargeBinary, nullable=False, comment="as carried"),
+    UniqueConstraint("gateway", "epoch", "lane", "seq"),
+)
+
+declare = Table(
+    "declare",
+    journal,
+    Column("gateway", String(16), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("schema", Integer, nullable=False),
+    Column("received_ms", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False, comment="the Declare as it came; immutable"),
+    PrimaryKeyConstraint("gateway", "epoch", "schema"),
+)
+
+heartbeat = Table(
+    "heartbeat",
+    journal,
+    Column("gateway", String(16), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("lane", Integer, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("complete_boot", Integer, nullable=False),
+    Column("complete_mono_ms", BigInteger, nullable=False),
+    Column("received_ms", BigInteger, nullable=False),
+    PrimaryKeyConstraint("gateway", "epoch", "lane"),
+    Index(None, "received_ms"),
+    comment="Completeness said on silence; the newest word per lane.",
+)
+
+reject = Table(
+    "reject",
+    journal,
+    Column("gateway", String(16), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("lane", Integer, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("code", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("received_ms", BigInteger, nullable=False),
+    PrimaryKeyConstraint("gateway", "epoch", "lane", "seq"),
+    comment="Seqs refused for good: resolved, their bytes set aside on the gateway.",
+)
+
+conflict = Table(
+    "conflict",
+    journal,
+    Column("id", BigKey, primary_key=True, autoincrement=True),
+    Column("gateway", String(16), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("lane", Integer, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("crc32", BigInteger, nullable=False),
+    Column("received_ms", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False, comment="the whole Batch"),
+    UniqueConstraint("gateway", "epoch", "lane", "seq", "crc32"),
+    comment="The same key with other content: both are kept.",
+)
+
+# --- telemetry: written by the worker ----------------------------------------------------------------
+
+cursor = Table(
+    "cursor",
+    telemetry,
+    Column("name", String(64), primary_key=True),
+    Column("position", BigInteger, nullable=False),
+)
+
+history = Table(
+    "history",
+    telemetry,
+    Column("batch_id", BigInteger, primary_key=True, autoincrement=False, comment="journal.batch.id"),
+    Column("gateway", String(16), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("boot", Integer, nullable=False),
+    Column("schema", Integer, nullable=False),
+    Column("first_mono_ms", BigInteger, nullable=False),
+    Column("last_mono_ms", BigInteger, nullable=False),
+    Column("groups", LargeBinary, nullable=False, comment="ids of the groups inside: little-endian uint32"),
+    Index(None, "gateway", "epoch", "boot", "last_mono_ms"),
+    comment="Which batch holds which minutes. The readings stay in the batch as it came.",
+)
+
+series = Table(
+    "series",
+    telemetry,
+    Column("key", String(200), primary_key=True, comment="gateway/sensor/quantity"),
+    Column("gateway", String(16), nullable=False),
+    Column("sensor", String(64), nullable=False),
+    Column("name", String(120), nullable=False),
+    Column("unit", String(40), nullable=False),
+    Column("type", Integer, nullable=False),
+    Column("period_ms", BigInteger, nullable=False),
+    Column("attrs", Text, nullable=False, comment="JSON object"),
+    Column("epoch", BigInteger, nullable=False),
+    Column("group_id", Integer, nullable=False),
+    Column("series_id", Integer, nullable=False),
+    Index(None, "gateway", "epoch", "series_id"),
+    comment="The newest declaration of each series.",
+)
+
+state = Table(
+    "state",
+    telemetry,
+    Column("gateway", String(16), primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("updated_ms", BigInteger, nullable=False),
+    Column("readings", BigInteger, nullable=False, comment="decoded so far, all epochs"),
+    Column("body", LargeBinary, nullable=False, comment="packed arrays, see projections/state.py"),
+    comment="Latest value per series, one compact row per gateway.",
+)
+
+anchor = Table(
+    "anchor",
+    telemetry,
+    Column("gateway", String(16), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("boot", Integer, nullable=False),
+    Column("mono_ms", BigInteger, nullable=False),
+    Column("wall_ms", BigInteger, nullable=False),
+    Column("err_ms", BigInteger, nullable=False),
+    Column("source", Integer, nullable=False),
+    PrimaryKeyConstraint("gateway", "epoch", "boot", "mono_ms"),
+)
+
+gap = Table(
+    "gap",
+    telemetry,
+    Column("id", String(40), primary_key=True, comment="batch id + index of the event, or a server-made name"),
+    Column("gateway", String(16), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("lane", Integer, nullable=False),
+    Column("group_id", Integer, nullable=False, comment="0 = all groups"),
+    Column("sensor", String(64), nullable=False),
+    Column("from_boot", Integer, nullable=False),
+    Column("from_mono_ms", BigInteger, nullable=False),
+    Column("to_boot", Integer, nullable=False),
+    Column("to_mono_ms", BigInteger, nullable=False),
+    Column("seqs", LargeBinary, nullable=False, comment="ranges as in lane.above"),
+    Column("count", BigInteger, nullable=False),
+    Column("count_exact", Boolean, nullable=False),
+    Column("reason", Integer, nullable=False),
+    Column("recorded_ms", BigInteger, nullable=False),
+    Index(None, "gateway", "epoch"),
+)
+
+progress = Table(
+    "progress",
+    telemetry,
+    Column("gateway", String(16), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("lane", Integer, nullable=False),
+    Column("cum", BigInteger, nullable=False, comment="every seq <= cum is resolved and projected"),
+    Column("above", LargeBinary, nullable=False),
+    Column("marks", LargeBinary, nullable=False, comment="complete_to of seqs above cum"),
+    Column("complete_boot", Integer, nullable=False, comment="the lane's watermark"),
+    Column("complete_mono_ms", BigInteger, nullable=False),
+    Column("updated_ms", BigInteger, nullable=False),
+    PrimaryKeyConstraint("gateway", "epoch", "lane"),
+    comment="Resolved seqs (received, rejected or gap-recorded) and how far a lane is complete.",
+)
+
+quarantine = Table(
+    "quarantine",
+    telemetry,
+    Column("batch_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("gateway", String(16), nullable=False),
+    Column("error", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    comment="Journalled batches that could not be decoded; raw bytes stay in the journal.",
+)
+
+integrity = Table(
+    "integrity",
+    telemetry,
+    Column("id", String(64), primary_key=True),
+    Column("gateway", String(16), nullable=False),
+    Column("kind", String(40), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+)
+
+# --- business: written by web and worker -------------------------------------------------------------
+
+gateway = Table(
+    "gateway",
+    business,
+    Column("id", String(16), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("asset", Text, nullable=True),
+    Column("hardware", Text, nullable=False),
+    Column("serial", Text, nullable=False),
+    Column("signing_key", LargeBinary, nullable=False, comment="Ed25519 public key"),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("retired_ms", BigInteger, nullable=True),
+)
+
+certificate = Table(
+    "certificate",
+    business,
+    Column("serial", String(48), primary_key=True, comment="lower-case hexadecimal"),
+    Column("gateway", String(16), nullable=False),
+    Column("not_after_ms", BigInteger, nullable=False),
+    Column("issued_ms", BigInteger, nullable=False),
+    Column("revoked_ms", BigInteger, nullable=True),
+    Index(None, "gateway"),
+)
+
+join_token = Table(
+    "join_token",
+    business,
+    Column("id", String(16), primary_key=True),
+    Column("secret_sha256", String(64), nullable=False, unique=True),
+    Column("gateway_name", Text, nullable=False),
+    Column("asset", Text, nullable=True),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+    Column("used_ms", BigInteger, nullable=True),
+    Column("used_by", String(16), nullable=True),
+    Column("used_csr_sha256", String(64), nullable=True, comment="the same CSR again is a retry, not a second use"),
+)
+
+user = Table(
+    "user_account",
+    business,
+    Column("name", String(80), primary_key=True),
+    Column("password_hash", Text, nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+)
+
+api_token = Table(
+    "api_token",
+    business,
+    Column("id", String(16), primary_key=True),
+    Column("secret_sha256", String(64), nullable=False, unique=True),
+    Column("name", Text, nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger, nullable=True),
+    Column("revoked_ms", BigInteger, nullable=True),
+)
+
+reconcile_cursor = Table(
+    "reconcile_cursor",
+    business,
+    Column("name", String(64), primary_key=True),
+    Column("position", BigInteger, nullable=False),
+)
+
+rule_checkpoint = Table(
+    "rule_checkpoint",
+    business,
+    Column("rule", String(64), nullable=False),
+    Column("subject", String(200), nullable=False),
+    Column("body", Text, nullable=False, comment="JSON: where the rule may resume"),
+    PrimaryKeyConstraint("rule", "subject"),
+)
+
+event = Table(
+    "event",
+    business,
+    Column("id", String(120), primary_key=True, comment="evt_<entity>_<slug>_v<n>"),
+    Column("entity_id", String(36), nullable=False),
+    Column("type", String(120), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("subject", String(200), nullable=False),
+    Column("change", String(12), nullable=False, comment="create, amend, supersede, retract"),
+    Column("finality", String(12), nullable=False, comment="provisional, final"),
+    Column("held", String(12), nullable=True, comment="expired: hold_max ran out before the watermark passed"),
+    Column("supersedes", String(120), nullable=True),
+    Column("time_ms", BigInteger, nullable=False),
+    Column("recorded_ms", BigInteger, nullable=False),
+    Column("data_sha256", String(64), nullable=False),
+    Column("data", Text, nullable=False, comment="canonical JSON"),
+    Column("current", Boolean, nullable=False, comment="the newest version of its entity and type"),
+    UniqueConstraint("entity_id", "type", "version"),
+    Index(None, "subject", "type"),
+    Index(None, "recorded_ms", "id"),
+)
+
+key_seq = Table(
+    "key_seq",
+    business,
+    Column("dest", String(64), nullable=False),
+    Column("key", String(200), nullable=False),
+    Column("last", BigInteger, nullable=False),
+    Column("fence", BigInteger, nullable=False, server_default="0"),
+    Column("lease_until_ms", BigInteger, nullable=False, server_default="0"),
+    Column("next_at_ms", BigInteger, nullable=True, comment="earliest useful moment; null = nothing open"),
+    PrimaryKeyConstraint("dest", "key"),
+    Index(None, "dest", "next_at_ms"),
+    comment="Order and lease of one key at one destination.",
+)
+
+outbox = Table(
+    "outbox",
+    business,
+    Column("dest", String(64), nullable=False),
+    Column("key", String(200), nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("event_id", String(120), nullable=False),
+    Column("ext_ref", String(120), nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("body_sha256", String(64), nullable=False),
+    Column("state", String(12), nullable=False),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    Column("next_at_ms", BigInteger, nullable=False),
+    Column("sent_ms", BigInteger, nullable=True),
+    Column("delivered_ms", BigInteger, nullable=True),
+    Column("erp_id", Text, nullable=True),
+    Column("last_class", String(20), nullable=True),
+    Column("last_error", Text, nullable=True),
+    Column("created_ms", BigInteger, nullable=False),
+    PrimaryKeyConstraint("dest", "key", "seq"),
+    UniqueConstraint("dest", "event_id"),
+    Index(None, "state"),
+)
+
+attempt = Table(
+    "attempt",
+    business,
+    Column("id", BigKey, primary_key=True, autoincrement=True),
+    Column("dest", String(64), nullable=False),
+    Column("event_id", String(120), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("started_ms", BigInteger, nullable=False),
+    Column("took_ms", BigInteger, nullable=True),
+    Column("outcome", String(20), nullable=True, comment="class of the answer; null = the relay died meanwhile"),
+    Column("status", Integer, nullable=True),
+    Column("error", Text, nullable=True),
+    Column("bytes", Integer, nullable=False),
+    Index(None, "dest", "event_id"),
+)
+
+STORES = {"journal": journal, "telemetry": telemetry, "business": business}

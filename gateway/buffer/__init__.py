@@ -1,0 +1,1 @@
+"""Where data rests durably until the control plane has confirmed it."""

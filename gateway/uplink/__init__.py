@@ -1,0 +1,1 @@
+"""Carries sealed batches to the control plane: lease → send → ack."""

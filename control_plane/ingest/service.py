@@ -1,0 +1,187 @@
+"""The Link service on grpc.aio: who is there, Hello and Welcome, then one reader and one acker per stream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+
+from control_plane.clock import Clock
+from control_plane.ingest.session import Goodbye, Send, Session, welcome
+from control_plane.ingest.writer import Writer
+from control_plane.journal.journal import Journal, SessionStart
+from protos.comboio.v1 import batch_pb2 as pb
+from protos.comboio.v1 import link_pb2 as wire
+
+METHOD_SERVICE = "comboio.v1.Link"
+HELLO_TIMEOUT_S = 20.0
+URN = "urn:comboio:gateway:"
+
+log = structlog.get_logger("control_plane.ingest")
+Context = grpc.aio.ServicerContext[bytes, bytes]
+
+
+class LinkService:
+    """All streams of this process. `admit(gateway, serial)` returns why a peer may not come in, or None."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        writer: Writer,
+        clock: Clock,
+        limits: wire.Limits,
+        pace: wire.Pace,
+        admit: Callable[[str, int], str | None],
+        odd: Callable[[str, str], None] = lambda _gateway, _note: None,
+    ) -> None:
+        self._journal = journal
+        self._writer = writer
+        self._clock = clock
+        self._limits = limits
+        self._pace = pace
+        self._admit = admit
+        self._odd = odd
+        self._sessions: dict[str, Session] = {}
+        self._serials: dict[str, int] = {}
+        self._crc_seen: dict[tuple[str, int, int, int], int] = {}
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        method = grpc.stream_stream_rpc_method_handler(self.connect)  # raw bytes: parsed in the session's own time
+        return grpc.method_handlers_generic_handler(METHOD_SERVICE, {"Connect": method})
+
+    @property
+    def connected(self) -> int:
+        return len(self._sessions)
+
+    def revoke(self, gateways: set[str]) -> None:
+        """End the streams of these gateways at once."""
+        for gateway in gateways & self._sessions.keys():
+            self._sessions[gateway].end(Goodbye(wire.GOODBYE_REVOKED, "this gateway's certificate was revoked"))
+
+    def recheck(self) -> None:
+        """Ask `admit` again for every stream, after revocations were read."""
+        out = {gateway for gateway, serial in self._serials.items() if self._admit(gateway, serial)}
+        self.revoke(out)
+
+    async def connect(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        gateway, serial = peer(context)
+        refusal = self._admit(gateway, serial)
+        if refusal is not None:
+            log.warning("stream.refused", gateway=gateway, why=refusal)
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, refusal)
+
+        async def send(message: wire.Downlink) -> None:
+            await context.write(message.SerializeToString())
+
+        try:
+            async with asyncio.timeout(HELLO_TIMEOUT_S):
+                hello = _hello(_parse(await context.read()))
+        except TimeoutError:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no Hello came")
+        except Goodbye as goodbye:
+            await send(wire.Downlink(goodbye=goodbye.message))
+            return
+        try:
+            start = await self._open(gateway, hello)
+        except Exception as error:
+            log.error("session.unopened", gateway=gateway, error=str(error).splitlines()[0])
+            goodbye = Goodbye(wire.GOODBYE_STORAGE, "the journal can't be written", return_after_ms=2000)
+            await send(wire.Downlink(goodbye=goodbye.message))
+            return
+        session = self._begin(gateway, serial, hello, start)
+        log.info("stream.open", gateway=gateway, session=start.session)
+        try:
+            now_ms = self._clock.now_ms()
+            greeting = welcome(start, limits=self._limits, pace=self._pace, now_ms=now_ms)
+            await send(wire.Downlink(welcome=greeting))
+            await self._converse(session, context, send)
+        finally:
+            if self._sessions.get(gateway) is session:
+                del self._sessions[gateway], self._serials[gateway]
+
+    async def _open(self, gateway: str, hello: wire.Hello) -> SessionStart:
+        now_ms = self._clock.now_ms()
+        start = await self._writer.call(lambda: self._journal.open_session(gateway, hello, now_ms=now_ms))
+        if start.note:
+            log.error("integrity.store", gateway=gateway, note=start.note)
+            self._odd(gateway, start.note)
+        return start
+
+    def _begin(self, gateway: str, serial: int, hello: wire.Hello, start: SessionStart) -> Session:
+        session = Session(
+            gateway=gateway,
+            hello=hello,
+            start=start,
+            limits=self._limits,
+            writer=self._writer,
+            clock=self._clock,
+            crc_seen=self._crc_seen,
+        )
+        older = self._sessions.get(gateway)
+        if older is not None:
+            older.end(Goodbye(wire.GOODBYE_FENCED, "a newer connection of this gateway took over"))
+        self._sessions[gateway] = session
+        self._serials[gateway] = serial
+        return session
+
+    async def _converse(self, session: Session, context: Context, send: Send) -> None:
+        acks = asyncio.ensure_future(session.acks(send))
+        reads = asyncio.ensure_future(self._read(session, context))
+        try:
+            await asyncio.wait((acks, reads), return_when=asyncio.FIRST_COMPLETED)
+            for task in (reads, acks):
+                if task.done():
+                    task.result()
+        except Goodbye as goodbye:
+            log.info("stream.goodbye", gateway=session.gateway, why=str(goodbye))
+            with contextlib.suppress(asyncio.CancelledError):
+                acks.cancel()
+                await asyncio.wait((acks,))
+            await send(wire.Downlink(goodbye=goodbye.message))
+        finally:
+            for task in (reads, acks):
+                task.cancel()
+            await asyncio.gather(reads, acks, return_exceptions=True)
+
+    async def _read(self, session: Session, context: Context) -> None:
+        while (raw := await context.read()) is not grpc.aio.EOF:
+            await session.receive(_parse(raw))
+
+
+def peer(context: Context) -> tuple[str, int]:
+    """(gateway id, certificate serial) of a verified peer; ("", 0) if its certificate names no gateway."""
+    from cryptography import x509  # noqa: PLC0415 - once per stream
+
+    facts = context.auth_context()
+    names = [name.decode() for name in facts.get("x509_subject_alternative_name", ())]
+    gateway = next((name.removeprefix(URN) for name in names if name.startswith(URN)), "")
+    pem = next(iter(facts.get("x509_pem_cert", ())), b"")
+    serial = x509.load_pem_x509_certificate(pem).serial_number if pem else 0
+    return gateway, serial
+
+
+def _parse(raw: object) -> wire.Uplink:
+    if not isinstance(raw, bytes):
+        raise Goodbye(wire.GOODBYE_PROTOCOL, "the stream ended before Hello")
+    try:
+        return wire.Uplink.FromString(raw)
+    except DecodeError:
+        raise Goodbye(wire.GOODBYE_PROTOCOL, "a message that is not an Uplink") from None
+
+
+def _hello(message: wire.Uplink) -> wire.Hello:
+    if message.WhichOneof("msg") != "hello":
+        raise Goodbye(wire.GOODBYE_PROTOCOL, "the first message must be Hello")
+    hello = message.hello
+    if hello.protocol != 1:
+        raise Goodbye(wire.GOODBYE_PROTOCOL, f"protocol {hello.protocol} is not spoken here; 1 is")
+    if len(hello.run_id) != 16 or len(hello.boot_id) != 16:
+        raise Goodbye(wire.GOODBYE_PROTOCOL, "run_id and boot_id are 16 bytes each")
+    if any(lane.lane not in pb.Lane.values() for lane in hello.lanes):
+        raise Goodbye(wire.GOODBYE_PROTOCOL, "Hello names a lane that does not exist")
+    return hello

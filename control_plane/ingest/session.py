@@ -1,0 +1,221 @@
+"""One gateway's stream: checks envelopes, hands them to the writer, acknowledges what commits held.
+
+Nothing is decoded here. Rules of an envelope: its epoch is the Hello's, its schema is known (else asked for), its sizes
+are within the limits and its crc is that of the body as carried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Awaitable, Callable, Collection
+
+import structlog
+
+from control_plane.clock import Clock
+from control_plane.ingest.accept import Lane
+from control_plane.ingest.writer import Writer
+from control_plane.journal.journal import (
+    BatchEntry,
+    DeclareEntry,
+    DuplicateEntry,
+    Entry,
+    HeartbeatEntry,
+    LaneMark,
+    RejectEntry,
+    SessionStart,
+)
+from protos.comboio.v1 import batch_pb2 as pb
+from protos.comboio.v1 import link_pb2 as wire
+from protos.columns import MAX_COUNT
+
+log = structlog.get_logger("control_plane.ingest")
+Send = Callable[[wire.Downlink], Awaitable[None]]
+MAX_SEQ_AHEAD = 1 << 40
+
+
+class Goodbye(Exception):  # noqa: N818 - it is what is said
+    """End this stream, saying why."""
+
+    def __init__(self, reason: wire.GoodbyeReason.ValueType, text: str, *, return_after_ms: int = 0) -> None:
+        super().__init__(text)
+        self.message = wire.Goodbye(reason=reason, text=text, return_after_ms=return_after_ms)
+
+
+class Session:
+    """One stream after its Welcome. `receive` for each message, `acks()` as a task beside it."""
+
+    def __init__(
+        self,
+        *,
+        gateway: str,
+        hello: wire.Hello,
+        start: SessionStart,
+        limits: wire.Limits,
+        writer: Writer,
+        clock: Clock,
+        crc_seen: dict[tuple[str, int, int, int], int],
+    ) -> None:
+        self.gateway = gateway
+        self.number = start.session
+        self._epoch = hello.epoch
+        self._limits = limits
+        self._writer = writer
+        self._clock = clock
+        self._crc_seen = crc_seen
+        self._schemas = set(start.schemas)
+        self._lanes = {n: Lane(gateway, hello.epoch, n, mark) for n, mark in start.lanes.items()}
+        self._durable: dict[int, LaneMark] = {}
+        self._rejects: list[wire.Reject] = []
+        self._need_schema = False
+        self._wake = asyncio.Event()
+        self._ended: Goodbye | None = None
+
+    # --- news from the writer, in the event loop -------------------------------------------------------
+
+    def committed(self, entries: list[Entry], *, fenced: bool) -> None:
+        if fenced:
+            self.end(Goodbye(wire.GOODBYE_FENCED, "a newer connection of this gateway took over"))
+            return
+        for entry in entries:
+            if isinstance(entry, BatchEntry | DuplicateEntry | RejectEntry):
+                self._durable[entry.mark.lane] = entry.mark
+            if isinstance(entry, RejectEntry):
+                self._rejects.append(entry.reject)
+        self._wake.set()
+
+    def failed(self, why: str) -> None:
+        self.end(Goodbye(wire.GOODBYE_STORAGE, f"the journal can't be written: {why}", return_after_ms=2000))
+
+    def end(self, goodbye: Goodbye) -> None:
+        """Have `acks` say goodbye and stop; the first reason stays."""
+        self._ended = self._ended or goodbye
+        self._wake.set()
+
+    async def acks(self, send: Send) -> None:
+        """Say what commits held, cumulatively, until the stream ends; then raise its Goodbye."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            durable, self._durable = self._durable, {}
+            rejects, self._rejects = self._rejects, []
+            need, self._need_schema = self._need_schema, False
+            if durable or need:
+                lanes = [received(mark) for mark in durable.values()]
+                await send(wire.Downlink(ack=wire.Ack(epoch=self._epoch, lanes=lanes, need_schema=need)))
+            for reject in rejects:
+                await send(wire.Downlink(reject=reject))
+            if self._ended:
+                raise self._ended
+
+    # --- what the gateway says -------------------------------------------------------------------------
+
+    async def receive(self, message: wire.Uplink) -> None:
+        """Take one message; raises `Goodbye` for what breaks the protocol."""
+        kind = message.WhichOneof("msg")
+        if kind == "batch":
+            await self._batch(message.batch)
+        elif kind == "declare":
+            await self._declare(message.declare)
+        elif kind == "heartbeat":
+            await self._heartbeat(message.heartbeat)
+        elif kind == "hello":
+            raise Goodbye(wire.GOODBYE_PROTOCOL, "Hello comes once, as the first message")
+        elif kind is None:
+            raise Goodbye(wire.GOODBYE_PROTOCOL, "a message without content")
+        else:
+            log.debug("uplink.ignored", gateway=self.gateway, kind=kind)
+
+    async def _declare(self, declare: pb.Declare) -> None:
+        self._same_epoch(declare.epoch)
+        self._schemas.add(declare.schema)
+        await self._put(DeclareEntry(self.gateway, self.number, declare, self._clock.now_ms()))
+
+    async def _heartbeat(self, heartbeat: wire.Heartbeat) -> None:
+        if heartbeat.lanes:
+            entry = HeartbeatEntry(
+                self.gateway, self.number, self._epoch, list(heartbeat.lanes), self._clock.now_ms()
+            )
+            await self._put(entry)
+
+    async def _batch(self, batch: pb.Batch) -> None:
+        self._same_epoch(batch.epoch)
+        if not 0 < batch.seq < MAX_SEQ_AHEAD:
+            raise Goodbye(wire.GOODBYE_PROTOCOL, f"seq {batch.seq} is out of range")
+        if batch.schema not in self._schemas:
+            self._need_schema = True
+            self._wake.set()
+            return
+        if batch.codec == pb.CODEC_ZSTD_DICT:
+            raise Goodbye(wire.GOODBYE_PROTOCOL, f"dictionary {batch.dictionary:08x} was never issued")
+        refusal = self._refusal(batch)
+        if refusal is not None:
+            await self._refuse(batch, *refusal)
+            return
+        lane = self._lane(batch.lane)
+        new = lane.accept(batch.seq)
+        make = BatchEntry if new else DuplicateEntry
+        await self._put(make(self.gateway, self.number, batch, self._clock.now_ms(), lane.mark()))
+
+    def _refusal(self, batch: pb.Batch) -> tuple[wire.RejectCode.ValueType, str] | None:
+        if batch.body_len > self._limits.max_body_bytes or len(batch.body) > self._limits.max_body_bytes:
+            text = f"body of {batch.body_len} bytes ({len(batch.body)} carried) is over {self._limits.max_body_bytes}"
+            return wire.REJECT_OVER_LIMIT, text
+        if batch.count > MAX_COUNT:
+            return wire.REJECT_OVER_LIMIT, f"{batch.count} readings are over {MAX_COUNT}"
+        if zlib.crc32(batch.body) == batch.crc32:
+            return None
+        key = (self.gateway, batch.epoch, int(batch.lane), batch.seq)
+        times = self._crc_seen.pop(key, 0) + 1
+        if times < 2:
+            if len(self._crc_seen) > 10_000:
+                self._crc_seen.clear()
+            self._crc_seen[key] = times
+            raise Goodbye(wire.GOODBYE_PROTOCOL, f"crc of lane {batch.lane} seq {batch.seq} is wrong; send it again")
+        return wire.REJECT_CRC, "crc wrong twice"
+
+    async def _refuse(self, batch: pb.Batch, code: wire.RejectCode.ValueType, reason: str) -> None:
+        lane = self._lane(batch.lane)
+        lane.accept(batch.seq)
+        reject = wire.Reject(epoch=batch.epoch, lane=batch.lane, seq=batch.seq, code=code, reason=reason)
+        log.warning("batch.rejected", gateway=self.gateway, lane=batch.lane, seq=batch.seq, reason=reason)
+        await self._put(RejectEntry(self.gateway, self.number, reject, self._clock.now_ms(), lane.mark()))
+
+    async def _put(self, entry: Entry) -> None:
+        await self._writer.put(self, entry)
+
+    def _lane(self, number: int) -> Lane:
+        lane = self._lanes.get(number)
+        if lane is None:
+            if number not in pb.Lane.values():
+                raise Goodbye(wire.GOODBYE_PROTOCOL, f"there is no lane {number}")
+            lane = self._lanes[number] = Lane(self.gateway, self._epoch, number)
+        return lane
+
+    def _same_epoch(self, epoch: int) -> None:
+        if epoch != self._epoch:
+            raise Goodbye(wire.GOODBYE_PROTOCOL, f"epoch {epoch:08x} is not that of Hello ({self._epoch:08x})")
+
+
+def received(mark: LaneMark) -> wire.LaneReceived:
+    above = [pb.Range(first=first, last=last) for first, last in mark.above]
+    return wire.LaneReceived(lane=pb.Lane.ValueType(mark.lane), acked=mark.cum, above=above, max_seen=mark.max_seen)
+
+
+def welcome(start: SessionStart, *, limits: wire.Limits, pace: wire.Pace, now_ms: int) -> wire.Welcome:
+    return wire.Welcome(
+        session=start.session,
+        lanes=[received(mark) for mark in start.lanes.values()],
+        schema=_contiguous(start.schemas),
+        server_ms=now_ms,
+        limits=limits,
+        pace=pace,
+    )
+
+
+def _contiguous(schemas: Collection[int]) -> int:
+    """The newest schema such that none below it is missing; the gateway declares everything above."""
+    newest = 0
+    while newest + 1 in schemas:
+        newest += 1
+    return newest

@@ -1,0 +1,158 @@
+"""The one thread that writes the journal: group commit, then the news to each stream of the group.
+
+Entries wait in a bounded queue in the order they were accepted. The thread lingers a few milliseconds so that a commit
+carries many, takes exactly what is there, commits, and calls back into the event loop once per group. An ack is built
+from the last committed entry's captured mark, so it can't run ahead of the commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+import structlog
+
+from control_plane.journal.journal import Committed, Entry, Journal
+
+MAX_GROUP = 4000
+MAX_QUEUED = 20_000
+
+log = structlog.get_logger("control_plane.ingest")
+T = TypeVar("T")
+
+
+class Stream(Protocol):
+    """Where the news of a commit goes; called in the event loop."""
+
+    def committed(self, entries: list[Entry], *, fenced: bool) -> None: ...
+
+    def failed(self, why: str) -> None: ...
+
+
+class Writer:
+    """Start with `start()`, stop with `stop()`; `put` and `call` from the event loop only."""
+
+    def __init__(self, journal: Journal, *, linger_s: float) -> None:
+        self._journal = journal
+        self._linger_s = linger_s
+        self._queue: deque[tuple[Stream, Entry]] = deque()
+        self._calls: deque[Callable[[], None]] = deque()
+        self._work = threading.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="journal-writer", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._broken: dict[str, int] = {}
+        """gateway → session whose entries failed once: what it accepted later is ahead of the store and never written."""
+        self.commits = self.committed_entries = 0
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Commit what is queued, then end the thread."""
+        self._stopping = True
+        self._work.set()
+        await asyncio.to_thread(self._thread.join)
+
+    async def put(self, stream: Stream, entry: Entry) -> None:
+        """Queue one entry; waits while the queue is full, which holds the gateway back through the transport."""
+        while len(self._queue) >= MAX_QUEUED:
+            self._room.clear()
+            await self._room.wait()
+        self._queue.append((stream, entry))
+        if not self._work.is_set():
+            self._work.set()
+
+    async def call(self, work: Callable[[], T]) -> T:
+        """Run something in the writer's thread, after what is queued now."""
+        assert self._loop is not None
+        loop = self._loop
+        done: asyncio.Future[T] = loop.create_future()
+
+        def run() -> None:
+            try:
+                value = work()
+            except BaseException as error:
+                loop.call_soon_threadsafe(_finish, done, None, error)
+            else:
+                loop.call_soon_threadsafe(_finish, done, value, None)
+
+        self._calls.append(run)
+        self._work.set()
+        return await done
+
+    def _run(self) -> None:
+        while True:
+            self._work.wait()
+            if self._linger_s and self._queue and not self._calls:
+                time.sleep(self._linger_s)
+            self._work.clear()
+            calls = [self._calls.popleft() for _ in range(len(self._calls))]
+            group = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_GROUP))]
+            if self._queue:
+                self._work.set()
+            if self._broken:
+                group = [(s, e) for s, e in group if self._broken.get(e.gateway) != e.session]
+            if group:
+                self._commit(group)
+            for call in calls:
+                call()
+            if self._stopping and not self._queue and not self._calls:
+                return
+
+    def _commit(self, group: list[tuple[Stream, Entry]]) -> None:
+        assert self._loop is not None
+        try:
+            done = self._journal.commit([entry for _, entry in group])
+        except Exception as error:
+            log.error("journal.unwritable", error=_one_line(error), entries=len(group))
+            self._broken.update({entry.gateway: entry.session for _, entry in group})
+            self._notify(self._failed, group, _one_line(error))
+            time.sleep(0.2)  # a full disk is not hammered
+        else:
+            self.commits += 1
+            self.committed_entries += len(group)
+            if done.conflicts:
+                log.error("integrity.conflict", batches=done.conflicts)
+            for gateway, schema in done.changed_declares:
+                log.error("integrity.declare_changed", gateway=gateway, schema=schema)
+            self._notify(self._succeeded, group, done)
+
+    def _notify(self, callback: Callable[..., None], *args: object) -> None:
+        assert self._loop is not None
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(callback, *args)
+
+    def _succeeded(self, group: list[tuple[Stream, Entry]], done: Committed) -> None:
+        self._room.set()
+        by_stream: dict[int, tuple[Stream, list[Entry]]] = {}
+        for stream, entry in group:
+            by_stream.setdefault(id(stream), (stream, []))[1].append(entry)
+        for stream, entries in by_stream.values():
+            fenced = bool(done.fenced) and (entries[0].gateway, entries[0].session) in done.fenced
+            stream.committed(entries, fenced=fenced)
+
+    def _failed(self, group: list[tuple[Stream, Entry]], why: str) -> None:
+        self._room.set()
+        for stream in {id(stream): stream for stream, _ in group}.values():
+            stream.failed(why)
+
+
+def _finish(done: asyncio.Future[T], value: T | None, error: BaseException | None) -> None:
+    if done.cancelled():
+        return
+    if error is not None:
+        done.set_exception(error)
+    else:
+        done.set_result(value)  # type: ignore[arg-type]
+
+
+def _one_line(error: Exception) -> str:
+    return str(getattr(error, "orig", error)).splitlines()[0] if str(error) else type(error).__name__

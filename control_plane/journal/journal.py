@@ -1,0 +1,103 @@
+"""The journal's contract: what ingest appends, and what is true after each commit.
+
+Life cycle. `open_session` once per stream, before anything of it is appended; then `commit` with groups of entries, in
+the order they were accepted. One thread calls both.
+
+After `commit` returned: every entry of the group that is not in `Committed.fenced` is durable, together with its lane's
+received ranges as captured when it was accepted. After it raised: none of the group is, and every stream in it must
+end, because what it accepted since is ahead of the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from protos.comboio.v1 import batch_pb2 as pb
+from protos.comboio.v1 import link_pb2 as wire
+
+
+class LaneMark(NamedTuple):
+    """A lane's received ranges at one moment: never the live state."""
+
+    gateway: str
+    epoch: int
+    lane: int
+    cum: int
+    above: tuple[tuple[int, int], ...]
+    max_seen: int
+
+
+class BatchEntry(NamedTuple):
+    gateway: str
+    session: int
+    batch: pb.Batch
+    received_ms: int
+    mark: LaneMark
+
+
+class DuplicateEntry(NamedTuple):
+    """A seq that is already held: compared with what is stored; other content is kept as a conflict."""
+
+    gateway: str
+    session: int
+    batch: pb.Batch
+    received_ms: int
+    mark: LaneMark
+
+
+class DeclareEntry(NamedTuple):
+    gateway: str
+    session: int
+    declare: pb.Declare
+    received_ms: int
+
+
+class HeartbeatEntry(NamedTuple):
+    gateway: str
+    session: int
+    epoch: int
+    lanes: Sequence[wire.LaneComplete]
+    received_ms: int
+
+
+class RejectEntry(NamedTuple):
+    """A seq refused for good: resolved without content."""
+
+    gateway: str
+    session: int
+    reject: wire.Reject
+    received_ms: int
+    mark: LaneMark
+
+
+Entry = BatchEntry | DuplicateEntry | DeclareEntry | HeartbeatEntry | RejectEntry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionStart:
+    """What Welcome tells the gateway."""
+
+    session: int
+    lanes: Mapping[int, LaneMark]
+    schemas: frozenset[int]
+    note: str = ""
+    """What is odd about this Hello, for the integrity log; empty if nothing."""
+
+
+@dataclass(slots=True)
+class Committed:
+    fenced: set[tuple[str, int]] = field(default_factory=set)
+    """(gateway, session) whose entries were not written because a newer session exists."""
+    conflicts: int = 0
+    changed_declares: list[tuple[str, int]] = field(default_factory=list)
+    """(gateway, schema) declared again with other content: ignored, the first stays."""
+
+
+class Journal(Protocol):
+    def open_session(self, gateway: str, hello: wire.Hello, *, now_ms: int) -> SessionStart:
+        """Take the fencing token, remember the Hello, say what is held. Durable when it returns."""
+
+    def commit(self, entries: Sequence[Entry]) -> Committed:
+        """One durable transaction. Raises sqlalchemy.exc.DBAPIError when the store refuses."""

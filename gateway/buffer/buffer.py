@@ -1,0 +1,143 @@
+"""The buffer's contract.
+
+Two layers: an unsealed *tail* (append-only record log) and *sealed batches*. Life cycle and callers:
+
+    pipeline, field, commands → `append`, `lost`, `event`          any time, never block
+    uplink                    → `lease`, `ack`, `reject`, `hello`  while connected
+    daemon                    → `run` (supervised), `close`
+
+What holds after a crash:
+
+* every row handed to `append` more than 250 ms before a SIGKILL is in exactly one batch afterwards;
+* every row whose `Receipt.durable` returned survives a power cut;
+* every event is durable before its receipt says so; sealed bodies never change;
+* what is missing is inside a gap record: one `restart` gap per group after an unclean stop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.reading import Lost, Row
+from gateway.sensors.driver import Receipt
+from protos.comboio.v1 import batch_pb2 as pb
+from protos.ranges import Ranges
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedBatch:
+    """One immutable batch as it rests; the envelope is made when it is sent."""
+
+    lane: pb.Lane.ValueType
+    seq: int
+    schema: int
+    codec: int
+    dictionary: int
+    count: int
+    body_len: int
+    crc32: int
+    complete_boot: int
+    complete_mono_ms: int
+    body: bytes
+
+    def envelope(self, epoch: int) -> pb.Batch:
+        return pb.Batch(
+            epoch=epoch,
+            lane=self.lane,
+            seq=self.seq,
+            schema=self.schema,
+            codec=pb.Codec.ValueType(self.codec),
+            dictionary=self.dictionary,
+            count=self.count,
+            body_len=self.body_len,
+            body=self.body,
+            crc32=self.crc32,
+            complete_boot=self.complete_boot,
+            complete_mono_ms=self.complete_mono_ms,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneView:
+    """Where one lane stands, for Hello and Heartbeat."""
+
+    lane: pb.Lane.ValueType
+    next_seq: int
+    held: Ranges
+    complete_boot: int
+    complete_mono_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completeness:
+    """Everything of this lane taken up to (boot, mono_ms) is in a seq <= `seq`, or gap-recorded."""
+
+    lane: pb.Lane.ValueType
+    seq: int
+    boot: int
+    mono_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """Identity of this opening of the store; constant until it is closed."""
+
+    epoch: int
+    opens: int
+    run_id: bytes
+    boot: int
+    boot_id: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What the buffer holds now."""
+
+    limit_bytes: int
+    bytes_on_disk: int = 0
+    unsealed_rows: int = 0
+    waiting_batches: int = 0  # not acknowledged yet
+    waiting_readings: int = 0
+    kept_batches: int = 0  # acknowledged, kept for a restored server
+    dropped_readings: int = 0  # since the store was made; each is in a gap record
+    written_bytes: int = 0  # passed to write() by this process, tail and sealed
+
+
+class Buffer(Protocol):
+    """Bounded, durable, in order per lane."""
+
+    @property
+    def opening(self) -> Opening: ...
+
+    def append(self, group: int, row: Row) -> Receipt:
+        """Take one row of the declared group id. When memory is full too, the oldest rows go and a gap says so."""
+
+    def lost(self, group: int, lost: Lost) -> None:
+        """Record reads that gave nothing; adjacent ones of one group and reason become one gap."""
+
+    def event(self, kind: pb.EventKind.ValueType, detail: bytes, *, group: int = 0, severity: int = 0) -> Receipt:
+        """Put an event in the URGENT lane, sealed within 20 ms."""
+
+    async def views(self) -> list[LaneView]:
+        """Both lanes, URGENT first."""
+
+    def completeness(self) -> list[Completeness]:
+        """How far both lanes are complete now; on silence it moves although nothing is sealed."""
+
+    async def schemas(self) -> list[pb.Declare]:
+        """Every declaration of this epoch, oldest first."""
+
+    async def lease(self, lane: pb.Lane.ValueType, after_seq: int, limit: int) -> list[SealedBatch]:
+        """The lowest unacknowledged batches above `after_seq`. Leasing changes nothing: what isn't acked comes again."""
+
+    async def ack(self, lane: pb.Lane.ValueType, received: Ranges) -> None:
+        """These seqs are durable at the server."""
+
+    async def reject(self, lane: pb.Lane.ValueType, seq: int, reason: str) -> None:
+        """The server refused this batch for good: set its bytes aside and record the gap."""
+
+    async def wait_sealed(self, timeout: float) -> None:
+        """Return when something was sealed since the last call, or after `timeout` seconds."""
+
+    def usage(self) -> Usage: ...

@@ -1,0 +1,543 @@
+"""The buffer on disk: the tail log and the sealed store behind one contract.
+
+Invariants (each has a test with its name)
+1. seals_each_row_once: the rows of a batch and the tail position that follows them commit in one transaction. The
+   snapshot of rows, the write of those not yet in the tail and the choice of that position happen under the flush
+   lock, so no later row can stand before the position. Killed before the commit, the scan finds the rows in the tail;
+   killed after it, the position is past them.
+2. completeness_never_passes_an_unrecorded_gap: gap records pending when `complete_to` is taken are sealed in the same
+   transaction, before the telemetry batch that says it.
+3. an_unsealed_row_survives_a_kill_after_250_ms: rows are handed to write() every FLUSH_EVERY_S.
+4. a_full_disk_stops_no_driver: append never fails; beyond the memory limit the oldest rows go and a gap says so.
+
+Threads. The event loop owns all state. Files are touched in three single threads (tail, sync, store), so that a slow
+commit or sync never delays the next flush.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import secrets
+import sqlite3
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import structlog
+
+from gateway.buffer import layout, ledger, pressure, sealing
+from gateway.buffer.buffer import Completeness, LaneView, Opening, SealedBatch, Usage
+from gateway.buffer.declaring import declare, learn
+from gateway.buffer.ledger import Instant
+from gateway.buffer.recovery import newest, recover
+from gateway.buffer.sealed import LANES, Declared, Sealed, Sealing
+from gateway.buffer.tail import Position, Tail
+from gateway.buffer.urgent import EventReceipt, Taken, UrgentLane, gap_event, integrity_events
+from gateway.clock import Clock
+from gateway.reading import GroupShape, Lost, Row
+from protos.comboio.v1 import batch_pb2 as pb
+from protos.config import BufferSection
+from protos.ranges import Ranges
+
+FLUSH_EVERY_S = 0.15
+URGENT_WITHIN_S = 0.02
+LOOK_EVERY_S = 0.1
+RETRY_S = 2.0
+TIDY_EVERY_S = 30.0
+MAX_UNSEALED_READINGS = 1_000_000
+BYTES_PER_READING = 1.6  # first guess of the encoded size; then as measured
+
+log = structlog.get_logger("gateway.buffer")
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+def whole(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Run a method to its end even if its caller is cancelled, so that memory never runs ahead of the files."""
+
+    @functools.wraps(method)
+    async def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        task = asyncio.ensure_future(method(*args, **kwargs))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task])
+            raise
+
+    return run
+
+
+class RowReceipt:
+    """Rows up to a ticket; durable once a sync or a commit covered it."""
+
+    __slots__ = ("_buffer", "_ticket")
+
+    def __init__(self, buffer: DiskBuffer, ticket: int) -> None:
+        self._buffer = buffer
+        self._ticket = ticket
+
+    async def durable(self) -> None:
+        await self._buffer.synced(self._ticket)
+
+
+@dataclass(slots=True)
+class _Snapshot:
+    """Everything appended up to one instant."""
+
+    rows: dict[int, list[Row]]
+    readings: int
+    ticket: int
+    urgent: Taken
+    complete: Instant
+    unwritten: list[tuple[int, Row]]
+    """Rows the tail refused; empty when it took them."""
+    position: Position
+
+
+class DiskBuffer:
+    """See `Buffer` for the contract. Build, `await open(shapes)`, run `run()` supervised, then `close()`."""
+
+    opening: Opening
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        clock: Clock,
+        settings: BufferSection,
+        batch_interval_s: float,
+        pending_since: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._folder = folder
+        self._clock = clock
+        self._settings = settings
+        self._pending_since = pending_since
+        self.batch_interval_s = batch_interval_s
+        self._limit_bytes = int(settings.limit_mb * 1_000_000)
+        self._threads = {name: ThreadPoolExecutor(1, f"buffer-{name}") for name in ("tail", "sync", "store")}
+        self._unflushed: list[tuple[int, Row]] = []
+        self._unsealed: dict[int, list[Row]] = {}
+        self._unsealed_readings = 0
+        self._urgent = UrgentLane()
+        self._restart: dict[int, Instant] = {}
+        self._ticket = self._written_ticket = self._synced_ticket = 0
+        self._bytes_per_reading = BYTES_PER_READING
+        self._written_sealed = 0
+        self._sealed_position = Position(0, 0)
+        self._learnt: set[int] = set()
+        self._news = asyncio.Event()
+        self._sync_done = asyncio.Condition()
+        self._seal_lock = asyncio.Lock()
+        self._flush_lock = asyncio.Lock()
+        self._usage = Usage(limit_bytes=self._limit_bytes)
+
+    # --- opening -------------------------------------------------------------------------------------
+
+    async def open(self, shapes: Sequence[GroupShape]) -> list[int]:
+        """Recover what the last run left, declare `shapes`, return their group ids in the same order.
+
+        Raises OSError when the folder can't be written, `Misconfigured` when a newer version wrote it.
+        """
+        return await self._in("store", self._open, shapes)
+
+    def _open(self, shapes: Sequence[GroupShape]) -> list[int]:
+        now_ms = self._clock.wall_ms()
+        self._store = Sealed.open(self._folder / "sealed.db", now_ms=now_ms)
+        self._tail = Tail(self._folder)
+        unclean = not self._store.clean or self._store.damage is not None
+        opens, boot = self._store.open_run(self._clock.boot_id())
+        run_id = secrets.token_bytes(16)
+        boot_id = self._clock.boot_id()
+        self.opening = Opening(epoch=self._store.epoch, opens=opens, run_id=run_id, boot=boot, boot_id=boot_id)
+        found = recover(self._store, self._tail, now_ms=now_ms)
+        self._sealed_position = found.end
+        for note in found.notes:
+            log.error("buffer.damaged", note=note)
+        previous = self._store.schemas()
+        current, ids, fresh = declare(shapes, previous[-1] if previous else None, self.opening.epoch)
+        here = (boot, self._clock.mono_ms())
+        self._use(current)
+        self._learnt = {g.id for g, plain in zip(current.body.groups, current.shape.groups, strict=True) if g != plain}
+        gone: dict[int, Instant] = {}
+        if unclean:
+            self._restart = dict(found.last)
+            gone = {group: here for group in set(self._restart) - set(ids)}
+        gaps = [*found.gaps, *(ledger.restart_gap(group, self._restart.pop(group), here) for group in gone)]
+        self._commit_opening(
+            Taken(here, gaps, integrity_events(here[1], found.notes)),
+            current if fresh else None,
+            {group: here for group in ids if group not in found.last} | gone,
+            now_ms,
+        )
+        return ids
+
+    def _commit_opening(self, taken: Taken, fresh: Declared | None, last: dict[int, Instant], now_ms: int) -> None:
+        batches = taken.batch(self._codebook, seq=self._store.lanes[pb.URGENT].next_seq)
+        if batches or fresh or last:
+            self._store.seal(Sealing(batches=batches, declared=fresh, last_readings=last), now_ms=now_ms)
+
+    def _use(self, declared: Declared) -> None:
+        self._declared = declared
+        self._codebook = sealing.Codebook.of(declared.body, declared.shape)
+        self._structs = layout.structs_of(declared.shape)
+
+    # --- taking --------------------------------------------------------------------------------------
+
+    def append(self, group: int, row: Row) -> RowReceipt:
+        if self._restart and group in self._restart:
+            first = (self.opening.boot, row.mono_ms)
+            self._urgent.gap(ledger.restart_gap(group, self._restart.pop(group), first))
+        self._unflushed.append((group, row))
+        members = self._unsealed.get(group)
+        if members is None:
+            members = self._unsealed[group] = []
+        members.append(row)
+        self._ticket += 1
+        self._unsealed_readings += len(row.values)
+        if self._unsealed_readings > MAX_UNSEALED_READINGS:
+            self._drop_oldest_rows()
+        return RowReceipt(self, self._ticket)
+
+    def lost(self, group: int, lost: Lost) -> None:
+        self._urgent.gap(ledger.lost_gap(group, self.opening.boot, lost))
+
+    def event(self, kind: pb.EventKind.ValueType, detail: bytes, *, group: int = 0, severity: int = 0) -> EventReceipt:
+        message = pb.Event(group=group, kind=kind, severity=severity, detail=detail)
+        return self._urgent.event(self._clock.mono_ms(), message)
+
+    def _drop_oldest_rows(self) -> None:
+        """Memory's last resort: neither tail nor store can be written. Half of each group goes, with its gap."""
+        for group, members in self._unsealed.items():
+            gone, kept = members[: len(members) // 2], members[len(members) // 2 :]
+            if gone:
+                lost = Lost(gone[0].mono_ms - 1, kept[0].mono_ms, len(gone), pb.GAP_DROPPED)
+                self._urgent.gap(ledger.lost_gap(group, self.opening.boot, lost))
+                self._unsealed_readings -= sum(len(row.values) for row in gone)
+                self._unsealed[group] = kept
+        self._unflushed.clear()
+        log.error("rows.dropped", reason="neither tail nor store can be written")
+
+    # --- the loops -----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Flush, sync, seal and tidy until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._flush_loop(), name="buffer.flush")
+            tasks.create_task(self._sync_loop(), name="buffer.sync")
+            tasks.create_task(self._urgent_loop(), name="buffer.urgent")
+            tasks.create_task(self._seal_loop(), name="buffer.seal")
+            tasks.create_task(self._tidy_loop(), name="buffer.tidy")
+
+    async def _flush_loop(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_EVERY_S)
+            if self._unflushed:
+                await self._flush()
+
+    async def _sync_loop(self) -> None:
+        while True:
+            await asyncio.sleep(max(self._settings.sync_every_s, 0.05))
+            if self._synced_ticket < self._written_ticket:
+                await self._sync()
+
+    async def _urgent_loop(self) -> None:
+        while True:
+            await self._urgent.news.wait()
+            await asyncio.sleep(URGENT_WITHIN_S)
+            self._urgent.news.clear()
+            try:
+                await self._seal_urgent()
+            except OSError as error:
+                await self._refused("store", error)
+                self._urgent.news.set()
+
+    async def _seal_loop(self) -> None:
+        started = self._clock.mono_ms()
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            if self._clock.mono_ms() - started < self.batch_interval_s * 1000 and not self._big_enough():
+                continue
+            started = self._clock.mono_ms()
+            try:
+                await self.seal()
+            except OSError as error:
+                await self._refused("store", error)
+
+    def _big_enough(self) -> bool:
+        if self._unsealed_readings * self._bytes_per_reading >= self._settings.seal_max_kb * 1024:
+            return True
+        return sum(map(len, self._unsealed.values())) >= self._settings.seal_max_rows
+
+    async def _tidy_loop(self) -> None:
+        while True:
+            try:
+                await self.tidy()
+            except OSError as error:
+                await self._refused("store", error)
+            await asyncio.sleep(TIDY_EVERY_S)
+
+    async def _refused(self, what: str, error: OSError) -> None:
+        log.error(f"{what}.unwritable", error=str(error), unsealed_readings=self._unsealed_readings)
+        await asyncio.sleep(RETRY_S)
+
+    # --- the tail ------------------------------------------------------------------------------------
+
+    @whole
+    async def _flush(self) -> None:
+        async with self._flush_lock:
+            rows, ticket = self._unflushed, self._ticket
+            self._unflushed = []
+            if await self._write(rows):
+                self._written_ticket = ticket
+            else:
+                self._unflushed[:0] = rows
+
+    async def _write(self, rows: list[tuple[int, Row]]) -> bool:
+        """Append one record, under the flush lock; False if the disk refused."""
+        if not rows:
+            return True
+        payload = layout.pack(self.opening.boot, rows, self._structs)
+        try:
+            await self._in("tail", self._tail.append, payload, self._declared.body.schema)
+        except OSError as error:
+            log.error("tail.unwritable", error=str(error), rows=len(rows))
+            return False
+        return True
+
+    async def _sync(self) -> None:
+        ticket = self._written_ticket
+        try:
+            await self._in("sync", self._tail.sync)
+        except OSError as error:
+            log.error("tail.unsyncable", error=str(error))
+        else:
+            await self._mark_synced(ticket)
+
+    async def _mark_synced(self, ticket: int) -> None:
+        async with self._sync_done:
+            self._synced_ticket = max(self._synced_ticket, ticket)
+            self._sync_done.notify_all()
+
+    async def synced(self, ticket: int) -> None:
+        """Return once rows up to `ticket` are on stable storage."""
+        while self._synced_ticket < ticket:
+            await self._flush()
+            await self._sync()
+            if self._synced_ticket < ticket:
+                await asyncio.sleep(RETRY_S)
+
+    # --- sealing -------------------------------------------------------------------------------------
+
+    @whole
+    async def seal(self) -> None:
+        """Turn every row appended so far into batches. Raises OSError if the store refused; then nothing changed."""
+        async with self._seal_lock:
+            if not self._unsealed:
+                return
+            snapshot = await self._snapshot()
+            learnt = learn(self._declared, snapshot.rows, self._learnt)
+            try:
+                size = await self._in("store", self._commit, snapshot, learnt)
+            except BaseException:
+                self._put_back(snapshot)
+                raise
+            self._sealed_position = snapshot.position
+            if learnt is not None:
+                self._use(learnt)
+            self._urgent.settle(snapshot.urgent)
+            self._bytes_per_reading = max(0.2, size / max(1, snapshot.readings))
+            self._written_sealed += 2 * size  # once to the log, once to its page
+            self._news.set()
+        await self._mark_synced(snapshot.ticket)
+
+    async def _snapshot(self) -> _Snapshot:
+        async with self._flush_lock:
+            now = self._clock.mono_ms()
+            pending = self._pending_since()
+            complete = (self.opening.boot, (now if pending is None else min(now, pending)) - 1)
+            snapshot = _Snapshot(
+                rows=self._unsealed,
+                readings=self._unsealed_readings,
+                ticket=self._ticket,
+                urgent=self._urgent.take((self.opening.boot, now - 1)),
+                complete=complete,
+                unwritten=self._unflushed,
+                position=self._tail.end,
+            )
+            self._unsealed, self._unsealed_readings, self._unflushed = {}, 0, []
+            if await self._write(snapshot.unwritten):
+                snapshot.unwritten = []
+                self._written_ticket = snapshot.ticket
+            snapshot.position = self._tail.rotate(self._sealed_position)
+            return snapshot
+
+    def _commit(self, snapshot: _Snapshot, learnt: Declared | None) -> int:
+        codebook = self._codebook if learnt is None else sealing.Codebook.of(learnt.body, learnt.shape)
+        state = self._store.lanes[pb.TELEMETRY]
+        before = (state.complete_boot, state.complete_mono_ms)
+        batches = snapshot.urgent.batch(codebook, seq=self._store.lanes[pb.URGENT].next_seq)
+        batches += sealing.telemetry(
+            codebook,
+            self.opening.boot,
+            snapshot.rows,
+            first_seq=state.next_seq,
+            complete=max(snapshot.complete, before),
+            before=before,
+        )
+        sealed = Sealing(
+            batches=batches,
+            tail=snapshot.position,
+            last_readings=newest(snapshot.rows, self.opening.boot),
+            declared=learnt,
+        )
+        self._store.seal(sealed, now_ms=self._clock.wall_ms())
+        return sum(len(b.body) for b in batches)
+
+    def _put_back(self, snapshot: _Snapshot) -> None:
+        for group, members in snapshot.rows.items():
+            self._unsealed[group] = members + self._unsealed.get(group, [])
+        self._unsealed_readings += snapshot.readings
+        self._unflushed[:0] = snapshot.unwritten
+        self._urgent.put_back(snapshot.urgent)
+
+    @whole
+    async def _seal_urgent(self) -> None:
+        async with self._seal_lock:
+            taken = self._urgent.take((self.opening.boot, self._clock.mono_ms() - 1))
+            try:
+                await self._in("store", self._commit_urgent, taken)
+            except BaseException:
+                self._urgent.put_back(taken)
+                raise
+            self._urgent.settle(taken)
+            self._news.set()
+
+    def _commit_urgent(self, taken: Taken, removing: Sealing | None = None) -> None:
+        batches = taken.batch(self._codebook, seq=self._store.lanes[pb.URGENT].next_seq)
+        if batches or removing:
+            self._store.seal(replace(removing or Sealing(), batches=batches), now_ms=self._clock.wall_ms())
+
+    # --- space ---------------------------------------------------------------------------------------
+
+    @whole
+    async def tidy(self) -> None:
+        """Keep to the limits of age and size, and measure."""
+        async with self._seal_lock:
+            self._usage = await self._in("store", self._tidy, sum(map(len, self._unsealed.values())))
+            self._news.set()
+
+    def _tidy(self, unsealed_rows: int) -> Usage:
+        pressure.relieve(
+            self._store,
+            now_ms=self._clock.wall_ms(),
+            keep_ms=int(self._settings.keep_acknowledged_h * 3_600_000),
+            limit_bytes=self._limit_bytes,
+            used=self._bytes,
+            seal_with=self._commit_removal,
+        )
+        waiting, readings, kept = self._store.counts()
+        return Usage(
+            bytes_on_disk=self._bytes(),
+            limit_bytes=self._limit_bytes,
+            unsealed_rows=unsealed_rows,
+            waiting_batches=waiting,
+            waiting_readings=readings,
+            kept_batches=kept,
+            dropped_readings=self._store.dropped_readings(),
+            written_bytes=self._tail.written_bytes + self._written_sealed,
+        )
+
+    def _commit_removal(self, event: pb.Event, removing: Sealing) -> None:
+        mono_ms = self._clock.mono_ms()
+        self._commit_urgent(Taken((self.opening.boot, 0), [], [(mono_ms, event)]), removing)
+
+    def _bytes(self) -> int:
+        return self._store.bytes_used() + self._tail.bytes_on_disk
+
+    # --- sending -------------------------------------------------------------------------------------
+
+    async def views(self) -> list[LaneView]:
+        return await self._in("store", lambda: [self._store.view(lane) for lane in LANES])
+
+    def completeness(self) -> list[Completeness]:
+        now = self._clock.mono_ms()
+        pending = self._pending_since()
+        idle = not self._seal_lock.locked() and self._urgent.empty
+        quiet = {pb.URGENT: idle, pb.TELEMETRY: idle and not self._unsealed}
+        said = {pb.URGENT: now - 1, pb.TELEMETRY: (now if pending is None else min(now, pending)) - 1}
+        found = []
+        for lane in LANES:
+            state = self._store.lanes[lane]
+            at = (state.complete_boot, state.complete_mono_ms)
+            if quiet[lane]:
+                at = max(at, (self.opening.boot, said[lane]))
+            found.append(Completeness(lane=lane, seq=state.next_seq - 1, boot=at[0], mono_ms=at[1]))
+        return found
+
+    async def schemas(self) -> list[pb.Declare]:
+        declared = await self._in("store", self._store.schemas)
+        return [d.body for d in declared]
+
+    @whole
+    async def lease(self, lane: pb.Lane.ValueType, after_seq: int, limit: int) -> list[SealedBatch]:
+        whole, damaged = await self._in("store", self._store.lease, lane, after_seq, limit)
+        for batch in damaged:
+            await self._give_up(lane, batch.seq, batch.count, "stored bytes are damaged", pb.GAP_UNREADABLE)
+        return whole
+
+    @whole
+    async def ack(self, lane: pb.Lane.ValueType, received: Ranges) -> None:
+        async with self._seal_lock:
+            await self._in("store", self._store.ack, lane, received)
+
+    @whole
+    async def reject(self, lane: pb.Lane.ValueType, seq: int, reason: str) -> None:
+        found, _ = await self._in("store", self._store.lease, lane, seq - 1, 1)
+        count = found[0].count if found and found[0].seq == seq else 0
+        await self._give_up(lane, seq, count, reason, pb.GAP_REJECTED)
+
+    async def _give_up(
+        self, lane: pb.Lane.ValueType, seq: int, count: int, reason: str, why: pb.GapReason.ValueType
+    ) -> None:
+        log.error("batch.set_aside", lane=lane, seq=seq, readings=count, reason=reason)
+        event = gap_event(ledger.batches_gap(lane, [(seq, count)], why), pb.SEVERITY_ALARM)
+        async with self._seal_lock:
+            await self._in("store", self._commit_removal, event, Sealing(asides=[(lane, seq, reason)]))
+            self._news.set()
+
+    async def wait_sealed(self, timeout: float) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                await self._news.wait()
+        except TimeoutError:
+            return
+        self._news.clear()
+
+    def usage(self) -> Usage:
+        """As of the last tidying (every 30 s, or after `tidy`)."""
+        return self._usage
+
+    async def close(self) -> None:
+        """Seal what there is and mark the stop as clean; whatever can't be written stays in the tail."""
+        try:
+            await self.seal()
+            await self._seal_urgent()
+            if not self._restart:
+                await self._in("store", self._store.close_clean)
+        except OSError as error:
+            log.error("store.unwritable", error=str(error), at="close")
+        await self._in("store", self._store.close)
+        await self._in("tail", self._tail.close)
+        for thread in self._threads.values():
+            thread.shutdown()
+
+    async def _in(self, thread: str, call: Callable[..., T], *args: Any) -> T:
+        """Run a blocking call in its thread; what SQLite says of the disk becomes an OSError."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads[thread], call, *args)
+        except sqlite3.Error as error:
+            raise OSError(f"{self._folder / 'sealed.db'}: {error}") from error

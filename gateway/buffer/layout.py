@@ -1,0 +1,93 @@
+"""How rows of the declared groups are packed into tail records and back.
+
+A record's payload: boot u32, then runs: group u16, rows u16, and per row mono_ms u64, a kind byte, and the values as one
+struct of the group (kind 0), or as MessagePack where the struct can't say it: exceptions, missing values, qualities,
+device times, integers of 64 bits unsigned (kind 1, with a u32 length before it).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
+
+import msgspec
+
+from gateway.reading import Row
+from protos.comboio.v1 import batch_pb2 as pb
+
+_RUN = struct.Struct("<HH")
+_ROW = struct.Struct("<QB")
+_BOOT = struct.Struct("<I")
+_LENGTH = struct.Struct("<I")
+_PLAIN, _PACKED = 0, 1
+_MAX_RUN = 0xFFFF
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
+
+
+def values_struct(series: Iterable[tuple[int, bool]]) -> struct.Struct | None:
+    """The struct of one row's values from (type, raw) per column; None if a column is text."""
+    codes = ""
+    for type_, raw in series:
+        if type_ == pb.VT_STRING:
+            return None
+        codes += "d" if raw else "q"
+    return struct.Struct("<" + codes)
+
+
+def pack(boot: int, rows: Sequence[tuple[int, Row]], structs: dict[int, struct.Struct | None]) -> bytes:
+    """Payload of one record from (group, row) pairs in order."""
+    parts = [_BOOT.pack(boot)]
+    for group, run in groupby(rows, key=itemgetter(0)):
+        members = list(run)
+        for start in range(0, len(members), _MAX_RUN):
+            chunk = members[start : start + _MAX_RUN]
+            parts.append(_RUN.pack(group, len(chunk)))
+            pack_row(parts, chunk, structs[group])
+    return b"".join(parts)
+
+
+def pack_row(parts: list[bytes], rows: Sequence[tuple[int, Row]], values: struct.Struct | None) -> None:
+    for _, row in rows:
+        if values is not None and row.quality is None and row.device_ms is None:
+            try:
+                parts += _ROW.pack(row.mono_ms, _PLAIN), values.pack(*row.values)
+            except struct.error:
+                pass
+            else:
+                continue
+        body = _encode((row.values, row.quality, row.device_ms))
+        parts += _ROW.pack(row.mono_ms, _PACKED), _LENGTH.pack(len(body)), body
+
+
+def unpack(payload: bytes, structs: dict[int, struct.Struct | None]) -> tuple[int, Iterator[tuple[int, Row]]]:
+    """(boot, rows) of one record. The record's checksum has vouched for every length in it."""
+    (boot,) = _BOOT.unpack_from(payload)
+    return boot, _rows(payload, structs)
+
+
+def _rows(payload: bytes, structs: dict[int, struct.Struct | None]) -> Iterator[tuple[int, Row]]:
+    at = _BOOT.size
+    while at < len(payload):
+        group, count = _RUN.unpack_from(payload, at)
+        at += _RUN.size
+        values = structs[group]
+        for _ in range(count):
+            mono_ms, kind = _ROW.unpack_from(payload, at)
+            at += _ROW.size
+            if kind == _PLAIN and values is not None:
+                yield group, Row(mono_ms, values.unpack_from(payload, at))
+                at += values.size
+            else:
+                (length,) = _LENGTH.unpack_from(payload, at)
+                at += _LENGTH.size
+                wires, quality, device_ms = _decode(payload[at : at + length])
+                at += length
+                yield group, Row(mono_ms, tuple(wires), tuple(quality) if quality else None, device_ms)
+
+
+def structs_of(shape: pb.Declare) -> dict[int, struct.Struct | None]:
+    """Per group id, from the declaration as the drivers gave it (before any scale was learnt)."""
+    return {g.id: values_struct((s.type, s.raw) for s in g.series) for g in shape.groups}

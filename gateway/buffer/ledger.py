@@ -1,0 +1,88 @@
+"""Gap records: everything that was dropped, where and why, as data that travels like data.
+
+A gap is open at both ends: it covers what lies strictly after `from` and strictly before `to`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gateway.reading import Lost
+from protos.comboio.v1 import batch_pb2 as pb
+
+Instant = tuple[int, int]  # (boot ordinal, monotonic ms)
+
+
+def restart_gap(group: int, last: Instant, first: Instant) -> pb.Gap:
+    """From a group's last durable reading before an unclean stop to its first new one; nobody knows how many."""
+    return pb.Gap(
+        group=group,
+        from_boot=last[0],
+        from_mono_ms=last[1],
+        to_boot=first[0],
+        to_mono_ms=first[1],
+        count_exact=False,
+        reason=pb.GAP_RESTART,
+    )
+
+
+def lost_gap(group: int, boot: int, lost: Lost) -> pb.Gap:
+    """What a driver could not read."""
+    return pb.Gap(
+        group=group,
+        from_boot=boot,
+        from_mono_ms=lost.after_mono_ms,
+        to_boot=boot,
+        to_mono_ms=lost.before_mono_ms,
+        count=lost.count,
+        count_exact=True,
+        reason=lost.reason,
+    )
+
+
+def batches_gap(lane: int, batches: Iterable[tuple[int, int]], reason: pb.GapReason.ValueType) -> pb.Gap:
+    """Sealed batches that will never arrive: (seq, readings) each."""
+    gap = pb.Gap(lane=pb.Lane.ValueType(lane), count_exact=True, reason=reason)
+    for seq, count in sorted(batches):
+        gap.count += count
+        if gap.seqs and gap.seqs[-1].last + 1 == seq:
+            gap.seqs[-1].last = seq
+        else:
+            gap.seqs.add(first=seq, last=seq)
+    return gap
+
+
+def hole_gap(before: Instant, after: Instant) -> pb.Gap:
+    """A damaged stretch of the tail, between the readings around it, of all groups."""
+    return pb.Gap(
+        group=0,
+        from_boot=before[0],
+        from_mono_ms=before[1],
+        to_boot=after[0],
+        to_mono_ms=after[1],
+        count_exact=False,
+        reason=pb.GAP_UNREADABLE,
+    )
+
+
+def coalesce(gaps: Iterable[pb.Gap]) -> list[pb.Gap]:
+    """Join adjacent gaps of one group and reason: the next begins where the last ended."""
+    joined: list[pb.Gap] = []
+    newest: dict[tuple[int, int], pb.Gap] = {}
+    for gap in gaps:
+        key = (gap.group, gap.reason)
+        last = newest.get(key)
+        if last is not None and not gap.seqs and not last.seqs and _adjacent(last, gap):
+            last.to_boot, last.to_mono_ms = gap.to_boot, gap.to_mono_ms
+            last.count += gap.count
+            last.count_exact = last.count_exact and gap.count_exact
+            continue
+        copy = pb.Gap()
+        copy.CopyFrom(gap)
+        joined.append(copy)
+        newest[key] = copy
+    return joined
+
+
+def _adjacent(last: pb.Gap, following: pb.Gap) -> bool:
+    return (last.to_boot, last.to_mono_ms) == (following.from_boot, following.from_mono_ms)

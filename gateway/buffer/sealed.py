@@ -1,0 +1,384 @@
+"""Sealed batches and everything the buffer must remember, in one SQLite file (WAL).
+
+Invariants
+1. A batch's row is written once and never updated; acknowledgement is a set of ranges beside it, so that acking does
+   not rewrite bodies on flash.
+2. Sealing is one transaction, synchronous=FULL: the batch rows, the lanes' next seq and completeness, the tail's
+   sealed position and the groups' last durable readings. A crash leaves all of it or none.
+3. `opens` is incremented, and fsynced, before anything of an opening can be sent.
+4. Nothing here is deleted because it can't be read: the file is set aside by name and what is readable is copied.
+
+Acknowledgements use synchronous=NORMAL: losing one costs a question at the next Hello, nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import sqlite3
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gateway.buffer.buffer import LaneView, SealedBatch
+from gateway.buffer.tail import Position
+from gateway.errors import Misconfigured
+from protos.comboio.v1 import batch_pb2 as pb
+from protos.ranges import Ranges
+
+SCHEMA_VERSION = 1
+LANES = (pb.URGENT, pb.TELEMETRY)
+TABLES = """
+CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE boot(ordinal INTEGER PRIMARY KEY, boot_id BLOB NOT NULL UNIQUE);
+CREATE TABLE schema(number INTEGER PRIMARY KEY, body BLOB NOT NULL, shape BLOB NOT NULL);
+CREATE TABLE last_reading(group_id INTEGER PRIMARY KEY, boot INTEGER NOT NULL, mono_ms INTEGER NOT NULL);
+CREATE TABLE lane(lane INTEGER PRIMARY KEY, next_seq INTEGER NOT NULL, acked BLOB NOT NULL,
+                  complete_boot INTEGER NOT NULL, complete_mono_ms INTEGER NOT NULL);
+CREATE TABLE batch(lane INTEGER NOT NULL, seq INTEGER NOT NULL, schema INTEGER NOT NULL, codec INTEGER NOT NULL,
+                   dictionary INTEGER NOT NULL, count INTEGER NOT NULL, body_len INTEGER NOT NULL, crc32 INTEGER NOT NULL,
+                   complete_boot INTEGER NOT NULL, complete_mono_ms INTEGER NOT NULL, sealed_ms INTEGER NOT NULL,
+                   body BLOB NOT NULL, UNIQUE(lane, seq));
+CREATE TABLE set_aside(lane INTEGER NOT NULL, seq INTEGER NOT NULL, reason TEXT NOT NULL, at_ms INTEGER NOT NULL,
+                       count INTEGER NOT NULL, body BLOB NOT NULL, UNIQUE(lane, seq));
+"""
+BATCH_COLUMNS = "lane, seq, schema, codec, dictionary, count, body_len, crc32, complete_boot, complete_mono_ms, body"
+
+
+@dataclass(slots=True)
+class LaneState:
+    """One lane as committed. Everything below next_seq is acked, held as a batch, or gap-recorded."""
+
+    next_seq: int
+    acked: Ranges
+    complete_boot: int
+    complete_mono_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A declaration, and the same as the drivers gave it (before references and scales were learnt)."""
+
+    body: pb.Declare
+    shape: pb.Declare
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sealing:
+    """What one sealing transaction writes."""
+
+    batches: Sequence[SealedBatch] = ()
+    tail: Position | None = None
+    last_readings: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    declared: Declared | None = None
+    drops: Sequence[tuple[int, int]] = ()
+    """(lane, seq) of unacknowledged batches deleted for space; their gap record is among `batches`."""
+    asides: Sequence[tuple[int, int, str]] = ()
+    """(lane, seq, reason) of batches refused or damaged, likewise."""
+
+
+class Sealed:
+    """The store. Synchronous; one thread at a time (the buffer serialises)."""
+
+    def __init__(self, path: Path, *, now_ms: int, damage: str | None = None) -> None:
+        self._path = path
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=64)
+        self.damage = damage  # name under which an unreadable predecessor was set aside
+        self._prepare(now_ms)
+        self.epoch = int(self._meta("epoch"))
+        self.clean = bool(int(self._meta("clean")))
+        self.lanes = self._load_lanes()
+
+    @classmethod
+    def open(cls, path: Path, *, now_ms: int) -> Sealed:
+        """Open or make the store; an unreadable file is set aside by name and what can be read is kept."""
+        try:
+            store = cls(path, now_ms=now_ms)
+            store.check()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError) and "disk" in str(error):
+                raise
+            with contextlib.suppress(NameError, UnboundLocalError):
+                store.close()
+            aside = _set_aside(path, now_ms)
+            from gateway.buffer.salvage import salvage  # noqa: PLC0415 - only on the worst day
+
+            salvage(aside, path)
+            store = cls(path, now_ms=now_ms, damage=aside.name)
+        return store
+
+    def _prepare(self, now_ms: int) -> None:
+        run = self._db.execute
+        run("PRAGMA journal_mode=WAL")
+        run("PRAGMA synchronous=FULL")
+        run("PRAGMA busy_timeout=5000")
+        run("PRAGMA wal_autocheckpoint=512")
+        run("PRAGMA journal_size_limit=4194304")
+        run("PRAGMA cache_size=-2048")
+        version = run("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise Misconfigured(f"{self._path}: written by a newer version (format {version}); upgrade comboio-gateway")
+        if version == 0:
+            self._create(now_ms)
+
+    def _create(self, now_ms: int) -> None:
+        with self.transaction() as run:
+            for statement in TABLES.split(";"):
+                run(statement)
+            epoch = secrets.randbits(32) | 1
+            facts = {"epoch": epoch, "opens": 0, "clean": 1, "tail_generation": 0, "tail_offset": 0}
+            facts |= {"dropped_readings": 0, "created_ms": now_ms}
+            for key, value in facts.items():
+                run("INSERT INTO meta VALUES(?, ?)", (key, value))
+            for lane in LANES:
+                run("INSERT INTO lane VALUES(?, 1, x'', 0, 0)", (lane,))
+            run(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    def check(self) -> None:
+        """Touch what every start needs; raises sqlite3.DatabaseError when the file is damaged there."""
+        run = self._db.execute
+        run("SELECT count(*), max(length(body)) FROM schema").fetchone()
+        run("SELECT * FROM last_reading").fetchall()
+        run("SELECT lane, max(seq) FROM batch GROUP BY lane").fetchall()
+
+    @contextlib.contextmanager
+    def transaction(self, *, synchronous: str = "FULL") -> Iterator[Callable[..., sqlite3.Cursor]]
+        self._db.execute(f"PRAGMA synchronous={synchronous}")
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._db.execute
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+            raise
+        try:
+            self._db.execute("COMMIT")
+        except sqlite3.Error:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+            raise
+
+    # --- opening and closing -------------------------------------------------------------------------
+
+    def open_run(self, boot_id: bytes) -> tuple[int, int]:
+        """Count this opening and name the boot; returns (opens, boot ordinal). Durable when it returns."""
+        with self.transaction() as run:
+            run("UPDATE meta SET value = value + 1 WHERE key = 'opens'")
+            run("UPDATE meta SET value = 0 WHERE key = 'clean'")
+            run("INSERT INTO boot(boot_id) VALUES(?) ON CONFLICT DO NOTHING", (boot_id,))
+            (ordinal,) = run("SELECT ordinal FROM boot WHERE boot_id = ?", (boot_id,)).fetchone()
+            (opens,) = run("SELECT value FROM meta WHERE key = 'opens'").fetchone()
+        return int(opens), int(ordinal)
+
+    def close_clean(self) -> None:
+        """Say that nothing was left in the tail."""
+        with self.transaction() as run:
+            run("UPDATE meta SET value = 1 WHERE key = 'clean'")
+
+    def close(self) -> None:
+        self._db.close()
+
+    # --- what is remembered --------------------------------------------------------------------------
+
+    def sealed_position(self) -> Position:
+        return Position(int(self._meta("tail_generation")), int(self._meta("tail_offset")))
+
+    def last_readings(self) -> dict[int, tuple[int, int]]:
+        """group → (boot, mono_ms) of its last sealed reading, or of its declaration."""
+        rows = self._db.execute("SELECT group_id, boot, mono_ms FROM last_reading")
+        return {group: (boot, mono) for group, boot, mono in rows}
+
+    def schemas(self) -> list[Declared]:
+        """Every declaration of this epoch, oldest first."""
+        rows = self._db.execute("SELECT body, shape FROM schema ORDER BY number")
+        return [Declared(pb.Declare.FromString(body), pb.Declare.FromString(shape)) for body, shape in rows]
+
+    def dropped_readings(self) -> int:
+        return self._meta("dropped_readings")
+
+    def _meta(self, key: str) -> int:
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            raise sqlite3.DatabaseError(f"meta.{key} is missing")
+        return int(row[0])
+
+    def _load_lanes(self) -> dict[int, LaneState]:
+        rows = self._db.execute("SELECT lane, next_seq, acked, complete_boot, complete_mono_ms FROM lane")
+        return {lane: LaneState(seq, Ranges.unpack(acked), boot, mono) for lane, seq, acked, boot, mono in rows}
+
+    # --- sealing -------------------------------------------------------------------------------------
+
+    def seal(self, sealing: Sealing, *, now_ms: int) -> None:
+        """One durable transaction; `lanes` follows only after its commit."""
+        with self.transaction() as run:
+            if sealing.declared is not None:
+                body, shape = sealing.declared.body, sealing.declared.shape
+                run("INSERT INTO schema VALUES(?, ?, ?)", (body.schema, body.SerializeToString(), shape.SerializeToString()))
+            for b in sealing.batches:
+                run(
+                    "INSERT INTO batch VALUES(?,?,?,?,?,?,?,?,?,?,?,?)",
+                    (
+                        *(b.lane, b.seq, b.schema, b.codec, b.dictionary, b.count, b.body_len, b.crc32),
+                        *(b.complete_boot, b.complete_mono_ms, now_ms, b.body),
+                    ),
+                )
+                run(
+                    "UPDATE lane SET next_seq = ?, complete_boot = ?, complete_mono_ms = ? WHERE lane = ?",
+                    (b.seq + 1, b.complete_boot, b.complete_mono_ms, b.lane),
+                )
+            for group, (boot, mono) in sealing.last_readings.items():
+                run("INSERT OR REPLACE INTO last_reading VALUES(?, ?, ?)", (group, boot, mono))
+            if sealing.tail is not None:
+                run("UPDATE meta SET value = ? WHERE key = 'tail_generation'", (sealing.tail.generation,))
+                run("UPDATE meta SET value = ? WHERE key = 'tail_offset'", (sealing.tail.offset,))
+            gone = self._remove(sealing, now_ms)
+        for b in sealing.batches:
+            state = self.lanes[b.lane]
+            state.next_seq = b.seq + 1
+            state.complete_boot, state.complete_mono_ms = b.complete_boot, b.complete_mono_ms
+        for lane, acked in gone.items():
+            self.lanes[lane].acked = acked
+
+    def _remove(self, sealing: Sealing, now_ms: int) -> dict[int, Ranges]:
+        """Inside a sealing transaction: take dropped and refused batches out; returns the lanes' new acked sets."""
+        run = self._db.execute
+        gone: dict[int, Ranges] = {}
+        reasons = {(lane, seq): reason for lane, seq, reason in sealing.asides}
+        for lane, seq in (*sealing.drops, *reasons):
+            gone.setdefault(lane, self.lanes[lane].acked.copy()).add(seq)
+            if (lane, seq) in reasons:
+                run(
+                    "INSERT OR IGNORE INTO set_aside SELECT lane, seq, ?, ?, count, body FROM batch "
+                    "WHERE lane = ? AND seq = ?",
+                    (reasons[lane, seq], now_ms, lane, seq),
+                )
+            else:
+                run(
+                    "UPDATE meta SET value = value + (SELECT count FROM batch WHERE lane = ? AND seq = ?) "
+                    "WHERE key = 'dropped_readings'",
+                    (lane, seq),
+                )
+            run("DELETE FROM batch WHERE lane = ? AND seq = ?", (lane, seq))
+        for lane, acked in gone.items():
+            run("UPDATE lane SET acked = ? WHERE lane = ?", (acked.pack(), lane))
+        return gone
+
+    # --- sending -------------------------------------------------------------------------------------
+
+    def lease(self, lane: int, after_seq: int, limit: int) -> tuple[list[SealedBatch], list[SealedBatch]]:
+        """(whole, damaged) unacknowledged batches above `after_seq`, lowest first."""
+        state = self.lanes[lane]
+        whole: list[SealedBatch] = []
+        damaged: list[SealedBatch] = []
+        for first, last in state.acked.missing(after_seq + 1, state.next_seq - 1):
+            query = f"SELECT {BATCH_COLUMNS} FROM batch WHERE lane = ? AND seq BETWEEN ? AND ? ORDER BY seq LIMIT ?"
+            for row in self._db.execute(query, (lane, first, last, limit - len(whole))):
+                batch = _batch(row)
+                (whole if zlib.crc32(batch.body) == batch.crc32 else damaged).append(batch)
+            if len(whole) >= limit:
+                break
+        return whole, damaged
+
+    def ack(self, lane: int, received: Ranges) -> bool:
+        """Add to the acknowledged; True if that was news. Never beyond what exists."""
+        state = self.lanes[lane]
+        merged = state.acked.copy()
+        for first, last in received:
+            merged.add(max(1, first), min(last, state.next_seq - 1))
+        if merged == state.acked:
+            return False
+        with self.transaction(synchronous="NORMAL") as run:
+            run("UPDATE lane SET acked = ? WHERE lane = ?", (merged.pack(), lane))
+        state.acked = merged
+        return True
+
+    # --- space ---------------------------------------------------------------------------------------
+
+    def forget_acknowledged(self, *, sealed_before_ms: int, limit: int = 500) -> int:
+        """Delete acknowledged batches sealed before then, oldest first; returns how many went."""
+        return sum(self._delete_acked(lane, sealed_before_ms, limit) for lane in LANES)
+
+    def _delete_acked(self, lane: int, sealed_before_ms: int, limit: int) -> int:
+        query = "SELECT seq FROM batch WHERE lane = ? AND sealed_ms < ? ORDER BY seq LIMIT ?"
+        acked = self.lanes[lane].acked
+        old = [(lane, seq) for (seq,) in self._db.execute(query, (lane, sealed_before_ms, limit)) if seq in acked]
+        if old:
+            with self.transaction(synchronous="NORMAL"):
+                self._db.executemany("DELETE FROM batch WHERE lane = ? AND seq = ?", old)
+        return len(old)
+
+    def oldest_waiting(self, lane: int, limit: int) -> list[tuple[int, int]]:
+        """(seq, readings) of the oldest unacknowledged batches."""
+        state = self.lanes[lane]
+        found: list[tuple[int, int]] = []
+        for first, last in state.acked.missing(1, state.next_seq - 1):
+            query = "SELECT seq, count FROM batch WHERE lane = ? AND seq BETWEEN ? AND ? ORDER BY seq LIMIT ?"
+            found += self._db.execute(query, (lane, first, last, limit - len(found))).fetchall()
+            if len(found) >= limit:
+                break
+        return found
+
+    def bytes_used(self) -> int:
+        """Pages in use, and the write-ahead log."""
+        (pages,) = self._db.execute("PRAGMA page_count").fetchone()
+        (free,) = self._db.execute("PRAGMA freelist_count").fetchone()
+        (size,) = self._db.execute("PRAGMA page_size").fetchone()
+        wal = self._path.with_name(self._path.name + "-wal")
+        return int((pages - free) * size) + (wal.stat().st_size if wal.exists() else 0)
+
+    def counts(self) -> tuple[int, int, int]:
+        """(waiting batches, waiting readings, kept acknowledged batches)."""
+        waiting = readings = 0
+        (total,) = self._db.execute("SELECT count(*) FROM batch").fetchone()
+        for lane in LANES:
+            for first, last in self.lanes[lane].acked.missing(1, self.lanes[lane].next_seq - 1):
+                query = "SELECT count(*), coalesce(sum(count), 0) FROM batch WHERE lane = ? AND seq BETWEEN ? AND ?"
+                n, c = self._db.execute(query, (lane, first, last)).fetchone()
+                waiting, readings = waiting + n, readings + c
+        return waiting, readings, total - waiting
+
+    def view(self, lane: pb.Lane.ValueType) -> LaneView:
+        state = self.lanes[lane]
+        return LaneView(
+            lane=lane,
+            next_seq=state.next_seq,
+            held=self._held(lane),
+            complete_boot=state.complete_boot,
+            complete_mono_ms=state.complete_mono_ms,
+        )
+
+    def _held(self, lane: int) -> Ranges:
+        held = Ranges()
+        query = """SELECT min(seq), max(seq) FROM
+                   (SELECT seq, seq - row_number() OVER (ORDER BY seq) AS island FROM batch WHERE lane = ?)
+                   GROUP BY island"""
+        for first, last in self._db.execute(query, (lane,)):
+            held.add(first, last)
+        return held
+
+
+def _batch(row: tuple[int, int, int, int, int, int, int, int, int, int, bytes]) -> SealedBatch:
+    lane, seq, schema, codec, dictionary, count, body_len, crc, complete_boot, complete_mono, body = row
+    return SealedBatch(
+        lane=pb.Lane.ValueType(lane),
+        seq=seq,
+        schema=schema,
+        codec=codec,
+        dictionary=dictionary,
+        count=count,
+        body_len=body_len,
+        crc32=crc,
+        complete_boot=complete_boot,
+        complete_mono_ms=complete_mono,
+        body=body,
+    )
+
+
+def _set_aside(path: Path, now_ms: int) -> Path:
+    aside = path.with_name(f"{path.name}.damaged-{now_ms}")
+    for suffix in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(aside.with_name(aside.name + suffix))
+    return aside

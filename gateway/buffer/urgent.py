@@ -1,0 +1,104 @@
+"""The URGENT lane before it is sealed: events and gap records waiting for the next commit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from gateway.buffer import ledger, sealing
+from gateway.buffer.buffer import SealedBatch
+from gateway.buffer.ledger import Instant
+from gateway.errors import Rejected
+from protos.comboio.v1 import batch_pb2 as pb
+
+MAX_PENDING = 10_000
+
+
+class EventReceipt:
+    """One event; durable once its URGENT batch is committed."""
+
+    __slots__ = ("_sealed",)
+
+    def __init__(self, sealed: asyncio.Future[None]) -> None:
+        self._sealed = sealed
+
+    async def durable(self) -> None:
+        await asyncio.shield(self._sealed)
+
+
+@dataclass(slots=True)
+class Taken:
+    """What one commit carries, and up to when the lane is complete with it."""
+
+    complete: Instant
+    gaps: list[pb.Gap] = field(default_factory=list)
+    events: list[tuple[int, pb.Event]] = field(default_factory=list)
+    waiters: list[asyncio.Future[None]] = field(default_factory=list)
+
+    def batch(self, codebook: sealing.Codebook, *, seq: int) -> list[SealedBatch]:
+        """At most one batch; gap records are joined where they touch."""
+        boot, mono_ms = self.complete
+        events = [*self.events, *((mono_ms, gap_event(gap)) for gap in ledger.coalesce(self.gaps))]
+        if not events:
+            return []
+        return [sealing.urgent(codebook, boot, events, seq=seq, complete=self.complete)]
+
+
+class UrgentLane:
+    """Owned by the event loop."""
+
+    def __init__(self) -> None:
+        self._gaps: list[pb.Gap] = []
+        self._events: list[tuple[int, pb.Event]] = []
+        self._waiters: list[asyncio.Future[None]] = []
+        self.news = asyncio.Event()
+
+    @property
+    def empty(self) -> bool:
+        return not (self._gaps or self._events)
+
+    def event(self, mono_ms: int, event: pb.Event) -> EventReceipt:
+        """Queue one event. Raises `Rejected` at the limit, before anything is acknowledged."""
+        if len(self._events) >= MAX_PENDING:
+            raise Rejected("the urgent lane is full; try again when the gateway can write again")
+        self._events.append((mono_ms, event))
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        self.news.set()
+        return EventReceipt(waiter)
+
+    def gap(self, gap: pb.Gap) -> None:
+        """Queue one gap record; they are never refused, only joined."""
+        self._gaps.append(gap)
+        if len(self._gaps) > MAX_PENDING:
+            self._gaps = ledger.coalesce(self._gaps)
+        self.news.set()
+
+    def take(self, complete: Instant) -> Taken:
+        taken = Taken(complete, self._gaps, self._events, self._waiters)
+        self._gaps, self._events, self._waiters = [], [], []
+        return taken
+
+    def put_back(self, taken: Taken) -> None:
+        self._gaps[:0] = taken.gaps
+        self._events[:0] = taken.events
+        self._waiters[:0] = taken.waiters
+
+    @staticmethod
+    def settle(taken: Taken) -> None:
+        """The commit holds them: tell who waits."""
+        for waiter in taken.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+def gap_event(gap: pb.Gap, severity: pb.Severity.ValueType = pb.SEVERITY_WARNING) -> pb.Event:
+    return pb.Event(group=gap.group, kind=pb.EVENT_GAP, severity=severity, detail=gap.SerializeToString())
+
+
+def integrity_events(mono_ms: int, texts: Iterable[str]) -> list[tuple[int, pb.Event]]:
+    return [
+        (mono_ms, pb.Event(kind=pb.EVENT_INTEGRITY, severity=pb.SEVERITY_ALARM, detail=text.encode()))
+        for text in texts
+    ]

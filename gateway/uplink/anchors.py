@@ -1,0 +1,88 @@
+"""Anchors: immutable facts that tie a boot's monotonic clock to wall time.
+
+The kernel's synchronised clock is best; otherwise the server's time at Welcome, whose error is half the round trip.
+A new anchor is made when there is none in this boot, hourly, or when the last one has become wrong by more than both
+errors.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+
+from gateway.clock import Clock
+from protos.comboio.v1 import batch_pb2 as pb
+
+AGAIN_AFTER_MS = 3_600_000
+STA_UNSYNC = 0x0040
+TIME_ERROR = 5
+
+
+class _Timex(ctypes.Structure):
+    """The head of struct timex (adjtimex(2)); the rest is padding."""
+
+    _fields_ = (
+        ("modes", ctypes.c_uint),
+        ("offset", ctypes.c_long),
+        ("freq", ctypes.c_long),
+        ("maxerror", ctypes.c_long),
+        ("esterror", ctypes.c_long),
+        ("status", ctypes.c_int),
+        ("padding", ctypes.c_byte * 256),
+    )
+
+
+def kernel_error_ms() -> int | None:
+    """How wrong the system clock may be, by the kernel's own word; None while it is not synchronised."""
+    timex = _Timex()
+    state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(timex))
+    if state < 0 or state == TIME_ERROR or timex.status & STA_UNSYNC:
+        return None
+    return int(timex.maxerror) // 1000 + 1
+
+
+class Anchors:
+    """Decides when a new anchor is due and hands it to `record`."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        boot: int,
+        record: Callable[[pb.Anchor], object],
+        kernel: Callable[[], int | None] = kernel_error_ms,
+    ) -> None:
+        self._clock = clock
+        self._boot = boot
+        self._record = record
+        self._kernel = kernel
+        self._last: pb.Anchor | None = None
+
+    @property
+    def last(self) -> pb.Anchor | None:
+        return self._last
+
+    def from_kernel(self) -> None:
+        """Take the system clock if NTP vouches for it."""
+        error = self._kernel()
+        if error is not None:
+            self._offer(self._clock.mono_ms(), self._clock.wall_ms(), error, pb.CLOCK_NTP)
+
+    def from_server(self, *, asked_mono_ms: int, server_ms: int) -> None:
+        """Take the server's time from an exchange that began at `asked_mono_ms` and ends now."""
+        if self._kernel() is not None:
+            self.from_kernel()
+            return
+        now = self._clock.mono_ms()
+        half = (now - asked_mono_ms + 1) // 2
+        self._offer(now, server_ms + half, half + 1, pb.CLOCK_SERVER)
+
+    def _offer(self, mono_ms: int, wall_ms: int, err_ms: int, source: pb.ClockSource.ValueType) -> None:
+        last = self._last
+        if last is not None and mono_ms - last.mono_ms < AGAIN_AFTER_MS:
+            off = abs(last.wall_ms + mono_ms - last.mono_ms - wall_ms)
+            if off <= last.err_ms + err_ms:
+                return
+        anchor = pb.Anchor(boot=self._boot, mono_ms=mono_ms, wall_ms=wall_ms, err_ms=err_ms, source=source)
+        self._record(anchor)
+        self._last = anchor

@@ -1,0 +1,298 @@
+"""One stream to the control plane, made again for ever.
+
+A connection: Hello → Welcome (the server's word on what it holds) → declares and batches up, acks down. It is given
+up when nothing sent is acknowledged within `ack_timeout_s` (a half-open link is found by lack of progress), when the
+server says goodbye, or when the transport breaks. The sensors never notice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import grpc
+import structlog
+
+from gateway.buffer.buffer import Buffer, LaneView
+from gateway.clock import Clock
+from gateway.errors import Misconfigured, Retryable
+from gateway.uplink.anchors import Anchors
+from gateway.uplink.backoff import Backoff
+from gateway.uplink.sender import Sender, Write
+from protos.comboio.v1 import batch_pb2 as pb
+from protos.comboio.v1 import link_pb2 as wire
+from protos.config import UplinkSection
+
+PROTOCOL = 1
+METHOD = "/comboio.v1.Link/Connect"
+WELCOME_TIMEOUT_S = 15.0
+HEARTBEAT_EVERY_S = 10.0
+MAX_MESSAGE_BYTES = 20 << 20
+CHANNEL_OPTIONS = (
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.keepalive_time_ms", 300_000),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.primary_user_agent", "comboio-gateway"),
+    ("grpc.enable_retries", 0),
+)
+
+log = structlog.get_logger("gateway.uplink")
+Call = grpc.aio.StreamStreamCall[wire.Uplink, wire.Downlink]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where to connect and as whom; read anew before each connection, because certificates change."""
+
+    address: str
+    root_pem: bytes
+    chain_pem: bytes
+    key_pem: bytes
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        return grpc.ssl_channel_credentials(self.root_pem, self.key_pem, self.chain_pem)
+
+
+@dataclass(slots=True)
+class LinkHealth:
+    """What a person asks of the link."""
+
+    connected: bool = False
+    connections: int = 0
+    last_error: str = ""
+    acked_batches: int = 0
+    sent_bytes: int = 0
+
+
+class Link:
+    """The uplink. `run()` is supervised and ends only by cancellation."""
+
+    def __init__(
+        self,
+        *,
+        buffer: Buffer,
+        clock: Clock,
+        settings: UplinkSection,
+        endpoint: Callable[[], Endpoint],
+        set_batch_interval: Callable[[float], None],
+        anchors: Anchors,
+        version: str,
+        connected: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._buffer = buffer
+        self._clock = clock
+        self._settings = settings
+        self._endpoint = endpoint
+        self._set_batch_interval = set_batch_interval
+        self._anchors = anchors
+        self._version = version
+        self._connected = connected
+        self._backoff = Backoff()
+        self.health = LinkHealth()
+
+    async def run(self) -> None:
+        await asyncio.sleep(self._backoff.next_s() / 3)  # a fleet that boots together does not knock together
+        while True:
+            delay_s = None
+            try:
+                await self._connection()
+            except* Retryable as group:
+                error = _first(group)
+                delay_s = error.after_s if isinstance(error, Retryable) else None
+                self._failed(str(error))
+            except* grpc.aio.AioRpcError as group:
+                error = _first(group)
+                self._failed(_sentence(error))
+            except* (OSError, Misconfigured) as group:
+                self._failed(str(_first(group)))
+            self.health.connected = False
+            self._set_batch_interval(self._settings.batch_interval_s)
+            await asyncio.sleep(max(delay_s or 0.0, self._backoff.next_s()))
+
+    def _failed(self, why: str) -> None:
+        self.health.last_error = why
+        log.warning("link.down", why=why)
+
+    async def _connection(self) -> None:
+        endpoint = self._endpoint()
+        options = CHANNEL_OPTIONS
+        async with grpc.aio.secure_channel(endpoint.address, endpoint.credentials(), options=options) as channel:
+            method = channel.stream_stream(
+                METHOD,
+                request_serializer=wire.Uplink.SerializeToString,
+                response_deserializer=wire.Downlink.FromString,
+            )
+            call: Call = method()
+            try:
+                await self._conversation(call)
+            finally:
+                call.cancel()
+
+    async def _conversation(self, call: Call) -> None:
+        asked = self._clock.mono_ms()
+        hello = await self._hello()
+        try:
+            async with asyncio.timeout(WELCOME_TIMEOUT_S):
+                await call.write(wire.Uplink(hello=hello))
+                welcome = _welcome(await call.read())
+        except TimeoutError:
+            raise Retryable("the server did not answer Hello") from None
+        if welcome.new_epoch:
+            raise Retryable("the server asks for a new epoch, which this version can't start", after_s=60.0)
+        self._anchors.from_server(asked_mono_ms=asked, server_ms=welcome.server_ms)
+        lock = asyncio.Lock()
+
+        async def write(message: wire.Uplink) -> None:
+            async with lock:
+                await call.write(message)
+
+        window = min(self._settings.window, welcome.limits.max_inflight or self._settings.window)
+        sender = Sender(buffer=self._buffer, write=write, window=window, known_schema=welcome.schema)
+        self._pace(welcome.pace, sender)
+        await sender.acknowledged(welcome.lanes)
+        self.health.connected = True
+        self.health.connections += 1
+        self._connected()
+        log.info("link.up", session=welcome.session)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(sender.run(), name="uplink.send")
+            tasks.create_task(self._read(call, sender, write), name="uplink.read")
+            tasks.create_task(self._watch(sender), name="uplink.watch")
+            tasks.create_task(self._heartbeat(sender, write), name="uplink.heartbeat")
+
+    async def _hello(self) -> wire.Hello:
+        opening = self._buffer.opening
+        views = await self._buffer.views()
+        schemas = await self._buffer.schemas()
+        last = self._anchors.last
+        return wire.Hello(
+            protocol=PROTOCOL,
+            epoch=opening.epoch,
+            opens=opening.opens,
+            boot=opening.boot,
+            boot_id=opening.boot_id,
+            lanes=[_lane_state(view) for view in views],
+            schema=schemas[-1].schema if schemas else 0,
+            codecs=[pb.CODEC_NONE, pb.CODEC_ZSTD],
+            mono_ms=self._clock.mono_ms(),
+            wall_ms=self._clock.wall_ms(),
+            clock=wire.ClockState(source=last.source, err_ms=last.err_ms) if last else None,
+            running=wire.RunningConfig(local_management=True),
+            version=self._version,
+            run_id=opening.run_id,
+        )
+
+    async def _read(self, call: Call, sender: Sender, write: Write) -> None:
+        while True:
+            message = await call.read()
+            if not isinstance(message, wire.Downlink):
+                raise Retryable("the server closed the stream")
+            await self._answer(message, sender, write)
+
+    async def _answer(self, message: wire.Downlink, sender: Sender, write: Write) -> None:
+        kind = message.WhichOneof("msg")
+        if kind == "ack":
+            before = sender.acked_batches
+            await sender.acknowledged(message.ack.lanes)
+            if message.ack.need_schema:
+                sender.repeat_declares()
+            if sender.acked_batches > before:
+                self._backoff.reset()
+                self.health.acked_batches += sender.acked_batches - before
+        elif kind == "reject":
+            await sender.rejected(message.reject)
+        elif kind == "pace":
+            self._pace(message.pace, sender)
+        elif kind == "goodbye":
+            text = message.goodbye.text or wire.GoodbyeReason.Name(message.goodbye.reason)
+            raise Retryable(f"the server said goodbye: {text}", after_s=message.goodbye.return_after_ms / 1000)
+        else:
+            await _refuse_politely(message, write)
+
+    def _pace(self, pace: wire.Pace, sender: Sender) -> None:
+        if pace.batch_interval_ms:
+            self._set_batch_interval(pace.batch_interval_ms / 1000)
+        if pace.window:
+            sender.window = min(pace.window, self._settings.window)
+
+    async def _watch(self, sender: Sender) -> None:
+        """Give the connection up when what was sent is not acknowledged."""
+        quiet_since, seen = self._clock.mono_ms(), (-1, 0)
+        while True:
+            await asyncio.sleep(min(1.0, self._settings.ack_timeout_s / 4))
+            now, state = self._clock.mono_ms(), (sender.acked_batches, min(1, sender.in_flight))
+            if not sender.in_flight or state != seen:
+                quiet_since, seen = now, state
+            elif now - quiet_since > self._settings.ack_timeout_s * 1000:
+                raise Retryable(f"no acknowledgement for {self._settings.ack_timeout_s:.0f} s; the link is dead")
+
+    async def _heartbeat(self, sender: Sender, write: Write) -> None:
+        sent = -1
+        while True:
+            if sender.sent_batches == sent:
+                self._anchors.from_kernel()
+                await write(wire.Uplink(heartbeat=self._heartbeat_message()))
+            sent = sender.sent_batches
+            await asyncio.sleep(HEARTBEAT_EVERY_S)
+
+    def _heartbeat_message(self) -> wire.Heartbeat:
+        usage = self._buffer.usage()
+        lanes = [
+            wire.LaneComplete(
+                lane=said.lane, seq=said.seq, complete_to=wire.CompleteTo(boot=said.boot, mono_ms=said.mono_ms)
+            )
+            for said in self._buffer.completeness()
+        ]
+        backlog = wire.Backlog(batches=usage.waiting_batches, bytes=usage.bytes_on_disk)
+        return wire.Heartbeat(lanes=lanes, backlog=backlog)
+
+
+async def _refuse_politely(message: wire.Downlink, write: Write) -> None:
+    """What this version can't do is answered, so that nobody waits."""
+    if message.WhichOneof("msg") == "command":
+        text = f"this gateway does not know the command {message.command.name!r}"
+        result = wire.CommandResult(id=message.command.id, state=wire.COMMAND_UNSUPPORTED, text=text)
+        await write(wire.Uplink(command_result=result))
+    elif message.WhichOneof("msg") == "config_offer":
+        offer = message.config_offer
+        status = wire.ConfigStatus(
+            generation=offer.generation,
+            hash=offer.hash,
+            phase=wire.CONFIG_REJECTED,
+            text="this gateway is configured by hand (management = local)",
+        )
+        await write(wire.Uplink(config_status=status))
+
+
+def _welcome(message: object) -> wire.Welcome:
+    if not isinstance(message, wire.Downlink):
+        raise Retryable("the server closed the stream before Welcome")
+    if message.WhichOneof("msg") == "goodbye":
+        goodbye = message.goodbye
+        raise Retryable(f"the server refused: {goodbye.text}", after_s=goodbye.return_after_ms / 1000)
+    if message.WhichOneof("msg") != "welcome":
+        raise Retryable("the server answered Hello with something else")
+    return message.welcome
+
+
+def _lane_state(view: LaneView) -> wire.LaneState:
+    held = [pb.Range(first=first, last=last) for first, last in view.held]
+    return wire.LaneState(lane=view.lane, next_seq=view.next_seq, held=held)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, grpc.aio.AioRpcError):
+        with contextlib.suppress(Exception):
+            return f"{error.code().name}: {error.details()}"
+    return str(error)

@@ -1,0 +1,115 @@
+"""One connection's sending side: which batch goes next, what is in flight, what the server has said.
+
+Resend rule: nothing is remembered across connections but what the buffer knows to be acknowledged; a new connection
+starts from the server's word in Welcome. So a batch may be sent twice, never zero times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from gateway.buffer.buffer import Buffer, SealedBatch
+from protos.comboio.v1 import batch_pb2 as pb
+from protos.comboio.v1 import link_pb2 as wire
+from protos.ranges import Ranges
+
+ORDER = (pb.URGENT, pb.TELEMETRY)
+IDLE_WAIT_S = 1.0
+Write = Callable[[wire.Uplink], Awaitable[None]]
+
+
+class Sender:
+    """Sends what is leased, within the window. `progress` counts acknowledged batches."""
+
+    def __init__(self, *, buffer: Buffer, write: Write, window: int, known_schema: int) -> None:
+        self._buffer = buffer
+        self._write = write
+        self.window = window
+        self._known_schema = known_schema
+        self._declared: set[int] = set()
+        self._position = dict.fromkeys(ORDER, 0)
+        self._in_flight: dict[tuple[int, int], None] = {}
+        self._room = asyncio.Event()
+        self._repeat_declares = False
+        self.paused_until: float = 0.0
+        self.sent_batches = self.acked_batches = self.sent_bytes = 0
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._in_flight)
+
+    async def run(self) -> None:
+        """Send for ever; ends only by cancellation or a failing write."""
+        while True:
+            if self._repeat_declares:
+                self._repeat_declares = False
+                self._declared.clear()
+                self._known_schema = 0
+                self.restart()
+            if not await self._send_some():
+                await self._buffer.wait_sealed(IDLE_WAIT_S)
+
+    async def _send_some(self) -> bool:
+        """Fill the window; False when there is nothing to send."""
+        for lane in ORDER:
+            room = self.window - len(self._in_flight)
+            if room <= 0:
+                self._room.clear()
+                await self._room.wait()
+                return True
+            batches = await self._buffer.lease(lane, self._position[lane], room)
+            if batches:
+                await self._declare(batches)
+                for batch in batches:
+                    await self._send(batch)
+                return True
+        return False
+
+    async def _declare(self, batches: Sequence[SealedBatch]) -> None:
+        unknown = {b.schema for b in batches if b.schema > self._known_schema} - self._declared
+        if not unknown:
+            return
+        for declare in await self._buffer.schemas():
+            if declare.schema in unknown:
+                await self._write(wire.Uplink(declare=declare))
+                self._declared.add(declare.schema)
+
+    async def _send(self, batch: SealedBatch) -> None:
+        self._in_flight[batch.lane, batch.seq] = None
+        self._position[batch.lane] = batch.seq
+        await self._write(wire.Uplink(batch=batch.envelope(self._buffer.opening.epoch)))
+        self.sent_batches += 1
+        self.sent_bytes += len(batch.body)
+
+    async def acknowledged(self, lanes: Sequence[wire.LaneReceived]) -> None:
+        """The server holds these durably."""
+        for said in lanes:
+            received = Ranges((r.first, r.last) for r in said.above)
+            if said.acked:
+                received.add(1, said.acked)
+            await self._buffer.ack(said.lane, received)
+            done = [key for key in self._in_flight if key[0] == said.lane and key[1] in received]
+            for key in done:
+                self._landed(key)
+            self.acked_batches += len(done)
+
+    async def rejected(self, reject: wire.Reject) -> None:
+        """The server refused one batch for good."""
+        await self._buffer.reject(reject.lane, reject.seq, reject.reason)
+        self._landed((reject.lane, reject.seq))
+
+    def repeat_declares(self) -> None:
+        """The server misses a schema: say them all again, then what is not acknowledged."""
+        self._repeat_declares = True
+        self._room.set()
+
+    def restart(self) -> None:
+        """Offer everything unacknowledged again."""
+        self._in_flight.clear()
+        self._position = dict.fromkeys(ORDER, 0)
+        self._room.set()
+
+    def _landed(self, key: tuple[int, int]) -> None:
+        self._in_flight.pop(key, None)
+        self._room.set()

@@ -1,0 +1,482 @@
+from __future__ import annotations
+
+import struct
+import time
+import tracemalloc
+from collections.abc import Sequence
+
+import pytest
+import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from protos.columns import (
+    MAX_COUNT,
+    Block,
+    BodyError,
+    ColumnSpec,
+    Schema,
+    decode,
+    encode,
+    from_wire,
+    narrow32,
+    pack,
+    propose,
+    to_wire,
+    unpack,
+    widen32,
+)
+from protos.comboio.v1 import batch_pb2 as pb
+from tests.protos.bodies import BITS, FLOATS, Case, bits, block_bits, cases, column_bits, expected
+
+SLOW = settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+
+
+def one_group(*series: pb.Series, period_ms: int = 1000, late_source: bool = False) -> Schema:
+    for number, one in enumerate(series, start=1):
+        one.id = number
+        one.name = one.name or f"s{number}"
+    group = pb.Group(id=1, sensor="meter", period_ms=period_ms, series=series, late_source=late_source)
+    return Schema.from_declare(pb.Declare(groups=[group]))
+
+
+def round_trip(schema: Schema, block: Block) -> list[list[object]]:
+    data, count = encode(schema, boot=1, blocks=[block])
+    return [list(column) for column in decode(schema, data, count=count).blocks[0].columns]
+
+
+# --- the format can't drift ------------------------------------------------------------------------
+
+
+def golden() -> tuple[Schema, list[Block], list[tuple[int, pb.Event]]]:
+    fridge = pb.Group(
+        id=1,
+        sensor="fridge",
+        period_ms=1000,
+        series=[
+            pb.Series(id=1, name="temperature", type=pb.VT_FLOAT64, exp=1, ref=40),
+            pb.Series(id=2, name="door", type=pb.VT_BOOL),
+            pb.Series(id=3, name="state", type=pb.VT_STRING),
+            pb.Series(id=4, name="level", type=pb.VT_FLOAT64, raw=True),
+        ],
+    )
+    logger = pb.Group(
+        id=2,
+        sensor="logger",
+        period_ms=60_000,
+        late_source=True,
+        series=[pb.Series(id=5, name="total", type=pb.VT_UINT64, ref=100)],
+    )
+    blocks = [
+        Block(1, [5000, 6001, 6999], [[41, 0.05, 39], [1, 1, 1], ["on", "off", "on"], [0.5, 0.5, -0.0]]),
+        Block(2, [5500, 5400], [[2**64 - 1, None]], [[0, pb.QUALITY_BAD_COMM]], [1000, 400]),
+    ]
+    return Schema.from_declare(pb.Declare(groups=[fridge, logger])), blocks, [(5001, pb.Event(kind=9, detail=b"x"))]
+
+
+GOLDEN = bytes.fromhex(
+    "0809"  # boot 9
+    "108827"  # base 5000
+    "1a020102"  # groups
+    "22020302"  # rows
+    "2a08" "00" "02" "03" "e807" "87ab07"  # t: 0, 1, -2 | 500, -60100
+    "3209" "02" "00" "03" "02" "00" "02" "01" "c901"  # v: 1, 0, -2 | 1 | 0, 1, -1 | 2^64-1-100 = -101
+    "3a01" "0a"  # constant: the second and the fourth of the columns that are not raw
+    "4218" "000000000000e03f" "000000000000e03f" "0000000000000080"
+    "4a01" "01"  # the exception is the second reading,
+    "5208" "9a9999999999a93f"  # 0.05
+    "5a026f6e" "5a036f6666"  # on, off
+    "62010d" "6a0101" "720102"  # from reading 13 on, one, BAD_COMM
+    "7a07" "1002" "1809" "2a0178"  # event: t 1, integrity, x
+    "820104" "d00f" "af09"  # device times 1000, -600
+)  # fmt: skip
+
+
+def test_the_bytes_of_a_body_are_these() -> None:
+    schema, blocks, events = golden()
+    data, count = encode(schema, boot=9, blocks=blocks, events=events)
+    assert (data.hex(" "), count) == (GOLDEN.hex(" "), 14)
+
+
+def test_these_bytes_are_read_as_these_values() -> None:
+    schema, _blocks, events = golden()
+    decoded = decode(schema, GOLDEN, count=14)
+    assert (decoded.boot, decoded.base_mono_ms, decoded.events) == (9, 5000, events)
+    fridge, logger = decoded.blocks
+    assert fridge.times == [5000, 6001, 6999]
+    assert fridge.columns[:3] == [[4.1, 0.05, 3.9], [True, True, True], ["on", "off", "on"]]
+    assert column_bits(fridge.columns[3]) == column_bits([0.5, 0.5, -0.0])
+    assert (logger.columns, logger.quality, logger.device_ms) == ([[2**64 - 1, None]], [[0, 2]], [1000, 400])
+
+
+# --- lossless ---------------------------------------------------------------------------------------
+
+
+@SLOW
+@given(cases())
+def test_whatever_is_encoded_is_decoded_bit_for_bit(case: Case) -> None:
+    schema = case.schema
+    data, count = encode(schema, boot=case.boot, blocks=case.blocks, events=case.events)
+    assert count == sum(len(block.times) * len(block.columns) for block in case.blocks)
+    decoded = decode(schema, data, count=count)
+    assert decoded.boot == case.boot
+    assert decoded.events == case.events
+    assert [block_bits(block) for block in decoded.blocks] == [
+        block_bits(expected(schema, block)) for block in case.blocks
+    ]
+
+
+@given(st.integers(0, 0xFFFFFFFF))
+def test_a_float32_keeps_every_bit_while_it_lives_as_a_float64(pattern: int) -> None:
+    wide = widen32(pattern)
+    assert narrow32(wide) == pattern
+    if wide == wide:  # noqa: PLR0124
+        assert wide == struct.unpack("<f", pattern.to_bytes(4, "little"))[0]
+
+
+def test_a_signalling_nan_of_32_bits_stays_signalling() -> None:
+    schema = one_group(pb.Series(type=pb.VT_FLOAT32, exp=1), pb.Series(type=pb.VT_FLOAT32, raw=True))
+    wide = widen32(0xFF80_0001)
+    for column in round_trip(schema, Block(1, [5, 6], [[11, wide], [1.5, wide]])):
+        assert narrow32(column[1]) == 0xFF80_0001  # type: ignore[arg-type]
+
+
+def test_a_float64_that_is_no_float32_is_not_narrowed() -> None:
+    for value in (0.1, 1e300, BIG_NAN):
+        with pytest.raises(ValueError, match="no widened float32"):
+            narrow32(value)
+
+
+BIG_NAN = struct.unpack("<d", (0x7FF8_0000_0000_0001).to_bytes(8, "little"))[0]
+
+
+@pytest.mark.parametrize(
+    ("type_", "values"),
+    [
+        (pb.VT_INT64, [-(2**63), 2**63 - 1, -(2**63), 0]),
+        (pb.VT_UINT64, [0, 2**64 - 1, 0, 2**63]),
+        (pb.VT_FLOAT64, [2**53 - 1, -(2**53) + 1, 1]),
+    ],
+)
+def test_integers_keep_their_extremes(type_: pb.ValueType.ValueType, values: list[int]) -> None:
+    for ref in (0, 5, -(2**63), 2**63 - 1):
+        schema = one_group(pb.Series(type=type_, ref=ref))
+        assert round_trip(schema, Block(1, list(range(len(values))), [values])) == [values]
+
+
+def test_a_float_equal_to_the_integers_around_it_is_still_an_exception() -> None:
+    schema = one_group(pb.Series(type=pb.VT_FLOAT64, exp=2))
+    for column in ([1, 1.0, 1], [1.0, 1, 1], [1, 2, 2.0], [0, -0.0, 0]):
+        wanted = column_bits(from_wire(schema.groups[1].columns[0], column))
+        assert column_bits(round_trip(schema, Block(1, [1, 2, 3], [column]))[0]) == wanted
+
+
+# --- real values and wire values ---------------------------------------------------------------------
+
+
+@given(
+    st.sampled_from([{"exp": 0}, {"exp": 2}, {"exp": 10}, {"scale": 0.1, "offset": -40.0}, {"raw": True}]), st.data()
+)
+def test_real_values_survive_the_way_to_the_wire_and_back(form: dict[str, float], data: st.DataObject) -> None:
+    column = ColumnSpec(id=1, name="x", **form)  # type: ignore[arg-type]
+    values = data.draw(st.lists(FLOATS | st.integers(-9999, 9999).map(lambda i: i / 100) | st.none()))
+    assert column_bits(from_wire(column, to_wire(column, values))) == column_bits(values)
+
+
+@given(st.lists(st.integers(-(2**52), 2**52)), st.integers(0, 6), st.sampled_from([pb.VT_FLOAT64, pb.VT_FLOAT32]))
+def test_decimals_become_integers(integers: list[int], exp: int, type_: pb.ValueType.ValueType) -> None:
+    column = ColumnSpec(id=1, name="x", exp=exp, type=type_)
+    if type_ == pb.VT_FLOAT32:
+        integers = [integer % 100_000 for integer in integers]
+    values = from_wire(column, integers)
+    assert to_wire(column, values) == integers
+
+
+def test_the_smallest_exponent_that_fits_is_proposed() -> None:
+    assert propose([1.0, 2.0], pb.VT_FLOAT64) == (0, False)
+    assert propose([20.1, 20.25, 20.0], pb.VT_FLOAT64) == (2, False)
+    assert propose([widen32(narrow) for narrow in (0x41A0CCCD, 0x41A1999A)], pb.VT_FLOAT32) == (1, False)
+    assert propose([0.1] * 999 + [0.123], pb.VT_FLOAT64) == (1, False)
+    assert propose([0.1] * 6 + [1e-300 / 3] * 4, pb.VT_FLOAT64) == (0, True)
+    assert propose([0.1] * 8 + [1e-300 / 3] * 2, pb.VT_FLOAT64) == (1, False)
+
+
+# --- what can't be said is refused ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        pb.Series(type=pb.VT_INT64, exp=1),
+        pb.Series(type=pb.VT_STRING, raw=True),
+        pb.Series(raw=True, exp=2),
+        pb.Series(exp=23),
+        pb.Series(scale=float("nan")),
+        pb.Series(offset=1.0),
+        pb.Series(scale=2.0, exp=1),
+        pb.Series(type=pb.VT_BOOL, ref=2),
+        pb.Series(type=99),  # type: ignore[arg-type]
+    ],
+    ids=str,
+)
+def test_a_declaration_without_meaning_is_refused(series: pb.Series) -> None:
+    with pytest.raises(BodyError):
+        one_group(series)
+
+
+def test_ids_are_declared_once() -> None:
+    twice = [pb.Group(id=1, series=[pb.Series(id=1)]), pb.Group(id=2, series=[pb.Series(id=1)])]
+    for groups in (twice, [pb.Group(id=1), pb.Group(id=1)], [pb.Group(id=0)]):
+        with pytest.raises(BodyError):
+            Schema.from_declare(pb.Declare(groups=groups))
+
+
+@pytest.mark.parametrize(
+    ("type_", "values", "quality"),
+    [
+        (pb.VT_FLOAT64, [1, None], None),
+        (pb.VT_FLOAT64, [1, None], [0, pb.QUALITY_STALE]),
+        (pb.VT_FLOAT64, [1, "2"], None),
+        (pb.VT_INT64, [1, 2**63], None),
+        (pb.VT_UINT64, [1, -1], None),
+        (pb.VT_BOOL, [1, 2], None),
+        (pb.VT_STRING, ["a", 1], None),
+        (pb.VT_FLOAT64, [1], None),
+        (pb.VT_FLOAT64, [1, 2], [0]),
+        (pb.VT_FLOAT64, [1, 2], [0, 7]),
+    ],
+)
+def test_readings_that_do_not_fit_are_refused(
+    type_: pb.ValueType.ValueType, values: Sequence[int | str | None], quality: list[int] | None
+) -> None:
+    with pytest.raises(BodyError):
+        encode(one_group(pb.Series(type=type_)), boot=1, blocks=[Block(1, [1, 2], [values], [quality])])
+
+
+def damaged(**changes: object) -> bytes:
+    schema, blocks, events = golden()
+    body = pb.Body.FromString(encode(schema, boot=9, blocks=blocks, events=events)[0])
+    for name, value in changes.items():
+        body.ClearField(name)  # type: ignore[arg-type]
+        body.MergeFrom(pb.Body(**{name: value}))  # type: ignore[arg-type]
+    return body.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"group": [1, 3]},
+        {"group": [1]},
+        {"rows": [3, 0]},
+        {"rows": [2, 2]},
+        {"rows": [3, 2**31]},
+        {"t": [0, 1, -2, 500]},
+        {"t": [-5001, 1, -2, 500, 0]},
+        {"v": [1, 0, -2, 1, 0, 1, -1]},
+        {"v": [1, 0, -2, 1, 0, 1, -1, 0, 0]},
+        {"v": [1, 0, -2, 2, 0, 1, -1, 0]},
+        {"v": [1, 0, -2, 1, 0, 1, 1, 0]},
+        {"constant": b""},
+        {"constant": b"\x1a"},
+        {"constant": b"\x0a\x00"},
+        {"d": [1.0, 2.0]},
+        {"xpos": []},
+        {"xpos": [14]},
+        {"xpos": [6]},
+        {"xpos": [9]},
+        {"xpos": [2, 1], "xval": [1.0, 2.0]},
+        {"strings": ["on"]},
+        {"q_pos": []},
+        {"q_pos": [14]},
+        {"q_len": [0]},
+        {"q_len": [2]},
+        {"q_code": [0]},
+        {"q_code": [7]},
+        {"device_ms": [1]},
+        {"base_mono_ms": 2**53},
+        {"events": [pb.Event(t=-5001)]},
+        {"events": [pb.Event()] * 65_537},
+    ],
+    ids=lambda changes: str(changes)[:40],
+)
+def test_a_body_that_does_not_add_up_is_refused(changes: dict[str, object]) -> None:
+    schema = golden()[0]
+    decode(schema, damaged(), count=14)
+    with pytest.raises(BodyError):
+        decode(schema, damaged(**changes), count=14)
+
+
+def test_the_count_must_be_exact() -> None:
+    for count in (0, 13, 15):
+        with pytest.raises(BodyError):
+            decode(golden()[0], GOLDEN, count=count)
+
+
+def test_fields_of_a_later_version_are_skipped_and_repeated_ones_refused() -> None:
+    schema = golden()[0]
+    assert decode(schema, GOLDEN + b"\x88\x01\x05" + b"\x92\x01\x01x", count=14) == decode(schema, GOLDEN, count=14)
+    for more in (b"\x08\x09", b"\x32\x00", b"\x30\x00", b"\x88\x01", b"\x92\x01\x05x", b"\x03", b"\x00\x00"):
+        with pytest.raises(BodyError):
+            decode(schema, GOLDEN + more, count=14)
+
+
+# --- bad bytes -----------------------------------------------------------------------------------------
+
+
+def mutate(data: bytes, edits: list[tuple[int, int, int]]) -> bytes:
+    out = bytearray(data)
+    for kind, position, byte in edits:
+        at = position % (len(out) + 1)
+        if kind == 0:
+            out[at : at + 1] = bytes((byte,))
+        elif kind == 1:
+            out[at:at] = bytes((byte,))
+        else:
+            del out[at : at + 1 + byte % 4]
+    return bytes(out)
+
+
+EDITS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=4)
+
+
+@SLOW
+@given(cases(), EDITS)
+def test_a_damaged_body_is_refused_or_has_the_count_it_declares(case: Case, edits: list[tuple[int, int, int]]) -> None:
+    schema = case.schema
+    data, count = encode(schema, boot=1, blocks=case.blocks, events=case.events)
+    try:
+        decoded = decode(schema, mutate(data, edits), count=count)
+    except BodyError:
+        return
+    assert sum(len(column) for block in decoded.blocks for column in block.columns) == count
+    assert all(len(column) == len(block.times) for block in decoded.blocks for column in block.columns)
+
+
+@SLOW
+@given(st.binary(max_size=200), st.integers(0, 50))
+def test_noise_is_no_body(data: bytes, count: int) -> None:
+    try:
+        decoded = decode(golden()[0], data, count=count)
+    except BodyError:
+        return
+    assert sum(len(column) for block in decoded.blocks for column in block.columns) == count
+
+
+DICTIONARY = b"temperature humidity pressure " * 20
+
+
+@SLOW
+@given(st.binary(max_size=300), st.booleans(), st.sampled_from([1, 3, 12]))
+def test_what_is_packed_is_unpacked(data: bytes, with_dictionary: bool, level: int) -> None:
+    dictionary = DICTIONARY if with_dictionary else None
+    codec, packed = pack(data * 3, level=level, dictionary=dictionary)
+    assert len(packed) <= 3 * len(data)
+    assert unpack(codec, packed, body_len=3 * len(data), dictionary=dictionary) == data * 3
+
+
+def test_what_does_not_shrink_is_left_as_it_is() -> None:
+    assert pack(b"\x01\x02") == (pb.CODEC_NONE, b"\x01\x02")
+
+
+@SLOW
+@given(st.binary(min_size=20, max_size=300), EDITS, st.booleans())
+def test_a_damaged_frame_is_refused_or_has_its_length(
+    data: bytes, edits: list[tuple[int, int, int]], with_dictionary: bool
+) -> None:
+    dictionary = DICTIONARY if with_dictionary else None
+    codec, packed = pack(data * 3, dictionary=dictionary)
+    try:
+        body = unpack(codec, mutate(packed, edits), body_len=3 * len(data), dictionary=dictionary)
+    except BodyError:
+        return
+    assert len(body) == 3 * len(data)
+
+
+def test_frames_that_are_not_exactly_one_body_are_refused() -> None:
+    body = b"abc" * 100
+    _, packed = pack(body)
+    sized = zstandard.ZstdCompressor(write_content_size=True).compress(body)
+    skippable = b"\x50\x2a\x4d\x18\x04\x00\x00\x00abcd"
+    assert unpack(pb.CODEC_ZSTD, sized, body_len=300) == body
+    for data, length in [
+        (packed, 299), (packed, 301), (sized, 299), (packed + b"x", 300), (packed + packed, 600),
+        (packed[:-1], 300), (skippable, 4), (skippable + packed, 300), (b"", 0), (packed, 0), (packed, 1 << 30),
+    ]:  # fmt: skip
+        with pytest.raises(BodyError):
+            unpack(pb.CODEC_ZSTD, data, body_len=length)
+    for codec in (pb.CODEC_ZSTD_DICT, 3, -1):
+        with pytest.raises(BodyError):
+            unpack(codec, packed, body_len=300)
+
+
+# --- bombs ---------------------------------------------------------------------------------------------
+
+
+def refused_cheaply(schema: Schema, data: bytes, count: int, *, limit_mb: int, limit_s: float = 5.0) -> None:
+    tracemalloc.start()
+    started = time.process_time()
+    try:
+        with pytest.raises(BodyError):
+            decode(schema, data, count=count)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < limit_mb << 20
+    assert time.process_time() - started < limit_s
+
+
+@pytest.mark.parametrize("count", [2**31, MAX_COUNT + 1, MAX_COUNT, 1])
+def test_constants_are_not_expanded_on_the_word_of_their_sender(count: int) -> None:
+    schema = one_group(pb.Series())
+    body = pb.Body(group=[1] * 1000, rows=[2**31] * 1000, t=[0] * 1000, v=[0] * 1000, constant=b"\xff" * 125)
+    refused_cheaply(schema, body.SerializeToString(), count, limit_mb=5)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pb.Body(group=[1] * 4_000_000, rows=[1] * 4_000_000),
+        pb.Body(v=[0] * 8_000_000),
+        pb.Body(constant=b"\xff" * 8_000_000),
+        pb.Body(q_pos=[0] * 2_000_000, q_len=[1] * 2_000_000, q_code=[1] * 2_000_000),
+        pb.Body(strings=[""] * 4_000_000),
+        pb.Body(events=[pb.Event()] * 2_000_000),
+    ],
+    ids=["groups", "integers", "bitmap", "runs", "strings", "events"],
+)
+def test_arrays_without_readings_are_refused_before_they_grow(body: pb.Body) -> None:
+    refused_cheaply(one_group(pb.Series()), body.SerializeToString(), 1, limit_mb=100)
+
+
+def test_many_narrow_groups_take_linear_time() -> None:
+    schema = one_group(pb.Series())
+    started = time.process_time()
+    data, count = encode(schema, boot=1, blocks=[Block(1, [5], [[5]])] * 100_000)
+    assert len(decode(schema, data, count=count).blocks) == 100_000
+    assert time.process_time() - started < 20
+
+
+def test_a_frame_is_not_unpacked_beyond_its_declared_length() -> None:
+    bomb = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(1 << 28))
+    promise = zstandard.ZstdCompressor(write_content_size=True).compress(bytes(1 << 28))
+    tracemalloc.start()
+    try:
+        for data in (bomb, promise):
+            with pytest.raises(BodyError):
+                unpack(pb.CODEC_ZSTD, data, body_len=1000)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_bits_tell_what_equality_does_not() -> None:
+    assert bits(0.0) != bits(-0.0)
+    assert bits(1) != bits(1.0) != bits(True)
+
+
+@given(BITS)
+def test_every_pattern_of_64_bits_travels_as_an_exception(value: float) -> None:
+    schema = one_group(pb.Series(exp=2))
+    assert column_bits(round_trip(schema, Block(1, [1, 2], [[7, value]]))[0]) == column_bits([0.07, value])

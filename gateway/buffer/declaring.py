@@ -74,7 +74,7 @@ def _learn_series(series: pb.Series, values: Sequence[object]) -> None:
         if raw:
             return
         series.exp, series.raw = exp, False
-        column = columns.ColumnSpec.from_series(series)
+        column = columns.ColumnSpec(id=series.id, name=series.name, type=series.type, exp=exp)
         values = columns.to_wire(column, floats)
     integers = sorted(v for v in values if isinstance(v, int))
     if integers:

@@ -38,6 +38,7 @@ from gateway.buffer.tail import Position, Tail
 from gateway.buffer.urgent import EventReceipt, Taken, UrgentLane, gap_event, integrity_events
 from gateway.clock import Clock
 from gateway.reading import GroupShape, Lost, Row
+from protos.columns import BodyError
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.config import BufferSection
 from protos.ranges import Ranges
@@ -339,8 +340,8 @@ class DiskBuffer:
             if not self._unsealed:
                 return
             snapshot = await self._snapshot()
-            learnt = learn(self._declared, snapshot.rows, self._learnt)
             try:
+                learnt = learn(self._declared, snapshot.rows, self._learnt)
                 size = await self._in("store", self._commit, snapshot, learnt)
             except BaseException:
                 self._put_back(snapshot)
@@ -377,17 +378,14 @@ class DiskBuffer:
 
     def _commit(self, snapshot: _Snapshot, learnt: Declared | None) -> int:
         codebook = self._codebook if learnt is None else sealing.Codebook.of(learnt.body, learnt.shape)
-        state = self._store.lanes[pb.TELEMETRY]
-        before = (state.complete_boot, state.complete_mono_ms)
-        batches = snapshot.urgent.batch(codebook, seq=self._store.lanes[pb.URGENT].next_seq)
-        batches += sealing.telemetry(
-            codebook,
-            self.opening.boot,
-            snapshot.rows,
-            first_seq=state.next_seq,
-            complete=max(snapshot.complete, before),
-            before=before,
-        )
+        try:
+            telemetry = self._telemetry(codebook, snapshot, snapshot.rows)
+        except (BodyError, TypeError, ValueError) as error:
+            log.error("rows.refused", error=str(error))
+            good, refused = sealing.sift(codebook, self.opening.boot, snapshot.rows)
+            snapshot.urgent.gaps += [_refused_gap(g, self.opening.boot, rows) for g, rows in refused.items()]
+            telemetry = self._telemetry(codebook, snapshot, good)
+        batches = snapshot.urgent.batch(codebook, seq=self._store.lanes[pb.URGENT].next_seq) + telemetry
         sealed = Sealing(
             batches=batches,
             tail=snapshot.position,
@@ -396,6 +394,20 @@ class DiskBuffer:
         )
         self._store.seal(sealed, now_ms=self._clock.wall_ms())
         return sum(len(b.body) for b in batches)
+
+    def _telemetry(
+        self, codebook: sealing.Codebook, snapshot: _Snapshot, rows: dict[int, list[Row]]
+    ) -> list[SealedBatch]:
+        state = self._store.lanes[pb.TELEMETRY]
+        before = (state.complete_boot, state.complete_mono_ms)
+        return sealing.telemetry(
+            codebook,
+            self.opening.boot,
+            rows,
+            first_seq=state.next_seq,
+            complete=max(snapshot.complete, before),
+            before=before,
+        )
 
     def _put_back(self, snapshot: _Snapshot) -> None:
         for group, members in snapshot.rows.items():
@@ -541,3 +553,8 @@ class DiskBuffer:
             return await asyncio.get_running_loop().run_in_executor(self._threads[thread], call, *args)
         except sqlite3.Error as error:
             raise OSError(f"{self._folder / 'sealed.db'}: {error}") from error
+
+
+def _refused_gap(group: int, boot: int, rows: Sequence[Row]) -> pb.Gap:
+    times = [row.mono_ms for row in rows]
+    return ledger.lost_gap(group, boot, Lost(min(times) - 1, max(times) + 1, len(rows), pb.GAP_REFUSED))

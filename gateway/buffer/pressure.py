@@ -14,7 +14,7 @@ from gateway.buffer.sealed import Sealed, Sealing
 from gateway.buffer.urgent import gap_event
 from protos.comboio.v1 import batch_pb2 as pb
 
-DROP_AT_ONCE = 64
+DROP_AT_ONCE = 16
 
 log = structlog.get_logger("gateway.buffer")
 
@@ -30,8 +30,11 @@ def relieve(
 ) -> None:
     """Delete what may go. `seal_with` commits a gap event and a removal in one transaction."""
     store.forget_acknowledged(sealed_before_ms=now_ms - keep_ms)
+    if used() <= limit_bytes:
+        return
+    store.checkpoint()  # the log shrinks only so; what it holds must not cost readings
     while used() > limit_bytes and store.forget_acknowledged(sealed_before_ms=now_ms + 1):
-        pass
+        store.checkpoint()
     while used() > limit_bytes:
         oldest = store.oldest_waiting(pb.TELEMETRY, DROP_AT_ONCE)
         if not oldest:
@@ -40,3 +43,4 @@ def relieve(
         log.error("batches.dropped", batches=len(oldest), readings=gap.count, reason="buffer limit reached")
         event = gap_event(gap, pb.SEVERITY_ALARM)
         seal_with(event, Sealing(drops=[(pb.TELEMETRY, seq) for seq, _ in oldest]))
+        store.checkpoint()

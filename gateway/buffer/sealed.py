@@ -143,7 +143,7 @@ class Sealed:
         run("SELECT lane, max(seq) FROM batch GROUP BY lane").fetchall()
 
     @contextlib.contextmanager
-    def transaction(self, *, synchronous: str = "FULL") -> Iterator[Callable[..., sqlite3.Cursor]]
+    def transaction(self, *, synchronous: str = "FULL") -> Iterator[Callable[..., sqlite3.Cursor]]:
         self._db.execute(f"PRAGMA synchronous={synchronous}")
         self._db.execute("BEGIN IMMEDIATE")
         try:
@@ -318,6 +318,10 @@ class Sealed:
             if len(found) >= limit:
                 break
         return found
+
+    def checkpoint(self) -> None:
+        """Move the write-ahead log into the file and empty it."""
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def bytes_used(self) -> int:
         """Pages in use, and the write-ahead log."""

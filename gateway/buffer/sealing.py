@@ -59,6 +59,21 @@ def urgent(
     return _batch(pb.URGENT, seq, codebook.number, body, count, complete)
 
 
+def sift(codebook: Codebook, boot: int, rows: Rows) -> tuple[dict[int, list[Row]], dict[int, list[Row]]]:
+    """(encodable, refused) rows, for when a driver handed over something its declaration does not allow."""
+    good: dict[int, list[Row]] = {}
+    refused: dict[int, list[Row]] = {}
+    for group, members in rows.items():
+        for row in members:
+            try:
+                columns.encode(codebook.schema, boot=boot, blocks=[_block(codebook, group, [row])])
+            except (columns.BodyError, TypeError, ValueError):
+                refused.setdefault(group, []).append(row)
+            else:
+                good.setdefault(group, []).append(row)
+    return good, refused
+
+
 def _batch(
     lane: pb.Lane.ValueType, seq: int, schema: int, body: bytes, count: int, complete: Instant
 ) -> SealedBatch:

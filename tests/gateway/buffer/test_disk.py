@@ -1,0 +1,460 @@
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from gateway.buffer import disk
+from gateway.reading import GroupShape, Lost, Row, SeriesShape
+from protos.comboio.v1 import batch_pb2 as pb
+from protos.config import BufferSection
+from protos.ranges import Ranges
+from tests.gateway.buffer.boxes import COOLING, METER, Box, TurnedClock, batches, blocks, gaps, values
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Box:
+    return Box(tmp_path / "buffer")
+
+
+async def test_a_row_comes_back_bit_for_bit_from_its_batch(box: Box) -> None:
+    buffer = await box.open([COOLING, METER])
+    box.row(41)
+    buffer.append(box.ids[1], Row(box.clock.mono, (0.1 + 0.2,)))
+    await buffer.seal()
+    found = await blocks(buffer)
+    assert [b.columns for b in found] == [[[4.1], [True]], [[0.1 + 0.2]]]
+    assert [list(b.times) for b in found] == [[box.clock.mono]] * 2
+    await buffer.close()
+
+
+async def test_seals_each_row_once_when_killed_before_the_seal(box: Box) -> None:
+    buffer = await box.open()
+    for n in range(10):
+        box.row(n)
+    await buffer._flush()
+    await box.kill()
+    buffer = await box.open()
+    assert await values(buffer) == [n / 10 for n in range(10)]
+    await buffer.close()
+
+
+async def test_seals_each_row_once_when_killed_after_the_seal(box: Box) -> None:
+    buffer = await box.open()
+    for n in range(10):
+        box.row(n)
+    await buffer.seal()
+    for n in range(10, 15):
+        box.row(n)
+    await buffer._flush()
+    await box.kill()
+    buffer = await box.open()
+    box.row(15)
+    await buffer.seal()
+    assert await values(buffer) == [n / 10 for n in range(16)]
+    await buffer.close()
+
+
+async def test_seals_each_row_once_when_the_store_refuses_and_then_recovers(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = await box.open()
+    for n in range(5):
+        box.row(n)
+    real = buffer._store.seal
+
+    def full(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(buffer._store, "seal", full)
+    with pytest.raises(OSError, match="disk is full"):
+        await buffer.seal()
+    for n in range(5, 8):
+        box.row(n)
+    with pytest.raises(OSError, match="disk is full"):
+        await buffer.seal()
+    monkeypatch.setattr(buffer._store, "seal", real)
+    await box.kill()
+    buffer = await box.open()
+    assert await values(buffer) == [n / 10 for n in range(8)]
+    await buffer.close()
+
+
+async def test_rows_sealed_while_the_tail_is_full_do_not_come_again(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = await box.open()
+    box.row(1)
+    await buffer._flush()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(buffer._tail, "append", full)
+        box.row(2)
+        await buffer._flush()
+        await buffer.seal()
+    box.row(3)
+    await buffer._flush()
+    await box.kill()
+    buffer = await box.open()
+    assert await values(buffer) == [0.1, 0.2, 0.3]
+    await buffer.close()
+
+
+async def test_an_unsealed_row_survives_a_kill_after_250_ms(box: Box) -> None:
+    buffer = await box.open()
+    loops = asyncio.create_task(buffer.run())
+    box.row(7)
+    await asyncio.sleep(0.25)
+    copy = box.folder.with_name("killed")
+    import shutil
+
+    shutil.copytree(box.folder, copy)
+    loops.cancel()
+    await asyncio.gather(loops, return_exceptions=True)
+    await buffer.close()
+    again = Box(copy, box.clock)
+    buffer = await again.open()
+    assert await values(buffer) == [0.7]
+    await buffer.close()
+
+
+async def test_a_cancelled_seal_is_still_sealed_once(box: Box) -> None:
+    buffer = await box.open()
+    for n in range(100):
+        box.row(n)
+    sealing = asyncio.create_task(buffer.seal())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    sealing.cancel()
+    await asyncio.gather(sealing, return_exceptions=True)
+    await buffer.close()
+    buffer = await box.open()
+    assert await values(buffer) == [n / 10 for n in range(100)]
+    await buffer.close()
+
+
+async def test_completeness_never_passes_an_unrecorded_gap(box: Box) -> None:
+    buffer = await box.open()
+    box.row(1)
+    buffer.lost(box.ids[0], Lost(box.clock.mono, box.clock.mono + 5, 3, pb.GAP_UNREADABLE))
+    await buffer.seal()
+    (telemetry,) = await batches(buffer)
+    assert len(await gaps(buffer)) == 1
+    assert telemetry.complete_mono_ms == box.clock.mono - 1
+    await buffer.close()
+
+
+async def test_completeness_waits_for_a_read_under_way(box: Box) -> None:
+    buffer = await box.open()
+    box.row(1)
+    started = box.clock.mono + 10
+    buffer._pending_since = lambda: started
+    box.clock.mono += 500
+    await buffer.seal()
+    (batch,) = await batches(buffer)
+    assert batch.complete_mono_ms == started - 1
+    assert {c.lane: c.mono_ms for c in buffer.completeness()}[pb.TELEMETRY] == started - 1
+    await buffer.close()
+
+
+async def test_an_unclean_stop_leaves_one_restart_gap_per_group(box: Box) -> None:
+    buffer = await box.open([COOLING, METER])
+    box.row(1)
+    buffer.append(box.ids[1], Row(box.clock.mono, (1.0,)))
+    last = box.clock.mono
+    await buffer._flush()
+    await box.kill()
+    box.clock.mono += 60_000
+    buffer = await box.open([COOLING, METER])
+    box.row(2)
+    box.row(3)
+    await buffer.seal()
+    (gap,) = await gaps(buffer)
+    assert (gap.reason, gap.group, gap.count_exact) == (pb.GAP_RESTART, box.ids[0], False)
+    assert (gap.from_mono_ms, gap.to_mono_ms) == (last, last + 61_000)
+    buffer.append(box.ids[1], Row(box.clock.mono, (2.0,)))
+    await buffer.seal()
+    assert [g.group for g in await gaps(buffer)] == [*box.ids]
+    await buffer.close()
+
+
+async def test_a_clean_stop_leaves_no_gap(box: Box) -> None:
+    buffer = await box.open()
+    box.row(1)
+    await buffer.close()
+    buffer = await box.open()
+    box.row(2)
+    await buffer.seal()
+    assert await gaps(buffer) == []
+    assert await values(buffer) == [0.1, 0.2]
+    await buffer.close()
+
+
+async def test_opens_counts_every_start_and_the_run_id_tells_them_apart(box: Box) -> None:
+    first = (await box.open()).opening
+    await box.buffer.close()
+    second = (await box.open()).opening
+    assert (first.opens, second.opens) == (1, 2)
+    assert first.epoch == second.epoch
+    assert first.run_id != second.run_id
+    assert first.boot == second.boot == 1
+    await box.buffer.close()
+
+
+async def test_another_boot_gets_its_own_ordinal_and_its_own_batches(box: Box) -> None:
+    buffer = await box.open()
+    box.row(1)
+    await buffer._flush()
+    await box.kill()
+    box.clock = TurnedClock(mono=5_000, boot=b"c" * 16)
+    buffer = await box.open()
+    box.row(2)
+    await buffer.seal()
+    schema = {d.schema: d for d in await buffer.schemas()}
+    boots = []
+    from protos import columns
+
+    for batch in await batches(buffer):
+        body = columns.unpack(batch.codec, batch.body, body_len=batch.body_len)
+        compiled = columns.Schema.from_declare(schema[batch.schema])
+        boots.append(columns.decode(compiled, body, count=batch.count).boot)
+    assert boots == [1, 2]
+    (gap,) = await gaps(buffer)
+    assert (gap.from_boot, gap.to_boot) == (1, 2)
+    await buffer.close()
+
+
+async def test_acknowledged_batches_are_not_leased_again_and_survive_a_restart_as_such(box: Box) -> None:
+    buffer = await box.open()
+    for n in range(4):
+        box.row(n)
+        await buffer.seal()
+    await buffer.ack(pb.TELEMETRY, Ranges([(1, 2), (4, 4)]))
+    assert [b.seq for b in await batches(buffer)] == [3]
+    await buffer.close()
+    buffer = await box.open()
+    assert [b.seq for b in await batches(buffer)] == [3]
+    assert (await buffer.views())[1].held == Ranges([(1, 4)])
+    await buffer.close()
+
+
+async def test_an_ack_of_what_was_never_sent_is_not_believed(box: Box) -> None:
+    buffer = await box.open()
+    box.row(1)
+    await buffer.seal()
+    await buffer.ack(pb.TELEMETRY, Ranges([(1, 99)]))
+    box.row(2)
+    await buffer.seal()
+    assert [b.seq for b in await batches(buffer)] == [2]
+    await buffer.close()
+
+
+async def test_a_rejected_batch_is_set_aside_and_leaves_a_gap(box: Box) -> None:
+    buffer = await box.open()
+    box.row(1)
+    await buffer.seal()
+    await buffer.reject(pb.TELEMETRY, 1, "crc wrong twice")
+    assert await batches(buffer) == []
+    (gap,) = await gaps(buffer)
+    assert (gap.reason, gap.count, [(r.first, r.last) for r in gap.seqs]) == (pb.GAP_REJECTED, 2, [(1, 1)])
+    rows = buffer._store._db.execute("SELECT seq, reason, count FROM set_aside").fetchall()
+    assert rows == [(1, "crc wrong twice", 2)]
+    await buffer.close()
+
+
+async def test_bytes_damaged_at_rest_are_set_aside_and_the_rest_goes_on(box: Box) -> None:
+    buffer = await box.open()
+    for n in range(2):
+        box.row(n)
+        await buffer.seal()
+    buffer._store._db.execute("UPDATE batch SET body = x'00ff' WHERE seq = 1 AND lane = 0")
+    assert [b.seq for b in await batches(buffer)] == [2]
+    (gap,) = await gaps(buffer)
+    assert gap.reason == pb.GAP_UNREADABLE
+    await buffer.close()
+
+
+async def test_at_the_byte_limit_acknowledged_batches_go_first_then_the_oldest_with_a_gap(tmp_path: Path) -> None:
+    box = Box(tmp_path / "buffer", settings=BufferSection(limit_mb=2.0))
+    noise = GroupShape(sensor="noise", period_ms=1000, series=tuple(SeriesShape(name=f"n{i}") for i in range(50)))
+    buffer = await box.open([noise])
+    sent = 0
+    import random
+
+    rng = random.Random(7)
+    while sent < 60:
+        for _ in range(100):
+            box.clock.mono += 1000
+            buffer.append(box.ids[0], Row(box.clock.mono, tuple(rng.getrandbits(50) for _ in range(50))))
+        await buffer.seal()
+        sent += 1
+        if sent == 10:
+            await buffer.ack(pb.TELEMETRY, Ranges([(1, 5)]))
+    await buffer.tidy()
+    held = [b.seq for b in await batches(buffer)]
+    assert buffer.usage().bytes_on_disk <= 2_000_000
+    assert held[-1] == 60
+    assert held[0] > 6
+    lost = [g for g in await gaps(buffer) if g.reason == pb.GAP_DROPPED]
+    gone = {seq for g in lost for r in g.seqs for seq in range(r.first, r.last + 1)}
+    assert gone == set(range(6, held[0]))
+    assert sum(g.count for g in lost) == buffer.usage().dropped_readings == len(gone) * 5000
+    await buffer.close()
+
+
+async def test_a_full_disk_stops_no_driver_and_what_went_is_counted(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "MAX_UNSEALED_READINGS", 200)
+    buffer = await box.open()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(buffer._tail, "append", full)
+        patch.setattr(buffer._store, "seal", full)
+        for n in range(500):
+            box.row(n)
+            if n % 20 == 0:
+                await buffer._flush()
+                with pytest.raises(OSError, match="No space"):
+                    await buffer.seal()
+    await buffer.seal()
+    kept = [round(v * 10) for v in await values(buffer) if isinstance(v, float)]
+    lost = [g for g in await gaps(buffer) if g.reason == pb.GAP_DROPPED]
+    assert kept == list(range(500 - len(kept), 500))
+    assert sum(g.count for g in lost) == 500 - len(kept) > 0
+    await buffer.close()
+
+
+async def test_a_damaged_store_is_set_aside_by_name_and_what_is_readable_is_kept(box: Box) -> None:
+    buffer = await box.open()
+    for n in range(300):
+        box.row(n)
+        if n % 3 == 2:
+            await buffer.seal()
+    epoch = buffer.opening.epoch
+    await buffer.close()
+    path = box.folder / "sealed.db"
+    data = bytearray(path.read_bytes())
+    data[100:108] = b"\xff" * 8  # page 1's header: not openable as it stands
+    path.write_bytes(bytes(data))
+    buffer = await box.open()
+    assert list(box.folder.glob("sealed.db.damaged-*"))
+    box.row(300)
+    await buffer.seal()
+    assert buffer.opening.epoch != epoch or len(await values(buffer)) > 0
+    assert (await values(buffer))[-1] == 30.0
+    await buffer.close()
+
+
+async def test_a_damaged_tail_loses_only_the_damaged_records(box: Box) -> None:
+    buffer = await box.open()
+    for n in range(6):
+        box.row(n)
+        await buffer._flush()
+    path = box.folder / f"tail-{buffer._tail.end.generation & 1}.log"
+    await box.kill()
+    path = box.folder / path.name
+    data = bytearray(path.read_bytes())
+    data[100] ^= 0xFF  # inside the second record
+    path.write_bytes(bytes(data))
+    buffer = await box.open()
+    assert await values(buffer) == [0.0, 0.2, 0.3, 0.4, 0.5]
+    assert list(box.folder.glob("tail-*.log.damaged-*"))
+    assert [g.reason for g in await gaps(buffer)] == [pb.GAP_UNREADABLE]
+    await buffer.close()
+
+
+async def test_a_torn_last_record_is_overwritten(box: Box) -> None:
+    buffer = await box.open()
+    box.row(1)
+    await buffer._flush()
+    box.row(2)
+    await buffer._flush()
+    end = buffer._tail.end
+    await box.kill()
+    path = box.folder / f"tail-{end.generation & 1}.log"
+    data = bytearray(path.read_bytes())
+    data[end.offset - 30 : end.offset] = bytes(30)
+    path.write_bytes(bytes(data))
+    buffer = await box.open()
+    box.row(3)
+    await buffer._flush()
+    await box.kill()
+    buffer = await box.open()
+    assert await values(buffer) == [0.1, 0.3]
+    await buffer.close()
+
+
+async def test_a_row_its_declaration_forbids_is_refused_with_a_gap_and_costs_nobody_else(box: Box) -> None:
+    buffer = await box.open()
+    box.row(1)
+    buffer.append(box.ids[0], Row(box.clock.mono + 1, ("warm", 1)))
+    box.row(2)
+    await buffer.seal()
+    assert await values(buffer) == [0.1, 0.2]
+    assert [(g.reason, g.count) for g in await gaps(buffer)] == [(pb.GAP_REFUSED, 1)]
+    await buffer.close()
+
+
+async def test_a_durable_receipt_survives_what_was_not_flushed_yet(box: Box) -> None:
+    buffer = await box.open()
+    box.clock.mono += 1
+    await buffer.append(box.ids[0], Row(box.clock.mono, (5, 1))).durable()
+    await box.kill()
+    buffer = await box.open()
+    assert await values(buffer) == [0.5]
+    await buffer.close()
+
+
+async def test_an_event_is_durable_before_its_receipt_says_so(box: Box) -> None:
+    buffer = await box.open()
+    loops = asyncio.create_task(buffer.run())
+    await buffer.event(pb.EVENT_FIELD_ACT, b"delivered").durable()
+    (batch,) = await batches(buffer, pb.URGENT)
+    assert batch.seq == 1
+    loops.cancel()
+    await asyncio.gather(loops, return_exceptions=True)
+    await buffer.close()
+
+
+async def test_a_changed_group_gets_a_new_id_and_an_unchanged_one_keeps_its_own(box: Box) -> None:
+    await box.open([COOLING, METER])
+    cooling, meter = box.ids
+    await box.buffer.close()
+    changed = GroupShape(sensor="meter", period_ms=1000, series=(SeriesShape(name="power", exp=2),))
+    await box.open([COOLING, changed])
+    assert box.ids[0] == cooling
+    assert box.ids[1] not in {cooling, meter}
+    assert [d.schema for d in await box.buffer.schemas()] == [1, 2]
+    await box.buffer.close()
+    await box.open([COOLING, changed])
+    assert [d.schema for d in await box.buffer.schemas()] == [1, 2]
+    await box.buffer.close()
+
+
+async def test_references_and_scales_are_learnt_once_and_values_stay_exact(box: Box) -> None:
+    buffer = await box.open([COOLING, METER])
+    for n in range(20):
+        box.row(200 + n)
+        buffer.append(box.ids[1], Row(box.clock.mono, (230.1 + n / 10,)))
+    await buffer.seal()
+    declares = await buffer.schemas()
+    assert [d.schema for d in declares] == [1, 2]
+    assert declares[1].groups[0].series[0].ref in range(200, 220)
+    assert not declares[1].groups[1].series[0].raw
+    found = await blocks(buffer)
+    assert found[0].columns[0] == [(200 + n) / 10 for n in range(20)]
+    assert found[1].columns[0] == [230.1 + n / 10 for n in range(20)]
+    buffer.append(box.ids[1], Row(box.clock.mono + 1, (1 / 3,)))
+    await buffer._flush()
+    await box.kill()
+    buffer = await box.open([COOLING, METER])
+    assert (await blocks(buffer))[-1].columns[0] == [1 / 3]
+    assert [d.schema for d in await buffer.schemas()] == [1, 2]
+    await buffer.close()

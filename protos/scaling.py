@@ -68,9 +68,8 @@ def _scaled_integers(column: ColumnSpec, values: Sequence[Value]) -> list[Wire] 
     """All at once, or None if one of them needs care."""
     try:
         integers = list(map(round, _scaled(column, values)))
-        # Zero may stand for -0.0; integers this large are no longer exact.
-        if 0 in integers and "-0.0" in map(repr, values):
-            return None
+        if 0 in integers and any(array("d", [value for value in values if not value]).tobytes()):  # type: ignore[type-var]
+            return None  # -0.0 is not 0
         if min(integers) > -EXACT_INTEGERS and max(integers) < EXACT_INTEGERS:
             return list(integers) if from_integers(column, integers) == list(values) else None
     except (TypeError, ValueError, OverflowError):

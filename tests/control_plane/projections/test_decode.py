@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from control_plane.projections.decode import Bulk, Table, decode_many, exact
+from protos.columns import Block, BodyError, Decoded, Schema, decode, encode
+from protos.comboio.v1 import batch_pb2 as pb
+from tests.protos.bodies import NO_VALUE, TIMES, blocks, column_bits, declares
+from tests.protos.test_columns import EDITS, mutate
+
+SLOW = settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+
+
+@dataclass
+class Fleet:
+    schema: Schema
+    table: Table
+    bodies: list[bytes]
+    counts: list[int]
+
+
+@st.composite
+def fleets(draw: st.DrawFn) -> Fleet:
+    declare = draw(declares())
+    schema = Schema.from_declare(declare)
+    bodies, counts = [], []
+    for boot in range(draw(st.integers(0, 5))):
+        events = [(at, pb.Event(kind=9, detail=b"x")) for at in draw(st.lists(TIMES, max_size=2))]
+        many = draw(st.lists(blocks(declare), max_size=3))
+        data, count = encode(schema, boot=boot, blocks=many, events=events)
+        bodies.append(data)
+        counts.append(count)
+    return Fleet(schema, Table(schema), bodies, counts)
+
+
+def same(bulk: Bulk, decoded: list[Decoded]) -> None:
+    """Everything that the one-by-one decoder says, bit for bit."""
+    assert bulk.boot.tolist() == [one.boot for one in decoded]
+    assert bulk.base.tolist() == [one.base_mono_ms for one in decoded]
+    assert bulk.events == [(batch, at, event) for batch, one in enumerate(decoded) for at, event in one.events]
+    flat = [(batch, block) for batch, one in enumerate(decoded) for block in one.blocks]
+    assert bulk.batch.tolist() == [batch for batch, _ in flat]
+    assert bulk.group.tolist() == [block.group for _, block in flat]
+    assert bulk.times.tolist() == [at for _, block in flat for at in block.times]
+    assert bulk.row0.tolist() == np.cumsum([0, *[len(block.times) for _, block in flat]])[:-1].tolist()
+    columns = [(number, at) for number, (_, block) in enumerate(flat) for at in range(len(block.columns))]
+    assert bulk.col_occ.tolist() == [number for number, _ in columns]
+    for occurrence, (number, at) in enumerate(columns):
+        block = flat[number][1]
+        spec = bulk.table.series[bulk.series[occurrence]]
+        assert spec is bulk.table.schema.groups[block.group].columns[at]
+        values = block.columns[at]
+        assert column_bits(exact(bulk, occurrence)) == column_bits(values)
+        start = int(bulk.val0[occurrence])
+        codes = (block.quality[at] if block.quality else None) or [0] * len(values)
+        if bulk.quality is None:
+            assert not any(codes)
+        else:
+            assert bulk.quality[start : start + len(values)].tolist() == codes
+        reals = bulk.values[start : start + len(values)].tolist()
+        wanted = [float("nan") if value is None or isinstance(value, str) else float(value) for value in values]
+        assert np.array_equal(reals, wanted, equal_nan=True)
+        last = max(range(len(values)), key=lambda row: (block.times[row], row))
+        assert bulk.last_time[occurrence] == block.times[last]
+        assert bulk.last_quality[occurrence] == codes[last]
+        assert np.array_equal(bulk.last_value[occurrence], wanted[last], equal_nan=True)
+        assert (values[last] is None) == (codes[last] in NO_VALUE)
+    if bulk.device_ms is not None:
+        stamps = [ms for _, block in flat for ms in block.device_ms or [0] * len(block.times)]
+        assert bulk.device_ms.tolist() == stamps
+    else:
+        assert all(block.device_ms is None for _, block in flat)
+
+
+@SLOW
+@given(fleets())
+def test_many_bodies_at_once_give_what_they_give_one_by_one(fleet: Fleet) -> None:
+    decoded = [decode(fleet.schema, data, count=n) for data, n in zip(fleet.bodies, fleet.counts, strict=True)]
+    same(decode_many(fleet.table, fleet.bodies, fleet.counts), decoded)
+
+
+@settings(SLOW, max_examples=400)
+@given(fleets(), EDITS, st.integers(0, 4))
+def test_both_decoders_agree_on_what_is_damaged(fleet: Fleet, edits: list[tuple[int, int, int]], which: int) -> None:
+    if fleet.bodies:
+        which %= len(fleet.bodies)
+        fleet.bodies[which] = mutate(fleet.bodies[which], edits)
+    try:
+        decoded = [decode(fleet.schema, data, count=n) for data, n in zip(fleet.bodies, fleet.counts, strict=True)]
+    except BodyError:
+        with pytest.raises(BodyError) as caught:
+            decode_many(fleet.table, fleet.bodies, fleet.counts)
+        assert caught.value.index == which
+    else:
+        same(decode_many(fleet.table, fleet.bodies, fleet.counts), decoded)
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=3))
+def test_the_first_bad_body_is_named(bad: list[int]) -> None:
+    schema = Schema.from_declare(pb.Declare(groups=[pb.Group(id=1, series=[pb.Series(id=1, exp=1)])]))
+    bodies = [encode(schema, boot=1, blocks=[Block(1, [5, 6], [[1, 2]])])[0]] * 7
+    counts = [3 if at in bad else 2 for at in range(7)]
+    with pytest.raises(BodyError) as caught:
+        decode_many(Table(schema), bodies, counts)
+    assert caught.value.index == min(bad)
+
+
+def test_nothing_decodes_to_nothing() -> None:
+    bulk = decode_many(Table.from_declare(pb.Declare()), [], [])
+    assert (bulk.values.size, bulk.events) == (0, [])
+    assert decode_many(Table.from_declare(pb.Declare()), [b"", b"\x08\x03"], [0, 0]).boot.tolist() == [0, 3]

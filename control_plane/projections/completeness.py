@@ -1,0 +1,245 @@
+"""How far each lane is complete, what is lost and why: resolved seqs, watermarks, gaps, anchors.
+
+A seq is *resolved* when it was received and projected, rejected, or named by a gap record. A lane's watermark is the
+complete_to of its highest contiguously resolved seq, moved on by heartbeats that speak of a seq within it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from google.protobuf.message import DecodeError
+from sqlalchemy import Connection, select
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from control_plane.projections.projection import Bad, Decoded, Envelope, Portion
+from control_plane.store.tables import anchor, gap, integrity, progress, quarantine
+from protos.comboio.v1 import batch_pb2 as pb
+from protos.ranges import Ranges
+
+_MARK = struct.Struct("<QIQ")
+LaneKey = tuple[str, int, int]
+
+
+@dataclass(slots=True)
+class LaneProgress:
+    """Resolved seqs of one lane, and what completeness the ones above the contiguous part promise."""
+
+    cum: int = 0
+    above: Ranges = field(default_factory=Ranges)
+    marks: dict[int, tuple[int, int]] = field(default_factory=dict)
+    complete: tuple[int, int] = (0, 0)
+
+    def resolve(self, first: int, last: int | None = None) -> None:
+        """Count first..last as resolved."""
+        last = first if last is None else last
+        if last <= self.cum:
+            return
+        self.above.add(max(first, self.cum + 1), last)
+        self.cum = self.above.through(self.cum + 1)
+        self.above.discard_through(self.cum)
+        self._advance()
+
+    def promise(self, seq: int, complete: tuple[int, int]) -> None:
+        """Everything up to `complete` is in a seq <= `seq`."""
+        self.marks[seq] = max(self.marks.get(seq, (0, 0)), complete)
+        self._advance()
+
+    def _advance(self) -> None:
+        for seq in [seq for seq in self.marks if seq <= self.cum]:
+            self.complete = max(self.complete, self.marks.pop(seq))
+
+    def missing(self, last: int) -> list[tuple[int, int]]:
+        return list(self.above.missing(self.cum + 1, last))
+
+    def pack_marks(self) -> bytes:
+        return b"".join(_MARK.pack(seq, *complete) for seq, complete in sorted(self.marks.items()))
+
+
+class CompletenessProjection:
+    """Owns progress, gap, anchor, quarantine and integrity rows."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[LaneKey, LaneProgress] = {}
+        self._touched: set[LaneKey] = set()
+
+    def forget(self) -> None:
+        self._lanes.clear()
+        self._touched.clear()
+
+    def apply(self, connection: Connection, portion: Portion) -> None:
+        for decoded in portion.decoded:
+            self._events(connection, decoded, portion.now_ms)
+            for envelope in decoded.envelopes:
+                self._received(connection, envelope)
+        for bad in portion.bad:
+            self._quarantine(connection, bad, portion.now_ms)
+            self._received(connection, bad.envelope)
+        self.save(connection, portion.now_ms)
+
+    def save(self, connection: Connection, now_ms: int) -> None:
+        """Write the lanes touched since the last save."""
+        if not self._touched:
+            return
+        insert = _insert(connection)
+        fresh = insert(progress)
+        names = ("cum", "above", "marks", "complete_boot", "complete_mono_ms", "updated_ms")
+        upsert = fresh.on_conflict_do_update(
+            index_elements=["gateway", "epoch", "lane"], set_={name: fresh.excluded[name] for name in names}
+        )
+        connection.execute(upsert, [self._row(key, now_ms) for key in sorted(self._touched)])
+        self._touched.clear()
+
+    def lane(self, connection: Connection, key: LaneKey) -> LaneProgress:
+        """The lane's progress, loaded when it is first asked for."""
+        found = self._lanes.get(key)
+        if found is None:
+            found = self._lanes[key] = _load(connection, key)
+        return found
+
+    def resolve(self, connection: Connection, key: LaneKey, ranges: Iterable[tuple[int, int]]) -> None:
+        lane = self.lane(connection, key)
+        for first, last in ranges:
+            lane.resolve(first, last)
+        self._touched.add(key)
+
+    def promise(self, connection: Connection, key: LaneKey, seq: int, complete: tuple[int, int]) -> None:
+        self.lane(connection, key).promise(seq, complete)
+        self._touched.add(key)
+
+    def record_gap(
+        self, connection: Connection, *, id_: str, gateway: str, epoch: int, sensor: str, record: pb.Gap, now_ms: int
+    ) -> None:
+        """Keep a gap record and count its seqs as resolved."""
+        seqs = [(r.first, r.last) for r in record.seqs]
+        row = {
+            "id": id_,
+            "gateway": gateway,
+            "epoch": epoch,
+            "lane": record.lane,
+            "group_id": record.group,
+            "sensor": sensor,
+            "from_boot": record.from_boot,
+            "from_mono_ms": record.from_mono_ms,
+            "to_boot": record.to_boot,
+            "to_mono_ms": record.to_mono_ms,
+            "seqs": Ranges(seqs).pack(),
+            "count": record.count,
+            "count_exact": record.count_exact,
+            "reason": record.reason,
+            "recorded_ms": now_ms,
+        }
+        connection.execute(_insert(connection)(gap).on_conflict_do_nothing(), row)
+        if seqs:
+            self.resolve(connection, (gateway, epoch, record.lane), seqs)
+
+    def note(self, connection: Connection, *, id_: str, gateway: str, kind: str, text: str, now_ms: int) -> None:
+        """Raise an integrity alert, once per id."""
+        row = {"id": id_, "gateway": gateway, "kind": kind, "text": text, "at_ms": now_ms}
+        connection.execute(_insert(connection)(integrity).on_conflict_do_nothing(), row)
+
+    def _received(self, connection: Connection, envelope: Envelope) -> None:
+        key = (envelope.gateway, envelope.epoch, envelope.lane)
+        lane = self.lane(connection, key)
+        lane.promise(envelope.seq, (envelope.complete_boot, envelope.complete_mono_ms))
+        lane.resolve(envelope.seq)
+        self._touched.add(key)
+
+    def _events(self, connection: Connection, decoded: Decoded, now_ms: int) -> None:
+        sensors = {group.id: group.sensor for group in decoded.declare.groups}
+        for number, (index, _, event) in enumerate(decoded.bulk.events):
+            envelope = decoded.envelopes[index]
+            try:
+                self._event(connection, envelope, number, event, sensors, now_ms)
+            except DecodeError:
+                text = f"event {number} of batch {envelope.id} has an unreadable detail"
+                id_ = f"event-{envelope.id}-{number}"
+                self.note(connection, id_=id_, gateway=envelope.gateway, kind="event", text=text, now_ms=now_ms)
+
+    def _event(
+        self,
+        connection: Connection,
+        envelope: Envelope,
+        number: int,
+        event: pb.Event,
+        sensors: dict[int, str],
+        now_ms: int,
+    ) -> None:
+        if event.kind == pb.EVENT_GAP:
+            record = pb.Gap.FromString(event.detail)
+            self.record_gap(
+                connection,
+                id_=f"{envelope.id}-{number}",
+                gateway=envelope.gateway,
+                epoch=envelope.epoch,
+                sensor=sensors.get(record.group, ""),
+                record=record,
+                now_ms=now_ms,
+            )
+        elif event.kind == pb.EVENT_ANCHOR:
+            fact = pb.Anchor.FromString(event.detail)
+            row = {
+                "gateway": envelope.gateway,
+                "epoch": envelope.epoch,
+                "boot": fact.boot,
+                "mono_ms": fact.mono_ms,
+                "wall_ms": fact.wall_ms,
+                "err_ms": fact.err_ms,
+                "source": fact.source,
+            }
+            connection.execute(_insert(connection)(anchor).on_conflict_do_nothing(), row)
+        elif event.kind == pb.EVENT_INTEGRITY:
+            text = event.detail.decode(errors="replace")
+            id_ = f"event-{envelope.id}-{number}"
+            self.note(connection, id_=id_, gateway=envelope.gateway, kind="gateway", text=text, now_ms=now_ms)
+
+    def _quarantine(self, connection: Connection, bad: Bad, now_ms: int) -> None:
+        envelope = bad.envelope
+        row = {"batch_id": envelope.id, "gateway": envelope.gateway, "error": bad.error, "at_ms": now_ms}
+        connection.execute(_insert(connection)(quarantine).on_conflict_do_nothing(), row)
+        record = pb.Gap(
+            lane=pb.Lane.ValueType(envelope.lane),
+            seqs=[pb.Range(first=envelope.seq, last=envelope.seq)],
+            count=envelope.count,
+            count_exact=True,
+            reason=pb.GAP_UNDECODABLE,
+        )
+        self.record_gap(
+            connection,
+            id_=f"undecodable-{envelope.id}",
+            gateway=envelope.gateway,
+            epoch=envelope.epoch,
+            sensor="",
+            record=record,
+            now_ms=now_ms,
+        )
+
+    def _row(self, key: LaneKey, now_ms: int) -> dict[str, object]:
+        lane = self._lanes[key]
+        return {
+            "gateway": key[0],
+            "epoch": key[1],
+            "lane": key[2],
+            "cum": lane.cum,
+            "above": lane.above.pack(),
+            "marks": lane.pack_marks(),
+            "complete_boot": lane.complete[0],
+            "complete_mono_ms": lane.complete[1],
+            "updated_ms": now_ms,
+        }
+
+
+def _load(connection: Connection, key: LaneKey) -> LaneProgress:
+    where = (progress.c.gateway == key[0], progress.c.epoch == key[1], progress.c.lane == key[2])
+    row = connection.execute(select(progress).where(*where)).one_or_none()
+    if row is None:
+        return LaneProgress()
+    marks = {seq: (boot, mono) for seq, boot, mono in _MARK.iter_unpack(row.marks)}
+    return LaneProgress(row.cum, Ranges.unpack(row.above), marks, (row.complete_boot, row.complete_mono_ms))
+
+
+def _insert(connection: Connection):  # type: ignore[no-untyped-def]  # noqa: ANN202 - two dialects' Insert classes
+    return sqlite_insert if connection.dialect.name == "sqlite" else pg_insert

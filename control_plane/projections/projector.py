@@ -1,0 +1,174 @@
+"""Reads the journal after its cursor, decodes in bulk, and lets every projection write in one transaction.
+
+Invariants
+1. The cursor moves in the transaction that writes what follows from the batches before it: a kill repeats a portion
+   whole or not at all.
+2. A batch that can't be decoded is quarantined with a recoverable gap; its bytes stay in the journal, the rest goes on.
+3. `vanished` is decided only from a Hello read before the batches it could concern, once its URGENT lane is resolved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, Row, select
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from control_plane.clock import Clock
+from control_plane.projections.completeness import CompletenessProjection
+from control_plane.projections.decode import Bulk, Table, decode_many
+from control_plane.projections.projection import Bad, Decoded, Envelope, Portion, Projection
+from control_plane.projections.vanished import Vanished
+from control_plane.store.engine import Store
+from control_plane.store.tables import batch, cursor, declare
+from protos import columns
+from protos.comboio.v1 import batch_pb2 as pb
+
+CURSOR = "telemetry"
+MAX_BATCHES = 512
+MAX_READINGS = 400_000
+TABLES_KEPT = 4096
+
+Item = tuple[Envelope, bytes]  # with its decompressed body
+
+
+class Projector:
+    """One worker's pass over the journal; `step` until it says there is nothing more."""
+
+    def __init__(
+        self,
+        *,
+        journal: Store,
+        telemetry: Store,
+        clock: Clock,
+        completeness: CompletenessProjection,
+        others: Sequence[Projection],
+    ) -> None:
+        self._journal = journal
+        self._telemetry = telemetry
+        self._clock = clock
+        self._completeness = completeness
+        self._projections: tuple[Projection, ...] = (*others, completeness)
+        self._vanished = Vanished(journal=journal, completeness=completeness)
+        self._tables: OrderedDict[tuple[str, int, int], tuple[bytes, Table, pb.Declare]] = OrderedDict()
+        self._shared: OrderedDict[bytes, Table] = OrderedDict()
+        self._position: int | None = None
+        self.batches = self.readings = 0
+
+    def step(self) -> bool:
+        """Project one portion. True if there may be more at once. Raises DBAPIError; nothing is then lost."""
+        self._vanished.read_hellos()  # before the batches: see invariant 3
+        rows = self._read()
+        now_ms = self._clock.now_ms()
+        try:
+            with self._telemetry.write() as connection:
+                if rows:
+                    portion = self._decode(rows, now_ms)
+                    for projection in self._projections:
+                        projection.apply(connection, portion)
+                    self._move(connection, rows[-1].id)
+                drained = len(rows) < MAX_BATCHES
+                self._vanished.apply(connection, drained=drained, now_ms=now_ms)
+                self._completeness.save(connection, now_ms)
+        except BaseException:
+            self._position = None
+            self._vanished.forget()
+            for projection in self._projections:
+                projection.forget()
+            raise
+        if rows:
+            self._position = rows[-1].id
+            self.batches += len(rows)
+            self.readings += sum(row.count for row in rows)
+        return len(rows) >= MAX_BATCHES
+
+    # --- reading the journal ---------------------------------------------------------------------------
+
+    def _read(self) -> Sequence[Row[tuple[object, ...]]]:
+        if self._position is None:
+            with self._telemetry.read() as connection:
+                found = connection.execute(select(cursor.c.position).where(cursor.c.name == CURSOR))
+                self._position = found.scalar_one_or_none() or 0
+        query = select(batch).where(batch.c.id > self._position).order_by(batch.c.id).limit(MAX_BATCHES)
+        with self._journal.read() as connection:
+            rows = connection.execute(query).fetchall()
+        total = 0
+        for index, row in enumerate(rows):
+            total += row.count
+            if total > MAX_READINGS and index:
+                return rows[:index]
+        return rows
+
+    def _move(self, connection: Connection, position: int) -> None:
+        insert = sqlite_insert if connection.dialect.name == "sqlite" else pg_insert
+        fresh = insert(cursor).values(name=CURSOR, position=position)
+        connection.execute(
+            fresh.on_conflict_do_update(index_elements=["name"], set_={"position": fresh.excluded.position})
+        )
+
+    # --- decoding --------------------------------------------------------------------------------------
+
+    def _decode(self, rows: Sequence[Row[tuple[object, ...]]], now_ms: int) -> Portion:
+        groups: dict[bytes, list[Item]] = {}
+        bad: list[Bad] = []
+        for row in rows:
+            envelope = Envelope(*(getattr(row, name) for name in Envelope._fields))
+            try:
+                digest, _, _ = self._table(envelope)
+                body = columns.unpack(row.codec, row.body, body_len=row.body_len)
+            except columns.BodyError as error:
+                bad.append(Bad(envelope, str(error)))
+            else:
+                groups.setdefault(digest, []).append((envelope, body))
+        decoded: list[Decoded] = []
+        for items in groups.values():
+            decoded += self._decode_group(items, bad)
+        return Portion(decoded, bad, now_ms)
+
+    def _decode_group(self, items: list[Item], bad: list[Bad]) -> list[Decoded]:
+        """Decode together; take bad ones out one by one."""
+        while items:
+            _, table, said = self._table(items[0][0])
+            try:
+                bulk: Bulk = decode_many(table, [body for _, body in items], [e.count for e, _ in items])
+            except columns.BodyError as error:
+                index = error.index or 0
+                bad.append(Bad(items.pop(index)[0], str(error)))
+                continue
+            return [Decoded([envelope for envelope, _ in items], bulk, said)]
+        return []
+
+    def _table(self, envelope: Envelope) -> tuple[bytes, Table, pb.Declare]:
+        """The compiled declaration; equal content of many gateways shares one."""
+        key = (envelope.gateway, envelope.epoch, envelope.schema)
+        found = self._tables.get(key)
+        if found is None:
+            said = self._load_declare(envelope)
+            digest = hashlib.sha256(pb.Declare(groups=said.groups).SerializeToString(deterministic=True)).digest()
+            table = self._shared.get(digest)
+            if table is None:
+                table = self._shared[digest] = Table.from_declare(said)
+                _trim(self._shared)
+            found = self._tables[key] = (digest, table, said)
+            _trim(self._tables)
+        return found
+
+    def _load_declare(self, envelope: Envelope) -> pb.Declare:
+        query = select(declare.c.body).where(
+            declare.c.gateway == envelope.gateway,
+            declare.c.epoch == envelope.epoch,
+            declare.c.schema == envelope.schema,
+        )
+        with self._journal.read() as connection:
+            body = connection.execute(query).scalar_one_or_none()
+        if body is None:
+            raise columns.BodyError(f"schema {envelope.schema} is not in the journal")
+        return pb.Declare.FromString(body)
+
+
+def _trim(cache: OrderedDict) -> None:  # type: ignore[type-arg]
+    while len(cache) > TABLES_KEPT:
+        cache.popitem(last=False)

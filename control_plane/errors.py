@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 
 class ComboioError(Exception):
     """Base of everything this program raises on purpose."""
@@ -29,3 +31,25 @@ class Fenced(ComboioError):  # noqa: N818
 
 class Conflict(ComboioError):  # noqa: N818
     """The caller's view is stale, or the key is taken by other content."""
+
+
+class DeniedReason(StrEnum):
+    """Why credentials were not accepted; stable, for programs."""
+
+    UNKNOWN = "unknown"
+    USED = "used"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+    MALFORMED = "malformed"
+
+
+class Denied(ComboioError):  # noqa: N818
+    """The caller's credentials don't hold; the message tells its operator what to do."""
+
+    def __init__(self, message: str, *, reason: DeniedReason) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class NotFound(ComboioError):  # noqa: N818
+    """There is nothing by that name."""

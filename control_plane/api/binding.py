@@ -1,0 +1,149 @@
+"""Binds views to routes: a view's annotations are the contract, checked on the way in and documented in OpenAPI.
+
+A view is a function or bound method whose parameters are any of
+
+    query: Q     a frozen msgspec Struct; keys not in it are refused, repeated keys too unless the field is a list
+    body: B      a msgspec Struct read from JSON; it may be absent when every field has a default
+    caller: Caller     who asks; only where the route is not public
+    <name>: str  a part of the path written {name}
+
+and whose return annotation is the answer's type (None: 204).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, get_type_hints
+
+import msgspec
+from flask import Request, Response
+from msgspec import inspect as types
+
+from control_plane.api.problems import FieldProblem, Problem
+from control_plane.fleet.accounts import Caller, Role
+from protos.strict import DocumentError, convert
+
+JSON = "application/json"
+
+
+class Permission(Enum):
+    """What a request must show. PASSWORD is HTTP Basic and only for making tokens."""
+
+    PUBLIC = "public"
+    PASSWORD = "password"  # noqa: S105
+    VIEWER = Role.VIEWER
+    OPERATOR = Role.OPERATOR
+    ADMIN = Role.ADMIN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One line of the route table. `problems`: error statuses of its own, besides those every route may have."""
+
+    method: str
+    path: str
+    view: Callable[..., Any]
+    permission: Permission
+    summary: str
+    status: int = 200
+    problems: tuple[int, ...] = ()
+    failures_per_minute: int | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A route with its view's types taken apart once."""
+
+    route: Route
+    hints: Mapping[str, Any] = field(init=False)
+    query: type[msgspec.Struct] | None = field(init=False)
+    body: type[msgspec.Struct] | None = field(init=False)
+    returns: Any = field(init=False)
+    body_optional: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(self.route.view, include_extras=True)
+        returns = hints.pop("return")
+        body = hints.get("body")
+        optional = body is not None and all(not part.required for part in msgspec.structs.fields(body))
+        for name, value in {
+            "hints": hints,
+            "query": hints.get("query"),
+            "body": body,
+            "returns": None if returns is type(None) else returns,
+            "body_optional": optional,
+        }.items():
+            object.__setattr__(self, name, value)
+        wanted = set(inspect.signature(self.route.view).parameters)
+        assert wanted == set(hints), f"{self.route.name}: every parameter of the view needs a type"
+
+    def answer(self, request: Request, path: Mapping[str, str], caller: Caller | None) -> Response:
+        arguments: dict[str, Any] = dict(path)
+        if self.query is not None:
+            arguments["query"] = query_of(request, self.query)
+        if self.body is not None:
+            arguments["body"] = body_of(request, self.body, optional=self.body_optional)
+        if "caller" in self.hints:
+            arguments["caller"] = caller
+        return self._response(self.route.view(**arguments))
+
+    def _response(self, value: Any) -> Response:
+        if self.returns is None:
+            return Response(status=204)
+        response = Response(msgspec.json.encode(value), status=self.route.status, content_type=JSON)
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+
+def query_of(request: Request, kind: type[msgspec.Struct]) -> msgspec.Struct:
+    info = types.type_info(kind)
+    assert isinstance(info, types.StructType)
+    fields = {part.encode_name: part.type for part in info.fields}
+    raw: dict[str, str | list[str]] = {}
+    wrong: list[FieldProblem] = []
+    for name, values in request.args.lists():
+        if name not in fields:
+            wrong.append(FieldProblem(f"?{name}", "not a parameter of this request; known: " + ", ".join(fields)))
+        elif isinstance(fields[name], types.ListType | types.VarTupleType):
+            raw[name] = values
+        elif len(values) > 1:
+            wrong.append(FieldProblem(f"?{name}", "given more than once"))
+        else:
+            raw[name] = values[0]
+    if wrong:
+        raise Problem(422, "The query is not valid.", errors=wrong)
+    try:
+        return msgspec.convert(raw, kind, strict=False)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$.")
+        where = FieldProblem("?" + path.rstrip("`"), message)
+        raise Problem(422, "The query is not valid.", errors=[where]) from None
+
+
+def body_of(request: Request, kind: type[msgspec.Struct], *, optional: bool) -> msgspec.Struct:
+    data = request.get_data(cache=False)
+    if optional and not data:
+        return kind()
+    if request.mimetype != JSON:
+        raise Problem(415, f"Send the body as {JSON}.", headers={"Accept": JSON})
+    try:
+        return convert(msgspec.json.decode(data), kind)
+    except DocumentError as error:
+        raise Problem(422, "The body is not valid.", errors=[_pointed(text) for text in error.problems]) from None
+    except msgspec.DecodeError as error:
+        raise Problem(400, f"The body is not JSON: {error}") from None
+
+
+def _pointed(problem: str) -> FieldProblem:
+    """'a[1].b: text' → pointer /a/1/b."""
+    path, _, message = problem.partition(": ")
+    if path == "document":
+        return FieldProblem("", message)
+    return FieldProblem("/" + path.replace("[", "/").replace("]", "").replace(".", "/"), message)

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+from sqlalchemy import Connection, select, tuple_
+
+from control_plane.api.binding import Permission, Route
+from control_plane.api.paging import Page, PageQuery, moment, page
+from control_plane.store.engine import Store
+from control_plane.store.tables import attempt, outbox
+
+State = Literal["pending", "inflight", "unknown", "delivered", "retry", "parked", "dead", "superseded"]
+
+
+class AttemptItem(msgspec.Struct, frozen=True):
+    number: int
+    started: datetime
+    took_ms: int | None
+    outcome: str | None
+    """None: the relay died meanwhile."""
+    status: int | None
+    error: str | None
+    bytes: int
+
+
+class DeliveryItem(msgspec.Struct, frozen=True):
+    dest: str
+    key: str
+    seq: int
+    event_id: str
+    ext_ref: str
+    state: State
+    created: datetime
+    next_at: datetime
+    sent: datetime | None
+    delivered: datetime | None
+    erp_id: str | None
+    last_class: str | None
+    last_error: str | None
+    attempts: list[AttemptItem]
+
+
+class DeliveryQuery(PageQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    state: State | None = None
+    dest: str | None = None
+    event_id: str | None = None
+
+
+class Deliveries:
+    def __init__(self, *, store: Store) -> None:
+        self._store = store
+
+    def routes(self) -> tuple[Route, ...]:
+        return (
+            Route(
+                method="GET",
+                path="/deliveries",
+                view=self.list,
+                permission=Permission.VIEWER,
+                summary="What was or is to be sent where, by destination, key and order",
+            ),
+        )
+
+    def list(self, query: DeliveryQuery) -> Page[DeliveryItem]:
+        asked = {name: getattr(query, name) for name in ("state", "dest", "event_id")}
+        chosen = select(outbox).where(*(outbox.c[name] == value for name, value in asked.items() if value is not None))
+        after = query.after(str, str, int)
+        if after is not None:
+            chosen = chosen.where(tuple_(outbox.c.dest, outbox.c.key, outbox.c.seq) > after)
+        chosen = chosen.order_by(outbox.c.dest, outbox.c.key, outbox.c.seq).limit(query.limit + 1)
+        with self._store.read() as connection:
+            rows = connection.execute(chosen).all()
+            tried = _attempts(connection, rows)
+        return page(
+            rows,
+            limit=query.limit,
+            item=lambda row: _item(row, tried[row.dest, row.event_id]),
+            key=lambda row: (row.dest, row.key, row.seq),
+        )
+
+
+def _attempts(connection: Connection, rows: Sequence[Any]) -> dict[tuple[str, str], list[AttemptItem]]:
+    tried: dict[tuple[str, str], list[AttemptItem]] = defaultdict(list)
+    keys = [(row.dest, row.event_id) for row in rows]
+    query = select(attempt).where(tuple_(attempt.c.dest, attempt.c.event_id).in_(keys)).order_by(attempt.c.id)
+    for row in connection.execute(query) if keys else ():
+        tried[row.dest, row.event_id].append(
+            AttemptItem(
+                number=row.number,
+                started=moment(row.started_ms),
+                took_ms=row.took_ms,
+                outcome=row.outcome,
+                status=row.status,
+                error=row.error,
+                bytes=row.bytes,
+            )
+        )
+    return tried
+
+
+def _item(row: Any, attempts: list[AttemptItem]) -> DeliveryItem:
+    return DeliveryItem(
+        dest=row.dest,
+        key=row.key,
+        seq=row.seq,
+        event_id=row.event_id,
+        ext_ref=row.ext_ref,
+        state=row.state,
+        created=moment(row.created_ms),
+        next_at=moment(row.next_at_ms),
+        sent=moment(row.sent_ms),
+        delivered=moment(row.delivered_ms),
+        erp_id=row.erp_id,
+        last_class=row.last_class,
+        last_error=row.last_error,
+        attempts=attempts,
+    )

@@ -1,0 +1,109 @@
+"""The OpenAPI 3.1 document, made from the same types that check requests."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+
+from control_plane.api.binding import JSON, Endpoint, Permission
+from control_plane.api.problems import MEDIA_TYPE, TITLES, ProblemBody
+
+REF = "#/components/schemas/{name}"
+
+
+def document(endpoints: Iterable[Endpoint], *, version: str) -> dict[str, Any]:
+    endpoints = list(endpoints)
+    kinds = [kind for e in endpoints for kind in (e.query, e.body, e.returns) if kind is not None]
+    shapes, components = msgspec.json.schema_components([ProblemBody, *kinds], ref_template=REF)
+    shape_of = dict(zip(map(repr, kinds), shapes[1:], strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for endpoint in endpoints:
+        operation = _operation(endpoint, shape_of, components)
+        paths.setdefault(endpoint.route.path, {})[endpoint.route.method.lower()] = operation
+    for endpoint in endpoints:
+        if endpoint.query is not None:
+            components.pop(endpoint.query.__name__, None)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Comboio control plane", "version": version},
+        "servers": [{"url": "/api/v1"}],
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer"},
+                "password": {"type": "http", "scheme": "basic"},
+            },
+        },
+    }
+
+
+def _operation(endpoint: Endpoint, shape_of: dict[str, Any], components: dict[str, Any]) -> dict[str, Any]:
+    route = endpoint.route
+    operation: dict[str, Any] = {
+        "summary": route.summary,
+        "operationId": re.sub(r"[^a-z]+", "_", route.name.lower()).strip("_"),
+        "tags": [route.path.split("/")[1]],
+        "parameters": [*_path_parameters(route.path), *_query_parameters(endpoint, components)],
+        "responses": _responses(endpoint, shape_of),
+        "security": _security(route.permission),
+    }
+    if endpoint.body is not None:
+        content = {JSON: {"schema": shape_of[repr(endpoint.body)]}}
+        operation["requestBody"] = {"required": not endpoint.body_optional, "content": content}
+    return operation
+
+
+def _path_parameters(path: str) -> list[dict[str, Any]]:
+    schema = {"type": "string", "minLength": 1}
+    return [{"name": n, "in": "path", "required": True, "schema": schema} for n in re.findall(r"{(\w+)}", path)]
+
+
+def _query_parameters(endpoint: Endpoint, components: dict[str, Any]) -> list[dict[str, Any]]:
+    if endpoint.query is None:
+        return []
+    shape = components[endpoint.query.__name__]
+    required = shape.get("required", [])
+    return [
+        {"name": name, "in": "query", "required": name in required, "schema": schema}
+        for name, schema in shape["properties"].items()
+    ]
+
+
+def _responses(endpoint: Endpoint, shape_of: dict[str, Any]) -> dict[str, Any]:
+    answers: dict[str, Any] = {}
+    if endpoint.returns is None:
+        answers["204"] = {"description": "Done"}
+    else:
+        content = {JSON: {"schema": shape_of[repr(endpoint.returns)]}}
+        answers[str(endpoint.route.status)] = {"description": "Success", "content": content}
+    problem = {MEDIA_TYPE: {"schema": {"$ref": REF.format(name="ProblemBody")}}}
+    for status in sorted(_problem_statuses(endpoint)):
+        phrase = TITLES.get(status) or HTTPStatus(status).phrase
+        answers[str(status)] = {"description": phrase, "content": problem}
+    return answers
+
+
+def _problem_statuses(endpoint: Endpoint) -> set[int]:
+    statuses = {500, *endpoint.route.problems}
+    if endpoint.query is not None:
+        statuses |= {422}
+    if endpoint.body is not None:
+        statuses |= {400, 413, 415, 422}
+    if endpoint.route.permission is not Permission.PUBLIC:
+        statuses |= {401}
+    if isinstance(endpoint.route.permission.value, int):
+        statuses |= {403}
+    if endpoint.route.failures_per_minute is not None:
+        statuses |= {429}
+    return statuses
+
+
+def _security(permission: Permission) -> list[dict[str, list[str]]]:
+    if permission is Permission.PUBLIC:
+        return []
+    return [{"password": []}] if permission is Permission.PASSWORD else [{"token": []}]

@@ -1,0 +1,75 @@
+"""Calls to the REST API; what can go wrong is either Refused or Unreachable."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+import httpx
+import msgspec
+
+from control_plane.console.profile import Profile, UsageError
+
+TIMEOUT_S = 30.0
+PAGE = 500
+
+
+class Refused(Exception):  # noqa: N818 - named for what the server did
+    """The server answered with a problem."""
+
+
+class Unreachable(Exception):  # noqa: N818
+    """No answer, or one that is not this API's."""
+
+
+class Client:
+    def __init__(self, profile: Profile) -> None:
+        self._profile = profile
+
+    def get(self, path: str, **query: Any) -> Any:
+        return self._ask("GET", path, params={name: value for name, value in query.items() if value is not None})
+
+    def post(self, path: str, body: Any) -> Any:
+        return self._ask("POST", path, json=body)
+
+    def listed(self, path: str, *, limit: int, **query: Any) -> dict[str, Any]:
+        """Up to `limit` items, page after page; `next` is where more begin."""
+        items: list[Any] = []
+        cursor = None
+        while True:
+            page = self.get(path, limit=max(1, min(PAGE, limit - len(items))), cursor=cursor, **query)
+            items += page["items"]
+            cursor = page["next"]
+            if cursor is None or len(items) >= limit:
+                return {"items": items, "next": cursor}
+
+    def _ask(self, method: str, path: str, **parts: Any) -> Any:
+        url = self._profile.server.rstrip("/") + "/api/v1" + path
+        headers = {"Authorization": f"Bearer {self._profile.token}"}
+        try:
+            with httpx.Client(verify=self._trust(), timeout=TIMEOUT_S, trust_env=False) as client:
+                answer = client.request(method, url, headers=headers, **parts)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise Unreachable(f"{url}: {error}") from None
+        return self._read(answer)
+
+    def _trust(self) -> ssl.SSLContext | bool:
+        if self._profile.ca is None or not self._profile.server.startswith("https:"):
+            return True
+        try:
+            return ssl.create_default_context(cafile=self._profile.ca)
+        except OSError as error:
+            raise UsageError(f"--ca {self._profile.ca}: {error}") from None
+
+    @staticmethod
+    def _read(answer: httpx.Response) -> Any:
+        try:
+            document = msgspec.json.decode(answer.content) if answer.content else None
+        except msgspec.DecodeError:
+            raise Unreachable(f"{answer.url} answered {answer.status_code} and no JSON: is it the right URL?") from None
+        if answer.is_success:
+            return document
+        problem = document if isinstance(document, dict) else {}
+        lines = [f"{problem.get('title', 'refused')} ({answer.status_code}) {problem.get('detail', '')}".rstrip()]
+        lines += [f"  {wrong['pointer']}: {wrong['message']}" for wrong in problem.get("errors", [])]
+        raise Refused("\n".join(lines))

@@ -1,0 +1,256 @@
+"""The control plane's settings: one frozen tree, read once from an optional TOML file.
+
+This is the only reader of settings files. Unknown keys are refused with their path and a suggestion.
+`control.example.toml` and `integrations.example/` list every setting; a test holds them true.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from control_plane.errors import Misconfigured
+from protos.strict import DocumentError, convert
+
+T = TypeVar("T")
+
+Seconds = Annotated[float, Meta(ge=0)]
+PositiveSeconds = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+HARD_BODY_LIMIT_BYTES = 16 * 1024 * 1024
+
+
+class Frozen(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every section."""
+
+
+class ColdChainRule(Frozen, frozen=True, kw_only=True):
+    """Applies to series whose attribute `role` is `cargo_temperature`."""
+
+    name: str = "cold-chain"
+    """Part of every excursion's identity: renaming a rule makes new excursions."""
+    low: float = 2.0
+    """°C; below is an excursion."""
+    high: float = 8.0
+    """°C; above is an excursion."""
+    hysteresis: Annotated[float, Meta(ge=0)] = 0.5
+    """°C back inside the limits before an excursion can close."""
+    open_after_s: Seconds = 300.0
+    """Outside for this long opens an excursion."""
+    close_after_s: Seconds = 300.0
+    """Inside for this long closes it."""
+    gap_periods: Annotated[float, Meta(gt=0)] = 3.0
+    """Silence of this many sampling periods is a gap in coverage."""
+    gap_s: PositiveSeconds | None = None
+    """The same in seconds; wins over gap_periods."""
+    hold_max_s: PositiveSeconds = 86_400.0
+    """Wait at most this long for late data before closings become final."""
+
+    def __post_init__(self) -> None:
+        if self.low + 2 * self.hysteresis >= self.high:
+            raise ValueError("low + 2 × hysteresis must be below high")
+
+
+class Rules(Frozen, frozen=True, kw_only=True):
+    cold_chain: tuple[ColdChainRule, ...] = (ColdChainRule(),)
+
+    def __post_init__(self) -> None:
+        names = [rule.name for rule in self.cold_chain]
+        if len(set(names)) != len(names):
+            raise ValueError("two cold_chain rules have the same name")
+
+
+class IngestSection(Frozen, frozen=True, kw_only=True):
+    linger_ms: Annotated[float, Meta(ge=0, le=1000)] = 5.0
+    """Wait this long for more batches before a group commit."""
+    max_inflight: Annotated[int, Meta(ge=1, le=256)] = 16
+    """Batches a gateway may have sent and not yet acknowledged."""
+    max_body_bytes: Annotated[int, Meta(ge=1024, le=HARD_BODY_LIMIT_BYTES)] = 1024 * 1024
+    """Largest uncompressed batch body."""
+    max_message_bytes: Annotated[int, Meta(ge=4096, le=2 * HARD_BODY_LIMIT_BYTES)] = 2 * 1024 * 1024
+    """Largest gRPC message accepted."""
+    batch_interval_s: Seconds = 0.0
+    """Interval gateways are asked to seal telemetry at; 0 = their own."""
+
+
+class IdentitySection(Frozen, frozen=True, kw_only=True):
+    per_minute: Annotated[float, Meta(ge=1)] = 60.0
+    """Certificates one address may ask for; a refused attempt counts as six."""
+
+
+class WebSection(Frozen, frozen=True, kw_only=True):
+    threads: Annotated[int, Meta(ge=4, le=1024)] = 32
+    """Requests served at once."""
+    max_request_bytes: Annotated[int, Meta(ge=1024)] = 1024 * 1024
+    """Largest request body."""
+    logins_per_minute: Count = 10
+    """Password attempts one address may make."""
+
+
+class Settings(Frozen, frozen=True, kw_only=True):
+    """Everything `comboio-control` can be told."""
+
+    data_dir: str = "/var/lib/comboio-control"
+    """Keys, the SQLite stores, run.json."""
+    database: str = ""
+    """postgresql://USER@HOST/NAME; empty: SQLite files in data_dir."""
+    http: str = "0.0.0.0:8443"
+    """Web and REST. Plain HTTP on a loopback address, TLS with the fleet CA's certificate on any other."""
+    grpc: str = "0.0.0.0:8444"
+    """Gateways' streams, mutual TLS."""
+    identity: str = "0.0.0.0:8445"
+    """Enrolment and renewal, server-side TLS."""
+    public_name: str = ""
+    """Name or address gateways reach this server by; empty: the listeners' address or this machine's name."""
+    integrations: str = "integrations"
+    """Folder of destinations, one <name>.toml each; relative to this file's folder, or to data_dir without a file."""
+    ingest: IngestSection = IngestSection()
+    identity_limits: IdentitySection = IdentitySection()
+    web: WebSection = WebSection()
+    rules: Rules = Rules()
+
+    def __post_init__(self) -> None:
+        for name in ("http", "grpc", "identity"):
+            try:
+                Address.parse(getattr(self, name))
+            except ValueError:
+                raise ValueError(f"{name}: {getattr(self, name)!r} is not HOST:PORT") from None
+
+    @property
+    def data(self) -> Path:
+        return Path(self.data_dir)
+
+    @property
+    def database_url(self) -> str:
+        return self.database or f"sqlite:///{self.data.absolute()}"
+
+    @property
+    def http_address(self) -> Address:
+        return Address.parse(self.http)
+
+    @property
+    def server_name(self) -> str:
+        """What gateways call this server; also in its certificate."""
+        if self.public_name:
+            return self.public_name
+        return self.http_address.host if not self.http_address.any_host else socket.gethostname()
+
+    def advertised(self, address: str) -> str:
+        """HOST:PORT as a gateway reaches one of the listeners."""
+        parsed = Address.parse(address)
+        host = self.public_name or (self.server_name if parsed.any_host else parsed.host)
+        return str(Address(host, parsed.port))
+
+
+class Address(NamedTuple):
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """'127.0.0.1:8443', '[::1]:8443'; raises ValueError."""
+        host, _, port = text.rpartition(":")
+        bare = host.removeprefix("[").removesuffix("]")
+        if not bare or not port.isdecimal() or int(port) > 65_535 or (":" in bare) != host.startswith("["):
+            raise ValueError(text)
+        return cls(bare, int(port))
+
+    @property
+    def any_host(self) -> bool:
+        return self.host in {"0.0.0.0", "::", ""}  # noqa: S104 - recognised, not bound
+
+    @property
+    def loopback(self) -> bool:
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Destination(Frozen, frozen=True, kw_only=True, tag_field="kind", tag="webhook"):
+    """One `integrations/<name>.toml`: where business events are delivered."""
+
+    name: str = ""
+    """The file's name without .toml; may be left out."""
+    url: Annotated[str, Meta(pattern="^https?://", title="http:// or https:// URL")]
+    """Events are POSTed here, signed as Standard Webhooks."""
+    secret_file: str
+    """File with the signing secret (whsec_…); relative to this file's folder."""
+    event_types: tuple[str, ...] = ()
+    """Exact types, or prefixes ending in *; empty = all."""
+    finality: Literal["final_only", "provisional_ok"] = "final_only"
+    """Whether provisional versions are sent too."""
+    allow_private: bool = False
+    """Allow loopback and private addresses."""
+    timeout_s: PositiveSeconds = 15.0
+    """Longest wait for an answer."""
+    retry: tuple[PositiveSeconds, ...] = (5.0, 30.0, 120.0, 600.0, 1800.0, 7200.0, 18_000.0, 36_000.0)
+    """Seconds before each further attempt; after the last the delivery is parked."""
+    grace_s: Seconds = 60.0
+    """After an unknown outcome, wait this long before asking or sending again."""
+    concurrency: Annotated[int, Meta(ge=1, le=256)] = 4
+    """Keys delivered at once."""
+
+    def wants(self, event_type: str) -> bool:
+        if not self.event_types:
+            return True
+        return any(
+            event_type.startswith(wanted[:-1]) if wanted.endswith("*") else event_type == wanted
+            for wanted in self.event_types
+        )
+
+
+def read(path: Path | None, **overrides: str | None) -> Settings:
+    """Settings from `path` (None: defaults or `<data_dir>/control.toml`) under what the command line says.
+
+    Raises Misconfigured with every mistake, one a line.
+    """
+    given = {key: value for key, value in overrides.items() if value is not None}
+    if path is None:
+        usual = Path(given.get("data_dir", Settings().data_dir)) / "control.toml"
+        path = usual if usual.exists() else None
+    raw = _toml(path) if path is not None else {}
+    settings = _converted(raw | given, Settings, path)
+    folder = (path.parent if path is not None else settings.data) / settings.integrations
+    return msgspec.structs.replace(settings, integrations=str(folder.absolute()))
+
+
+def read_destinations(folder: Path) -> tuple[Destination, ...]:
+    """Every destination of `folder`, by name; an absent folder holds none. `secret_file` is absolute afterwards."""
+    return tuple(_destination(path) for path in sorted(folder.glob("*.toml")))
+
+
+def _destination(path: Path) -> Destination:
+    destination = _converted(_toml(path), Destination, path)
+    if destination.name not in {"", path.stem}:
+        raise Misconfigured(f"{path}: name: is {destination.name!r}, the file's name says {path.stem!r}")
+    secret = (path.parent / destination.secret_file).absolute()
+    if not secret.is_file():
+        raise Misconfigured(f"{path}: secret_file: there is no file {secret}")
+    return msgspec.structs.replace(destination, name=path.stem, secret_file=str(secret))
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Misconfigured(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Misconfigured(f"{path}: {error}") from None
+
+
+def _converted(raw: dict[str, Any], kind: type[T], path: Path | None) -> T:
+    try:
+        return convert(raw, kind)
+    except DocumentError as error:
+        where = f"{path}: " if path is not None else ""
+        raise Misconfigured("\n".join(where + problem for problem in error.problems)) from None

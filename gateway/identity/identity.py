@@ -1,0 +1,125 @@
+"""Who this box is: one folder per certificate, `current` names the one in force.
+
+<data dir>/identity/
+    signing.key                    Ed25519, for the life of the box
+    enrolling/ renewing/           key and request of an unfinished attempt, so that it can be repeated
+    1/ tls.key certificate.pem ca.pem identity.json
+    current -> 1                   replaced in one step: key and certificate never part
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+import grpc
+import msgspec
+from cryptography import x509
+
+from gateway.errors import Misconfigured
+from gateway.identity.files import point_durably, sync_folder, write_durably
+
+CURRENT = "current"
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """identity.json: what the control plane told at enrolment."""
+
+    gateway_id: str
+    grpc: str
+    identity: str
+    config_key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Both addresses are HOST:PORT of the control plane; `config_key` verifies configuration and commands."""
+
+    gateway_id: str
+    folder: Path
+    grpc_address: str
+    identity_address: str
+    config_key: bytes
+    not_before: datetime
+    not_after: datetime
+
+    @classmethod
+    def load(cls, data_dir: Path) -> Self:
+        """Raises Misconfigured when the box is not enrolled or its identity is damaged."""
+        current = root(data_dir) / CURRENT
+        if not current.exists():
+            raise Misconfigured(f"{data_dir}: not enrolled; run: comboio-gateway enrol --server URL --token TOKEN")
+        return cls.in_folder(current.resolve())
+
+    @classmethod
+    def in_folder(cls, folder: Path) -> Self:
+        try:
+            facts = msgspec.json.decode((folder / "identity.json").read_bytes(), type=Facts)
+            certificate = x509.load_pem_x509_certificate((folder / "certificate.pem").read_bytes())
+        except (OSError, ValueError) as error:
+            raise Misconfigured(f"{folder}: damaged ({error}); remove it and enrol again") from None
+        return cls(
+            gateway_id=facts.gateway_id,
+            folder=folder,
+            grpc_address=facts.grpc,
+            identity_address=facts.identity,
+            config_key=bytes.fromhex(facts.config_key),
+            not_before=certificate.not_valid_before_utc,
+            not_after=certificate.not_valid_after_utc,
+        )
+
+    @property
+    def tls_key_path(self) -> Path:
+        return self.folder / "tls.key"
+
+    @property
+    def certificate_path(self) -> Path:
+        """The chain, this box's certificate first."""
+        return self.folder / "certificate.pem"
+
+    @property
+    def ca_path(self) -> Path:
+        return self.folder / "ca.pem"
+
+    @property
+    def signing_key_path(self) -> Path:
+        return self.folder.parent / "signing.key"
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Mutual TLS with this certificate; the fleet's CA is the only root."""
+        return grpc.ssl_channel_credentials(
+            self.ca_path.read_bytes(), self.tls_key_path.read_bytes(), self.certificate_path.read_bytes()
+        )
+
+    def renewal_due(self, now_ms: int) -> bool:
+        """Two thirds of its life are over. The clock may be wrong: the caller may also simply try."""
+        due = self.not_before + (self.not_after - self.not_before) * 2 / 3
+        return datetime.fromtimestamp(now_ms / 1000, UTC) >= due
+
+    def in_force(self) -> None:
+        """Make this the current identity, durably, and drop the others."""
+        point_durably(self.folder.parent / CURRENT, self.folder.name)
+        for other in self.folder.parent.iterdir():
+            if other.is_dir() and not other.is_symlink() and other.name.isdigit() and other != self.folder:
+                shutil.rmtree(other, ignore_errors=True)
+
+
+def root(data_dir: Path) -> Path:
+    return data_dir / "identity"
+
+
+def store(data_dir: Path, *, facts: Facts, tls_key_pem: bytes, certificate_pem: bytes, ca_pem: bytes) -> Identity:
+    """Write a further identity, durably, not yet in force."""
+    parent = root(data_dir)
+    numbers = [int(folder.name) for folder in parent.iterdir() if folder.name.isdigit()]
+    folder = parent / str(max(numbers, default=0) + 1)
+    folder.mkdir(mode=0o700)
+    write_durably(folder / "tls.key", tls_key_pem, mode=0o600)
+    write_durably(folder / "certificate.pem", certificate_pem)
+    write_durably(folder / "ca.pem", ca_pem)
+    write_durably(folder / "identity.json", msgspec.json.encode(facts))
+    sync_folder(parent)
+    return Identity.in_folder(folder)

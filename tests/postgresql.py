@@ -1,0 +1,96 @@
+"""A private PostgreSQL for one test session: its own folder, a Unix socket only, fsync on."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+USER = "comboio"
+TEMPLATE = "comboio_template"
+PR_SET_PDEATHSIG = 1
+
+
+def binaries() -> Path | None:
+    """The folder of the newest installed initdb."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    on_path = shutil.which("initdb")
+    return found[-1].parent if found else Path(on_path).resolve().parent if on_path else None
+
+
+@dataclass(frozen=True)
+class Cluster:
+    folder: Path
+    pid: int
+
+    def url(self, database: str) -> str:
+        return f"postgresql://{USER}@/{database}?host={self.folder}"
+
+    def run(self, statement: str) -> None:
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(statement)  # type: ignore[call-overload]
+
+
+@contextmanager
+def cluster(bin_dir: Path) -> Iterator[Cluster]:
+    owner = _owner()
+    folder = Path(tempfile.mkdtemp(prefix="comboio-pg-"))
+    if owner is not None:
+        os.chown(folder, owner.pw_uid, owner.pw_gid)
+    as_owner = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []} if owner is not None else {}
+    try:
+        data = folder / "data"
+        subprocess.run(
+            [bin_dir / "initdb", "-D", data, "-U", USER, "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"],
+            check=True, capture_output=True, cwd=folder, **as_owner,
+        )  # fmt: skip
+        options = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}", "-c", "fsync=on"]
+        with (folder / "log").open("wb") as log:
+            server = subprocess.Popen(
+                [bin_dir / "postgres", "-D", data, *options],
+                cwd=folder, stdout=log, stderr=log, preexec_fn=_die_with_parent, **as_owner,
+            )  # fmt: skip
+        try:
+            started = Cluster(folder, server.pid)
+            _await(started, server)
+            yield started
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.wait(30)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _owner() -> pwd.struct_passwd | None:
+    """PostgreSQL refuses root: another user of this machine then."""
+    if os.getuid() != 0:
+        return None
+    known = {entry.pw_name: entry for entry in pwd.getpwall()}
+    return known.get("postgres") or known["nobody"]
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGQUIT, 0, 0, 0)
+
+
+def _await(started: Cluster, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            psycopg.connect(started.url("postgres")).close()
+            return
+        except psycopg.OperationalError:
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError((started.folder / "log").read_text()) from None
+            time.sleep(0.02)

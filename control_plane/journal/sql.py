@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import Connection, bindparam, func, select, tuple_
+from sqlalchemy import Connection, bindparam, func, select, text, tuple_
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.sql.dml import Insert
@@ -72,6 +72,7 @@ class SqlJournal:
 
     def open_session(self, gateway: str, hello_: wire.Hello, *, now_ms: int) -> SessionStart:
         with self._store.write() as connection:
+            self._in_order(connection)
             number = connection.execute(self._next_session, {"gateway": gateway, "session": 1}).scalar_one()
             note = self._oddity(connection, gateway, hello_)
             connection.execute(
@@ -96,6 +97,14 @@ class SqlJournal:
             known = select(declare.c.schema).where(declare.c.gateway == gateway, declare.c.epoch == hello_.epoch)
             schemas = frozenset(connection.execute(known).scalars())
         return SessionStart(session=number, lanes=lanes, schemas=schemas, note=note)
+
+    def _in_order(self, connection: Connection) -> None:
+        """Ids are handed out in the order of commits, so that a cursor over them misses nothing.
+
+        SQLite has one writer anyway; on PostgreSQL the ingest processes take turns per group commit.
+        """
+        if not self._store.sqlite:
+            connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('comboio.journal'))"))
 
     def _oddity(self, connection: Connection, gateway: str, now: wire.Hello) -> str:
         """A restored or cloned store shows an `opens` that went back, or one opening under two names."""
@@ -126,6 +135,7 @@ class SqlJournal:
     def commit(self, entries: Sequence[Entry]) -> Committed:
         done = Committed()
         with self._store.write() as connection:
+            self._in_order(connection)
             done.fenced = self._fenced(connection, entries)
             live = [e for e in entries if (e.gateway, e.session) not in done.fenced] if done.fenced else entries
             self._declares(connection, [e for e in live if isinstance(e, DeclareEntry)], done)

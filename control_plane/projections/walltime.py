@@ -5,6 +5,7 @@ Piecewise linear between anchors, slope 1 outside. A reading's bytes never chang
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -34,6 +35,10 @@ class WallTime:
 
     def __bool__(self) -> bool:
         return bool(len(self._mono))
+
+    def digest(self) -> str:
+        """Changes whenever the mapping does."""
+        return f"{zlib.crc32(self._mono.tobytes() + self._wall.tobytes()):08x}"
 
     def to_wall(self, mono_ms: Int64) -> Int64:
         """Wall ms of each instant; raises ValueError without an anchor."""

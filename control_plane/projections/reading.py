@@ -1,0 +1,165 @@
+"""Reading history back: the batches that overlap a stretch of time, decoded, mapped to wall time, cut to it.
+
+Readings come in event time. What a boot without anchors measured can't be placed yet and is left out; the caller sees
+that in `unplaced`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from sqlalchemy import Row, select
+
+from control_plane.projections.decode import Bulk, Table, decode_many, exact
+from control_plane.projections.walltime import WallTime, load_all
+from control_plane.store.engine import Store
+from control_plane.store.tables import batch, declare, history
+from protos import columns
+from protos.columns import Value
+from protos.comboio.v1 import batch_pb2 as pb
+
+FETCH = 200
+Key = tuple[str, str]  # (sensor, quantity)
+
+
+@dataclass(slots=True)
+class Readings:
+    """One series, sorted by wall time: parallel lists. `origin` is (epoch, boot, mono_ms) of each reading."""
+
+    times_ms: list[int] = field(default_factory=list)
+    values: list[Value] = field(default_factory=list)
+    quality: list[int] = field(default_factory=list)
+    origin: list[tuple[int, int, int]] = field(default_factory=list)
+    err_ms: int = 0
+    unplaced: int = 0
+
+    def sort(self) -> None:
+        order = sorted(range(len(self.times_ms)), key=lambda i: (self.times_ms[i], self.origin[i]))
+        for name in ("times_ms", "values", "quality", "origin"):
+            column = getattr(self, name)
+            setattr(self, name, [column[i] for i in order])
+
+
+class HistoryReader:
+    """Thread-safe as far as the stores are; caches compiled declarations, which never change."""
+
+    def __init__(self, *, journal: Store, telemetry: Store) -> None:
+        self._journal = journal
+        self._telemetry = telemetry
+        self._tables: OrderedDict[tuple[str, int, int], Table] = OrderedDict()
+
+    def read(
+        self, gateway: str, keys: Sequence[Key], *, from_ms: int, to_ms: int, limit: int | None = None
+    ) -> dict[Key, Readings]:
+        """Readings with from_ms <= wall time < to_ms; at most `limit` per series if given (the earliest batches win)."""
+        found = {key: Readings() for key in keys}
+        for (epoch, boot), wall, rows in self._stretches(gateway, from_ms, to_ms):
+            for start in range(0, len(rows), FETCH):
+                for schema, bodies in self._bodies(gateway, rows[start : start + FETCH]):
+                    table = self._table(gateway, epoch, schema)
+                    self._take(table, bodies, (epoch, boot), wall, found, (from_ms, to_ms))
+                if limit is not None and all(len(r.times_ms) > limit for r in found.values()):
+                    break
+        for readings in found.values():
+            readings.sort()
+        return found
+
+    def _stretches(
+        self, gateway: str, from_ms: int, to_ms: int
+    ) -> Iterator[tuple[tuple[int, int], WallTime, list[Row[tuple[int, int]]]]]:
+        """Per (epoch, boot) with anchors: the history rows that overlap, oldest first."""
+        with self._telemetry.read() as connection:
+            walls = load_all(connection, gateway)
+            for (epoch, boot), wall in sorted(walls.items()):
+                query = (
+                    select(history.c.batch_id, history.c.schema)
+                    .where(
+                        history.c.gateway == gateway,
+                        history.c.epoch == epoch,
+                        history.c.boot == boot,
+                        history.c.last_mono_ms >= wall.to_mono(from_ms) - 1,
+                        history.c.first_mono_ms <= wall.to_mono(to_ms) + 1,
+                    )
+                    .order_by(history.c.first_mono_ms)
+                )
+                rows = list(connection.execute(query))
+                if rows:
+                    yield (epoch, boot), wall, rows
+
+    def _bodies(
+        self, gateway: str, rows: Sequence[Row[tuple[int, int]]]
+    ) -> Iterable[tuple[int, list[tuple[bytes, int]]]]:
+        schemas = {row.batch_id: row.schema for row in rows}
+        query = select(batch.c.id, batch.c.codec, batch.c.body, batch.c.body_len, batch.c.count).where(
+            batch.c.id.in_(schemas)
+        )
+        by_schema: dict[int, list[tuple[bytes, int]]] = {}
+        with self._journal.read() as connection:
+            for row in connection.execute(query):
+                body = columns.unpack(row.codec, row.body, body_len=row.body_len)
+                by_schema.setdefault(schemas[row.id], []).append((body, row.count))
+        return by_schema.items()
+
+    def _table(self, gateway: str, epoch: int, schema: int) -> Table:
+        key = (gateway, epoch, schema)
+        table = self._tables.get(key)
+        if table is None:
+            query = select(declare.c.body).where(
+                declare.c.gateway == gateway, declare.c.epoch == epoch, declare.c.schema == schema
+            )
+            with self._journal.read() as connection:
+                body = connection.execute(query).scalar_one()
+            table = self._tables[key] = Table.from_declare(pb.Declare.FromString(body))
+            if len(self._tables) > 1024:
+                self._tables.popitem(last=False)
+        return table
+
+    def _take(
+        self,
+        table: Table,
+        bodies: Sequence[tuple[bytes, int]],
+        origin: tuple[int, int],
+        wall: WallTime,
+        found: dict[Key, Readings],
+        bounds: tuple[int, int],
+    ) -> None:
+        wanted = {
+            first + offset: (group.sensor, spec.name)
+            for group, first in zip(table.schema.groups.values(), table.first_series, strict=True)
+            for offset, spec in enumerate(group.columns)
+            if (group.sensor, spec.name) in found
+        }
+        if not wanted:
+            return
+        bulk = decode_many(table, [body for body, _ in bodies], [count for _, count in bodies])
+        times = wall.to_wall(bulk.times)
+        for occurrence in np.flatnonzero(np.isin(bulk.series, list(wanted))).tolist():
+            key = wanted[int(bulk.series[occurrence])]
+            _append(bulk, occurrence, times, origin, found[key], bounds)
+            found[key].err_ms = max(found[key].err_ms, wall.err_ms(int(bulk.times[bulk.row0[bulk.col_occ[occurrence]]])))
+
+
+def _append(
+    bulk: Bulk,
+    occurrence: int,
+    times: np.ndarray[tuple[int], np.dtype[np.int64]],
+    origin: tuple[int, int],
+    readings: Readings,
+    bounds: tuple[int, int],
+) -> None:
+    group = int(bulk.col_occ[occurrence])
+    start, rows = int(bulk.row0[group]), int(bulk.rows[group])
+    walls = times[start : start + rows].tolist()
+    monos = bulk.times[start : start + rows].tolist()
+    values = exact(bulk, occurrence)
+    first = int(bulk.val0[occurrence])
+    quality = [0] * rows if bulk.quality is None else bulk.quality[first : first + rows].tolist()
+    for at, mono, value, code in zip(walls, monos, values, quality, strict=True):
+        if bounds[0] <= at < bounds[1]:
+            readings.times_ms.append(at)
+            readings.values.append(value)
+            readings.quality.append(code)
+            readings.origin.append((*origin, mono))

@@ -1,0 +1,284 @@
+"""Keeps business events in step with history: what changed is computed again in event time and settled as versions.
+
+Invariants
+1. Only observations, in event time, decide what events there are; arrival time decides finality alone.
+2. A checkpoint lies at or before the watermark and is valid only for observations after it; data that arrives earlier
+   drops every checkpoint from its time on and starts from an older one.
+3. Versions, outbox rows and checkpoints of a subject commit in one business transaction, and the cursor moves after
+   them: a kill repeats the pass, and the repeated pass finds nothing to do.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import structlog
+from sqlalchemy import Connection, Row, func, select
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from control_plane.clock import Clock
+from control_plane.projections.reading import HistoryReader
+from control_plane.projections.walltime import WallTime, load_all
+from control_plane.reconcile import cold_chain, cold_chain_events
+from control_plane.reconcile.cold_chain import Observation, State
+from control_plane.reconcile.versions import Wanted, settle
+from control_plane.reconcile.watermark import watermark_ms
+from control_plane.settings import ColdChainRule, Destination
+from control_plane.store.engine import Stores
+from control_plane.store.tables import event, history, reconcile_cursor, rule_checkpoint, series
+from protos.comboio.v1 import batch_pb2 as pb
+
+CURSOR = "history"
+ROWS = 2000
+KEPT_CHECKPOINTS = 96
+FAR_FUTURE_MS = 1 << 50
+NO_VALUE = (pb.QUALITY_BAD_COMM, pb.QUALITY_BAD_SENSOR)
+
+log = structlog.get_logger("control_plane.reconcile")
+
+
+class Checkpoint(msgspec.Struct, kw_only=True):
+    """The fold's state after every observation up to `at_ms`."""
+
+    at_ms: int
+    state: State
+
+
+class Resting(msgspec.Struct, kw_only=True):
+    """What is kept per rule and subject: checkpoints, oldest first, and the anchors they were mapped by."""
+
+    checkpoints: list[Checkpoint] = []
+    anchors: dict[str, str] = {}
+
+
+class Subject(NamedTuple):
+    key: str
+    gateway: str
+    sensor: str
+    quantity: str
+    period_ms: int
+    attrs: dict[str, str]
+
+
+class Reconciler:
+    """One pass per `step`; run by one worker at a time."""
+
+    def __init__(
+        self,
+        *,
+        stores: Stores,
+        reader: HistoryReader,
+        rules: Sequence[ColdChainRule],
+        destinations: Sequence[Destination],
+        clock: Clock,
+    ) -> None:
+        self._stores = stores
+        self._reader = reader
+        self._rules = rules
+        self._destinations = destinations
+        self._clock = clock
+        self._unsettled: set[str] | None = None  # gateways that may still need a final version
+        self.versions = 0
+
+    def step(self) -> bool:
+        """Reconcile what came since the last pass. True if there may be more at once."""
+        if self._unsettled is None:
+            self._unsettled = self._load_unsettled()
+        rows = self._new_rows()
+        earliest: dict[str, dict[tuple[int, int], int]] = defaultdict(dict)
+        for row in rows:
+            boots = earliest[row.gateway]
+            boot = (row.epoch, row.boot)
+            boots[boot] = min(boots.get(boot, row.first_mono_ms), row.first_mono_ms)
+        made = 0
+        for gateway in sorted(earliest.keys() | self._unsettled):
+            made += self._gateway(gateway, earliest.get(gateway, {}))
+        if rows:
+            self._move(rows[-1].batch_id)
+        self.versions += made
+        return len(rows) >= ROWS
+
+    # --- what is new -----------------------------------------------------------------------------------
+
+    def _new_rows(self) -> Sequence[Row[Any]]:
+        with self._stores.business.read() as connection:
+            found = connection.execute(select(reconcile_cursor.c.position).where(reconcile_cursor.c.name == CURSOR))
+            position = found.scalar_one_or_none() or 0
+        columns = (history.c.batch_id, history.c.gateway, history.c.epoch, history.c.boot, history.c.first_mono_ms)
+        query = select(*columns).where(history.c.batch_id > position).order_by(history.c.batch_id).limit(ROWS)
+        with self._stores.telemetry.read() as connection:
+            return connection.execute(query).fetchall()
+
+    def _move(self, position: int) -> None:
+        with self._stores.business.write() as connection:
+            _upsert(connection, reconcile_cursor, ["name"], {"name": CURSOR, "position": position})
+
+    def _load_unsettled(self) -> set[str]:
+        query = select(func.distinct(event.c.subject)).where(event.c.current, event.c.finality == "provisional")
+        with self._stores.business.read() as connection:
+            return {subject.split("/", 1)[0] for subject in connection.execute(query).scalars()}
+
+    # --- one gateway -----------------------------------------------------------------------------------
+
+    def _gateway(self, gateway: str, earliest: dict[tuple[int, int], int]) -> int:
+        with self._stores.telemetry.read() as connection:
+            subjects = _subjects(connection, gateway)
+            if not subjects:
+                return 0
+            walls = load_all(connection, gateway)
+            mark = watermark_ms(connection, gateway)
+            starts = _boot_starts(connection, gateway)
+        made = 0
+        unsettled = False
+        for subject in subjects:
+            for rule in self._rules:
+                versions, open_ends = self._subject(rule, subject, earliest, walls, mark, starts)
+                made += versions
+                unsettled |= open_ends
+        assert self._unsettled is not None
+        (self._unsettled.add if unsettled else self._unsettled.discard)(gateway)
+        return made
+
+    def _subject(
+        self,
+        rule: ColdChainRule,
+        subject: Subject,
+        earliest: dict[tuple[int, int], int],
+        walls: dict[tuple[int, int], WallTime],
+        mark: int | None,
+        starts: dict[tuple[int, int], int],
+    ) -> tuple[int, bool]:
+        """(versions made, whether something is not final yet)."""
+        resting = self._load_resting(rule.name, subject.key)
+        changed_ms = _changed_from(resting, earliest, walls, starts)
+        resting.checkpoints = [c for c in resting.checkpoints if changed_ms is None or c.at_ms < changed_ms]
+        start = resting.checkpoints[-1] if resting.checkpoints else Checkpoint(at_ms=-1, state=State())
+        state = msgspec.json.decode(msgspec.json.encode(start.state), type=State)
+        seen = self._observations(subject, start.at_ms)
+        settled = [one for one in seen if mark is not None and one.time_ms <= mark]
+        limits = cold_chain.Limits(*cold_chain_events.limits(rule, subject.period_ms))
+        decisions = cold_chain.fold(limits, state, settled)
+        if settled:
+            at_rest = msgspec.json.decode(msgspec.json.encode(state), type=State)
+            resting.checkpoints = _thin([*resting.checkpoints, Checkpoint(at_ms=settled[-1].time_ms, state=at_rest)])
+        decisions += cold_chain.fold(limits, state, seen[len(settled) :])
+        wanted = [self._wanted(rule, subject, decision, mark) for decision in decisions]
+        resting.anchors = {_boot_key(boot): wall.digest() for boot, wall in walls.items()}
+        now_ms = self._clock.now_ms()
+        with self._stores.business.write() as connection:
+            standing = _standing(connection, rule.name, subject.key, after_ms=start.at_ms)
+            made = settle(
+                connection, wanted=wanted, standing=standing, destinations=self._destinations, now_ms=now_ms
+            )
+            body = msgspec.json.encode(resting).decode()
+            key = {"rule": rule.name, "subject": subject.key}
+            _upsert(connection, rule_checkpoint, ["rule", "subject"], {**key, "body": body})
+        if made:
+            log.info("events.settled", subject=subject.key, versions=made)
+        return made, any(not one.final for one in wanted)
+
+    def _observations(self, subject: Subject, after_ms: int) -> list[Observation]:
+        key = (subject.sensor, subject.quantity)
+        found = self._reader.read(subject.gateway, [key], from_ms=after_ms + 1, to_ms=FAR_FUTURE_MS)[key]
+        return [
+            Observation(at, float(value), origin)
+            for at, value, code, origin in zip(
+                found.times_ms, found.values, found.quality, found.origin, strict=True
+            )
+            if code not in NO_VALUE and isinstance(value, int | float) and value == value  # noqa: PLR0124 - NaN
+        ]
+
+    def _wanted(
+        self, rule: ColdChainRule, subject: Subject, decision: cold_chain.Decision, mark: int | None
+    ) -> Wanted:
+        final = mark is not None and decision.decided_ms <= mark
+        held = None
+        if not final and self._clock.now_ms() - decision.decided_ms > rule.hold_max_s * 1000:
+            final, held = True, "expired"
+        facts = {"gateway": subject.gateway, "sensor": subject.sensor, "quantity": subject.quantity}
+        if "asset" in subject.attrs:
+            facts["asset"] = subject.attrs["asset"]
+        return cold_chain_events.wanted(rule, subject.key, facts, decision, final=final, held=held)
+
+    def _load_resting(self, rule: str, subject: str) -> Resting:
+        query = select(rule_checkpoint.c.body).where(
+            rule_checkpoint.c.rule == rule, rule_checkpoint.c.subject == subject
+        )
+        with self._stores.business.read() as connection:
+            body = connection.execute(query).scalar_one_or_none()
+        return msgspec.json.decode(body, type=Resting) if body else Resting()
+
+
+def _subjects(connection: Connection, gateway: str) -> list[Subject]:
+    """Series of this gateway that carry cargo."""
+    found = []
+    for row in connection.execute(select(series).where(series.c.gateway == gateway).order_by(series.c.key)):
+        attrs = json.loads(row.attrs)
+        if attrs.get("role") == cold_chain_events.ROLE:
+            found.append(Subject(row.key, gateway, row.sensor, row.name, row.period_ms, attrs))
+    return found
+
+
+def _boot_starts(connection: Connection, gateway: str) -> dict[tuple[int, int], int]:
+    query = (
+        select(history.c.epoch, history.c.boot, func.min(history.c.first_mono_ms))
+        .where(history.c.gateway == gateway)
+        .group_by(history.c.epoch, history.c.boot)
+    )
+    return {(epoch, boot): first for epoch, boot, first in connection.execute(query)}
+
+
+def _changed_from(
+    resting: Resting,
+    earliest: dict[tuple[int, int], int],
+    walls: dict[tuple[int, int], WallTime],
+    starts: dict[tuple[int, int], int],
+) -> int | None:
+    """The earliest wall time at which something is new: rows that came, or boots whose mapping changed."""
+    times = [walls[boot].wall(mono_ms) for boot, mono_ms in earliest.items() if walls.get(boot)]
+    for boot, wall in walls.items():
+        if boot in starts and resting.anchors.get(_boot_key(boot)) != wall.digest():
+            times.append(wall.wall(starts[boot]) - _SLACK_MS)
+    return min(times, default=None)
+
+
+_SLACK_MS = 60_000
+"""A boot whose mapping moved may have been placed this much later before; further moves start from the beginning."""
+
+
+def _boot_key(boot: tuple[int, int]) -> str:
+    return f"{boot[0]:08x}/{boot[1]}"
+
+
+def _standing(connection: Connection, rule: str, subject: str, *, after_ms: int) -> list[Row[Any]]:
+    """Current versions that the recomputed stretch must account for."""
+    query = select(event).where(
+        event.c.subject == subject,
+        event.c.type.in_((cold_chain_events.OPENED, cold_chain_events.CLOSED)),
+        event.c.current,
+        event.c.decided_ms > after_ms,
+    )
+    rows = connection.execute(query).fetchall()
+    return [row for row in rows if json.loads(row.data).get("rule") == rule]
+
+
+def _thin(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
+    """Keep the newest, and about one an hour before it."""
+    kept: list[Checkpoint] = []
+    for checkpoint in checkpoints:
+        while len(kept) >= 2 and checkpoint.at_ms - kept[-2].at_ms < 3_600_000:
+            kept.pop()
+        kept.append(checkpoint)
+    return kept[-KEPT_CHECKPOINTS:]
+
+
+def _upsert(connection: Connection, table: Any, key: list[str], row: dict[str, Any]) -> None:
+    insert = sqlite_insert if connection.dialect.name == "sqlite" else pg_insert
+    fresh = insert(table).values(**row)
+    rest = {name: fresh.excluded[name] for name in row if name not in key}
+    connection.execute(fresh.on_conflict_do_update(index_elements=key, set_=rest))

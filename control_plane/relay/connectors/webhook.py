@@ -1,0 +1,121 @@
+"""A signed webhook: CloudEvents 1.0 in structured mode, Standard Webhooks signature.
+
+Sources: CloudEvents HTTP binding 1.0 §3.2; Standard Webhooks 1.0 (headers, signature, retry semantics, SSRF).
+No redirects are followed; private addresses are refused unless the destination allows them, at every attempt, because a
+name may resolve differently tomorrow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+from standardwebhooks import Webhook
+
+from control_plane.errors import Misconfigured
+from control_plane.relay.connector import Found, Outcome, Parcel
+from control_plane.settings import Destination
+
+CONTENT_TYPE = "application/cloudevents+json; charset=utf-8"
+MAX_ANSWER_BYTES = 64 * 1024
+PERMANENT = frozenset({400, 404, 405, 406, 409, 411, 413, 414, 415, 417, 422})
+
+
+class WebhookConnector:
+    """Delivers to one URL. `find` can't ask a webhook."""
+
+    def __init__(self, destination: Destination) -> None:
+        self._destination = destination
+        try:
+            secret = Path(destination.secret_file).read_text(encoding="ascii").strip()
+            self._signer = Webhook(secret)
+        except (OSError, ValueError) as error:
+            raise Misconfigured(f"integrations/{destination.name}.toml: secret_file: {error}") from error
+        self._client = httpx.AsyncClient(
+            timeout=destination.timeout_s,
+            follow_redirects=False,
+            trust_env=False,
+            headers={"User-Agent": "comboio-relay"},
+            limits=httpx.Limits(max_connections=destination.concurrency),
+        )
+
+    async def deliver(self, parcel: Parcel) -> Outcome:
+        refused = await self._refused_address()
+        if refused is not None:
+            return Outcome("PERMANENT", error=refused)
+        now = datetime.now(UTC)
+        headers = {
+            "Content-Type": CONTENT_TYPE,
+            "webhook-id": parcel.event_id,
+            "webhook-timestamp": str(int(now.timestamp())),
+            "webhook-signature": self._signer.sign(parcel.event_id, now, parcel.body.decode()),
+            "Idempotency-Key": f'"{parcel.event_id}"',
+        }
+        try:
+            async with asyncio.timeout(self._destination.timeout_s):  # of the whole, not of each read
+                answer = await self._client.post(self._destination.url, content=parcel.body, headers=headers)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            return Outcome("TRANSIENT", error=f"not reachable: {error}")
+        except (TimeoutError, httpx.TimeoutException):
+            return Outcome("AMBIGUOUS", error=f"no answer within {self._destination.timeout_s:g} s")
+        except httpx.HTTPError as error:
+            return Outcome("AMBIGUOUS", error=f"connection broke after sending: {error or type(error).__name__}")
+        return classify(answer)
+
+    async def find(self, ext_ref: str) -> Found:
+        del ext_ref
+        return Found(None)
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def _refused_address(self) -> str | None:
+        if self._destination.allow_private:
+            return None
+        url = urlsplit(self._destination.url)
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(url.hostname, url.port or url.scheme, type=socket.SOCK_STREAM)
+        except OSError:
+            return None  # the request itself will say so, as something to retry
+        for *_, address in found:
+            if not ipaddress.ip_address(address[0]).is_global:
+                return f"{url.hostname} is a private address ({address[0]}); set allow_private = true to allow it"
+        return None
+
+
+def classify(answer: httpx.Response) -> Outcome:
+    """The class of an HTTP answer."""
+    status = answer.status_code
+    text = answer.text[:500] if len(answer.content) <= MAX_ANSWER_BYTES else "(long answer)"
+    if 200 <= status < 300:
+        return Outcome("OK", status, erp_id=answer.headers.get("x-document-id"))
+    error = f"HTTP {status}: {text}".strip().rstrip(":")
+    wait = _retry_after(answer)
+    if status == 429 or (status == 503 and wait is not None):
+        return Outcome("THROTTLED", status, error, wait)
+    if status in {502, 503, 504}:
+        return Outcome("TRANSIENT", status, error, wait)
+    if status in {401, 403}:
+        return Outcome("AUTH", status, error)
+    if status == 410:
+        return Outcome("GONE", status, error)
+    if status in PERMANENT or 300 <= status < 400:
+        return Outcome("PERMANENT", status, error)
+    return Outcome("AMBIGUOUS", status, error)
+
+
+def _retry_after(answer: httpx.Response) -> float | None:
+    value = answer.headers.get("retry-after", "")
+    if value.isdecimal():
+        return float(value)
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None

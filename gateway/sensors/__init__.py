@@ -1,0 +1,69 @@
+"""Drivers, one file each, imported only when a configuration names them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, cast
+
+if TYPE_CHECKING:
+    from firmware_configs.loader import Profiles
+    from gateway.clock import Clock
+    from gateway.sensors.driver import Driver
+    from protos.config import GatewayConfig
+
+DRIVERS = {
+    "modbus": "gateway.sensors.modbus_build:build",
+    "simulated": "gateway.sensors.simulated:build",
+}
+"""driver = "…" in the configuration → the builder of all sensors of that kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltSensor:
+    """A driver and the id its configuration gave it."""
+
+    id: str
+    driver: Driver
+
+
+@dataclass(frozen=True, slots=True)
+class Supervised:
+    """A task that drivers need beside them, run like a driver: until cancelled, again after a failure."""
+
+    name: str
+    run: Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    sensors: Sequence[BuiltSensor]
+    tasks: Sequence[Supervised] = ()
+
+
+class Builder(Protocol):
+    """Makes every sensor of one kind, so that they can share what they must share: a bus, an adapter, a broker."""
+
+    def __call__(self, config: GatewayConfig, *, clock: Clock, profiles: Profiles) -> Built:
+        """Raises Misconfigured."""
+
+
+def resolve(name: str) -> Builder:
+    """The builder of a driver by its name in DRIVERS."""
+    module, _, attribute = DRIVERS[name].partition(":")
+    return cast("Builder", getattr(import_module(module), attribute))
+
+
+def build(config: GatewayConfig, *, clock: Clock, profiles: Profiles) -> Built:
+    """Every sensor of `config`, in its order, and the tasks to run beside them. Raises Misconfigured.
+
+    Drivers and tasks may be started and stopped in any order; a read cut off by stopping is in the last gap.
+    """
+    kinds = dict.fromkeys(str(sensor.__struct_config__.tag) for sensor in config.sensor)
+    parts = [resolve(kind)(config, clock=clock, profiles=profiles) for kind in kinds]
+    by_id = {sensor.id: sensor for part in parts for sensor in part.sensors}
+    return Built(
+        sensors=tuple(by_id[sensor.id] for sensor in config.sensor),
+        tasks=tuple(task for part in parts for task in part.tasks),
+    )

@@ -1,0 +1,56 @@
+"""What types can't say about a profile: names unique, addresses inside the table, every source known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from firmware_configs.schema import BITS, FLOATS, ModbusProfile, Register
+
+
+def problems(profile: ModbusProfile) -> list[str]:
+    """One sentence per mistake, each starting with its path."""
+    if any(block.type == "string" for block in profile.block):
+        return ["block: strings can't be repeated; list them as [[register]]"]
+    registers = profile.expanded()
+    if not registers:
+        return ["register: the profile has none"]
+    known = {source.id for source in profile.sources}
+    found: list[str] = []
+    seen: set[str] = set()
+    for register in registers:
+        path = f"register {register.quantity}"
+        if register.quantity in seen:
+            found.append(f"{path}: is listed twice")
+        seen.add(register.quantity)
+        found += [f"{path}: {text}" for text in _of_register(register, profile, known)]
+    return found
+
+
+def _of_register(register: Register, profile: ModbusProfile, known: set[str]) -> Iterator[str]:
+    if register.source.split(" ")[0].rstrip(",:") not in known:
+        yield f"source {register.source!r} doesn't begin with one of {', '.join(sorted(known))}"
+    if register.address + register.width > 65536:
+        yield "reaches past address 65535"
+    if register.function not in BITS and register.width > profile.limits.max_registers:
+        yield f"is {register.width} registers wide, one request reads {profile.limits.max_registers}"
+    if register.function in BITS and register.type != "bool":
+        yield f"a {register.function} is a bool, not {register.type}"
+    if (register.type == "string") != (register.words is not None):
+        yield "words is the length of a string, and only of a string"
+    if register.bit is not None and (register.type != "bool" or register.function in BITS):
+        yield "bit belongs to a bool in a holding or input register"
+    if register.type == "bool" and register.function not in BITS and register.bit is None:
+        yield "a bool in a register needs bit (0 to 15)"
+    yield from _of_scale(register)
+
+
+def _of_scale(register: Register) -> Iterator[str]:
+    scaled = register.scale is not None or register.offset != 0.0
+    if register.type in {"bool", "string"} and (scaled or register.decimals is not None):
+        yield f"a {register.type} has no scale"
+    if register.type in FLOATS and scaled:
+        yield "a float is the value itself; scale and offset are for integers"
+    if scaled and register.decimals is not None:
+        yield "either decimals, or scale and offset"
+    if register.scale == 0.0:
+        yield "scale can't be 0"

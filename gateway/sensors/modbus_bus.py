@@ -1,0 +1,111 @@
+"""One task per physical bus: it alone talks on it, to one unit at a time, in the order of deadlines.
+
+Life cycle. The daemon runs `ModbusBus.run()` as a supervised task beside the drivers. A sensor's own `run` joins the
+bus with its poller and leaves it when cancelled; the bus may be (re)started before, between or after that.
+
+A unit that stays silent is asked less and less often (`Breaker`), so that it costs its neighbours at most about one
+twentieth of the bus; polls it is spared are told to its poller, because they are reads that gave nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from gateway.sensors.breaker import Breaker
+from gateway.sensors.modbus_frames import Cause
+from gateway.sensors.modbus_link import Link, ModbusTcpLink
+from gateway.sensors.schedule import Schedule
+from protos.config import ModbusBus as BusOptions
+
+_SILENT: frozenset[Cause] = frozenset({"timeout", "malformed"})
+
+
+class Poller(Protocol):
+    """One sensor, as its bus sees it."""
+
+    @property
+    def unit(self) -> int:
+        """Modbus unit id."""
+
+    @property
+    def every_s(self) -> float:
+        """Period."""
+
+    async def poll(self, link: Link) -> Cause | None:
+        """Read once and deal with the outcome. Returns why it gave nothing, None if it gave a row. Never raises."""
+
+    def withheld(self) -> None:
+        """A poll was due and not tried, because the unit has been silent."""
+
+    def late(self, skipped: int) -> None:
+        """That many polls fell out, because the bus was busy."""
+
+
+class ModbusBus:
+    """`link` is for tests; by default one TCP connection as configured."""
+
+    def __init__(self, *, options: BusOptions, link: Link | None = None) -> None:
+        self.options = options
+        self._tcp = ModbusTcpLink(options=options) if link is None else None
+        self._link: Link = link or self._tcp  # type: ignore[assignment]
+        self._schedule: Schedule[Poller] = Schedule()
+        self._breakers: dict[int, Breaker] = {}
+        self._members: list[Poller] = []
+        self._wake = asyncio.Event()
+
+    @contextmanager
+    def joined(self, poller: Poller) -> Iterator[None]:
+        """Poll `poller` on its grid, beginning now, for as long as the context lasts."""
+        self._members.append(poller)
+        self._breakers.setdefault(poller.unit, Breaker())
+        self._schedule.add(poller, every_s=poller.every_s, now_s=asyncio.get_running_loop().time())
+        self._wake.set()
+        try:
+            yield
+        finally:
+            self._members.remove(poller)
+            self._schedule.remove(poller)
+
+    async def run(self) -> None:
+        """Poll until cancelled; the connection is closed on the way out."""
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                due = self._schedule.take(loop.time())
+                if due is None:
+                    await self._sleep(loop)
+                else:
+                    due[0].late(due[1])
+                    await self._poll(due[0], loop.time())
+        finally:
+            if self._tcp is not None:
+                self._tcp.close()
+
+    async def _poll(self, poller: Poller, now_s: float) -> None:
+        breaker = self._breakers[poller.unit]
+        if not breaker.allows(now_s):
+            poller.withheld()
+            return
+        cause = await poller.poll(self._link)
+        if cause in _SILENT:
+            breaker.silent(asyncio.get_running_loop().time(), most_s=self._longest_backoff_s())
+        elif cause is None or cause == "exception":
+            breaker.answered()
+
+    def _longest_backoff_s(self) -> float:
+        """A unit with the bus to itself hurts nobody; others are protected from its timeouts."""
+        alone = len({member.unit for member in self._members}) <= 1
+        return 2.0 if alone else max(2.0, 20.0 * self.options.timeout_s)
+
+    async def _sleep(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._wake.clear()
+        release_s = self._schedule.next_release_s()
+        timer = loop.call_at(release_s, self._wake.set) if release_s is not None else None
+        try:
+            await self._wake.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()

@@ -1,0 +1,57 @@
+"""Turns reads that gave nothing into gaps: one per outage, or per minute of it, never one per read. Pure.
+
+Invariants: every failed read is counted in exactly one gap; the ends of a gap lie outside the loss (a good read, the
+start of the run, or the end of the gap before); gaps of one outage are adjacent; a good read is never inside one.
+"""
+
+from __future__ import annotations
+
+from gateway.reading import Lost
+from protos.comboio.v1 import batch_pb2 as pb
+
+
+class Outage:
+    """The running gap of one group, if any. All times are mono_ms."""
+
+    def __init__(self, *, started_ms: int, close_every_ms: int = 60_000) -> None:
+        self._after_ms = started_ms
+        self._close_every_ms = close_every_ms
+        self._since_ms: int | None = None
+        self._last_ms = 0
+        self._count = 0
+
+    @property
+    def since_ms(self) -> int | None:
+        """Begin of the oldest failed read that is in no gap yet."""
+        return self._since_ms
+
+    def failed(self, began_ms: int) -> None:
+        """A read begun then gave nothing."""
+        if self._since_ms is None:
+            self._since_ms = began_ms
+        self._last_ms = began_ms
+        self._count += 1
+
+    def good(self, taken_ms: int) -> Lost | None:
+        """A read gave a row of that time; the gap before it, to be emitted before the row."""
+        lost = self._close(taken_ms) if self._count else None
+        self._after_ms = taken_ms
+        return lost
+
+    def overdue(self, now_ms: int) -> Lost | None:
+        """The running gap, closed, if it has been open for long. Not to be called while a read is under way."""
+        if self._since_ms is None or now_ms - self._since_ms < self._close_every_ms:
+            return None
+        return self._close(now_ms)
+
+    def end(self, now_ms: int) -> Lost | None:
+        """The running gap, closed because nobody will read any more."""
+        return self._close(now_ms) if self._count else None
+
+    def _close(self, before_ms: int) -> Lost:
+        before_ms = max(before_ms, self._last_ms + 1)
+        lost = Lost(self._after_ms, before_ms, self._count, pb.GAP_UNREADABLE)
+        self._after_ms = before_ms
+        self._since_ms = None
+        self._count = 0
+        return lost

@@ -1,0 +1,118 @@
+"""`comboio-gateway simulate modbus | link`: simulated parts as programs, for demos, tests and benches.
+
+With `--json` each prints one line with the ports it chose, then runs until SIGTERM or SIGINT.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import functools
+import json
+import signal
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from firmware_configs.loader import ProfileError, Profiles
+from gateway.clock import SystemClock
+from gateway.simulators.control import ControlPort, Handler
+from gateway.simulators.link import LinkProxy, obey
+from gateway.simulators.modbus_device import ModbusDevice
+from gateway.simulators.modbus_unit import SimulatedUnit, default_signals
+from gateway.simulators.read_log import ReadLog
+from gateway.simulators.signals import Signal, constant, replay
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommands; `main` is given what they parse."""
+    kinds = parser.add_subparsers(dest="simulator", required=True)
+    modbus = kinds.add_parser("modbus", help="Modbus TCP devices from a profile")
+    modbus.add_argument("--profile", required=True, metavar="NAME", help="vendor-model@version")
+    modbus.add_argument("--unit", type=int, action="append", metavar="N", help="unit id, may be repeated (default: 1)")
+    modbus.add_argument("--counting", action="store_true", help="values by which every read can be told apart")
+    modbus.add_argument(
+        "--signal", action="append", default=[], metavar="Q=VALUE|Q=CSV:COLUMN", help="constant or recorded column"
+    )
+    modbus.add_argument("--log", type=Path, metavar="FILE", help="a JSON line per read answered")
+    link = kinds.add_parser("link", help="a TCP link that can be cut, black-holed and slowed")
+    link.add_argument("--to", required=True, type=_address, metavar="HOST:PORT")
+    for kind in (modbus, link):
+        kind.add_argument("--listen", type=_address, default=("127.0.0.1", 0), metavar="HOST:PORT")
+        kind.add_argument("--control", type=_address, metavar="HOST:PORT", help="one command per line")
+        kind.add_argument("--json", action="store_true", help="print the chosen ports as one JSON line")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the simulator until told to end. 0, or 2 with a sentence for mistaken arguments."""
+    run = _modbus if args.simulator == "modbus" else _link
+    try:
+        asyncio.run(run(args))
+    except (ProfileError, ValueError, OSError) as error:
+        print(f"simulate {args.simulator}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+async def _modbus(args: argparse.Namespace) -> None:
+    profile = Profiles().modbus(args.profile)
+    chosen = dict(_signal(text) for text in args.signal)
+    if unknown := chosen.keys() - {register.quantity for register in profile.expanded()}:
+        raise ValueError(f"--signal: {', '.join(sorted(unknown))} is no quantity of {profile.name}")
+    units = {
+        unit: SimulatedUnit(
+            unit=unit,
+            profile=profile,
+            signals=None if args.counting else default_signals(profile, unit=unit) | chosen,
+        )
+        for unit in args.unit or [1]
+    }
+    clock = SystemClock()
+    log = ReadLog(path=args.log, clock=clock)
+    device = ModbusDevice(units=units, log=log, clock=clock)
+    async with AsyncExitStack() as stack:
+        stack.callback(log.close)
+        port = await device.start(*args.listen)
+        stack.push_async_callback(device.close)
+        await _serve(args, stack, port, device.faults.command)
+
+
+async def _link(args: argparse.Namespace) -> None:
+    link = LinkProxy(to=args.to)
+    async with AsyncExitStack() as stack:
+        port = await link.start(*args.listen)
+        stack.push_async_callback(link.close)
+        await _serve(args, stack, port, functools.partial(obey, link))
+
+
+async def _serve(args: argparse.Namespace, stack: AsyncExitStack, port: int, handler: Handler) -> None:
+    said = {"simulator": args.simulator, "host": args.listen[0], "port": port}
+    if args.control is not None:
+        control = ControlPort(handler=handler)
+        said["control_port"] = await control.start(*args.control)
+        stack.push_async_callback(control.close)
+    print(json.dumps(said) if args.json else "  ".join(f"{k} {v}" for k, v in said.items()), flush=True)
+    await _until_told()
+
+
+async def _until_told() -> None:
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    await told.wait()
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
+    return host, int(port)
+
+
+def _signal(text: str) -> tuple[str, Signal]:
+    quantity, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--signal {text!r} is not QUANTITY=VALUE or QUANTITY=CSV:COLUMN")
+    path, colon, column = value.rpartition(":")
+    return quantity, replay(Path(path), column) if colon else constant(float(value))

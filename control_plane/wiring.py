@@ -9,8 +9,10 @@ what it runs: three processes start at once, on small machines.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from control_plane.clock import SystemClock
@@ -28,6 +30,8 @@ def run_ingest(settings: Settings, ready: Callable[[], None]) -> None:
     from control_plane.fleet.authority import Authority
     from control_plane.fleet.enrolment import Enrolment
     from control_plane.ingest.identity import IdentityService, PeerLimit, serving
+    from control_plane.ingest.server import Admission, Door, serve
+    from control_plane.journal.sql import SqlJournal
 
     clock, authority = SystemClock(), Authority.open(settings.data)
     server = authority.server_identity(certificate_names(settings), now_ms=clock.now_ms())
@@ -37,18 +41,75 @@ def run_ingest(settings: Settings, ready: Callable[[], None]) -> None:
         service = IdentityService(enroller=enrolment, limit=limit)
         stop = stop_requested()
         with serving(settings.identity, service, key_pem=server.key_pem, chain_pem=server.chain_pem):
-            # control_plane.ingest.server:main(settings, …, ready=ready) takes the place of these two lines.
-            ready()
-            stop.wait()
+            door = Door(
+                address=settings.grpc,
+                key_pem=server.key_pem,
+                chain_pem=server.chain_pem,
+                ca_pem=authority.ca_pem,
+            )
+            asyncio.run(
+                serve(
+                    door=door,
+                    journal=SqlJournal(stores.journal),
+                    clock=clock,
+                    settings=settings.ingest,
+                    admission=Admission(enrolment.revoked_serials),
+                    ready=ready,
+                    stop=stop,
+                )
+            )
 
 
 def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
-    """Projections, reconciliation and relay. Returns on SIGTERM."""
-    # control_plane.worker:main(settings, ready=ready) takes the place of these lines.
-    with Stores(settings.database_url):
+    """Journal → projections → reconcile → outbox → relay. Returns on SIGTERM."""
+    from control_plane.projections.completeness import CompletenessProjection
+    from control_plane.projections.history import HistoryProjection
+    from control_plane.projections.projector import Projector
+    from control_plane.projections.reading import HistoryReader
+    from control_plane.projections.state import StateProjection
+    from control_plane.reconcile.reconciler import Reconciler
+    from control_plane.relay.connectors.webhook import WebhookConnector
+    from control_plane.relay.deliver import Deliverer
+    from control_plane.settings import read_destinations
+    from control_plane.worker import Loop, threaded, work
+
+    clock = SystemClock()
+    targets = read_destinations(Path(settings.integrations))
+    with Stores(settings.database_url) as stores:
         stop = stop_requested()
-        ready()
-        stop.wait()
+        projector = Projector(
+            journal=stores.journal,
+            telemetry=stores.telemetry,
+            clock=clock,
+            completeness=CompletenessProjection(),
+            others=(StateProjection(), HistoryProjection()),
+        )
+        reconciler = Reconciler(
+            stores=stores,
+            reader=HistoryReader(journal=stores.journal, telemetry=stores.telemetry),
+            rules=settings.rules.cold_chain,
+            destinations=targets,
+            clock=clock,
+        )
+        loops = [
+            Loop("projections", threaded(projector.step)),
+            Loop("reconcile", threaded(reconciler.step), idle_s=0.3),
+        ]
+
+        async def run() -> None:
+            connectors = [WebhookConnector(target) for target in targets]
+            for target, connector in zip(targets, connectors, strict=True):
+                deliverer = Deliverer(
+                    store=stores.business, destination=target, connector=connector, clock=clock
+                )
+                loops.append(Loop(f"relay.{target.name}", deliverer.step))
+            try:
+                await work(loops, stop=stop, ready=ready)
+            finally:
+                for connector in connectors:
+                    await connector.close()
+
+        asyncio.run(run())
 
 
 def create_web(settings: Settings) -> Flask:

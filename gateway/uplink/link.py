@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import grpc
 import structlog
@@ -44,17 +45,17 @@ log = structlog.get_logger("gateway.uplink")
 Call = grpc.aio.StreamStreamCall[wire.Uplink, wire.Downlink]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
-    """Where to connect and as whom; read anew before each connection, because certificates change."""
+class Endpoint(Protocol):
+    """Where to connect and as whom; certificates change while the daemon runs."""
 
-    address: str
-    root_pem: bytes
-    chain_pem: bytes
-    key_pem: bytes
+    async def before_connecting(self) -> tuple[str, grpc.ChannelCredentials]:
+        """(host:port, credentials) for the next attempt."""
 
-    def credentials(self) -> grpc.ChannelCredentials:
-        return grpc.ssl_channel_credentials(self.root_pem, self.key_pem, self.chain_pem)
+    def connected(self) -> None:
+        """Welcome came."""
+
+    def failed(self) -> None:
+        """The attempt ended before Welcome."""
 
 
 @dataclass(slots=True)
@@ -77,11 +78,10 @@ class Link:
         buffer: Buffer,
         clock: Clock,
         settings: UplinkSection,
-        endpoint: Callable[[], Endpoint],
+        endpoint: Endpoint,
         set_batch_interval: Callable[[float], None],
         anchors: Anchors,
         version: str,
-        connected: Callable[[], None] = lambda: None,
     ) -> None:
         self._buffer = buffer
         self._clock = clock
@@ -90,7 +90,6 @@ class Link:
         self._set_batch_interval = set_batch_interval
         self._anchors = anchors
         self._version = version
-        self._connected = connected
         self._backoff = Backoff()
         self.health = LinkHealth()
 
@@ -115,12 +114,13 @@ class Link:
 
     def _failed(self, why: str) -> None:
         self.health.last_error = why
+        if not self.health.connected:
+            self._endpoint.failed()
         log.warning("link.down", why=why)
 
     async def _connection(self) -> None:
-        endpoint = self._endpoint()
-        options = CHANNEL_OPTIONS
-        async with grpc.aio.secure_channel(endpoint.address, endpoint.credentials(), options=options) as channel:
+        address, credentials = await self._endpoint.before_connecting()
+        async with grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS) as channel:
             method = channel.stream_stream(
                 METHOD,
                 request_serializer=wire.Uplink.SerializeToString,
@@ -156,7 +156,7 @@ class Link:
         await sender.acknowledged(welcome.lanes)
         self.health.connected = True
         self.health.connections += 1
-        self._connected()
+        self._endpoint.connected()
         log.info("link.up", session=welcome.session)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(sender.run(), name="uplink.send")

@@ -1,0 +1,117 @@
+"""The ingest process's event loop: the Link service, the journal writer, the watch over revocations."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import grpc
+import structlog
+
+from control_plane.clock import Clock
+from control_plane.ingest.service import LinkService
+from control_plane.ingest.writer import Writer
+from control_plane.journal.journal import Journal
+from control_plane.settings import IngestSection
+from protos.columns import MAX_BODY_BYTES
+from protos.comboio.v1 import batch_pb2 as pb
+from protos.comboio.v1 import link_pb2 as wire
+
+REVOCATIONS_EVERY_S = 2.0
+STOP_WITHIN_S = 2.0
+
+log = structlog.get_logger("control_plane.ingest")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Door:
+    """Certificates of the listener: server key and chain, and the only CA whose gateways may come in."""
+
+    address: str
+    key_pem: bytes
+    chain_pem: bytes
+    ca_pem: bytes
+
+    def credentials(self) -> grpc.ServerCredentials:
+        return grpc.ssl_server_credentials(
+            [(self.key_pem, self.chain_pem)], root_certificates=self.ca_pem, require_client_auth=True
+        )
+
+
+class Admission:
+    """Who may come in: gateways of the fleet whose certificate was not revoked."""
+
+    def __init__(self, revoked: Callable[[], frozenset[str]]) -> None:
+        self._load = revoked
+        self._revoked: frozenset[str] = frozenset()
+
+    def refresh(self) -> None:
+        self._revoked = self._load()
+
+    def why_not(self, gateway: str, serial: int) -> str | None:
+        if not gateway:
+            return "the certificate names no gateway"
+        if f"{serial:x}" in self._revoked:
+            return "the certificate was revoked"
+        return None
+
+
+async def serve(
+    *,
+    door: Door,
+    journal: Journal,
+    clock: Clock,
+    settings: IngestSection,
+    admission: Admission,
+    ready: Callable[[], None],
+    stop: threading.Event,
+) -> None:
+    """Serve until `stop`; then say goodbye, commit what is queued, and return within a few seconds."""
+    writer = Writer(journal, linger_s=settings.linger_ms / 1000)
+    limits = wire.Limits(
+        max_inflight=settings.max_inflight,
+        max_body_bytes=settings.max_body_bytes,
+        max_message_bytes=settings.max_message_bytes,
+        codecs=[pb.CODEC_NONE, pb.CODEC_ZSTD],
+    )
+    pace = wire.Pace(batch_interval_ms=round(settings.batch_interval_s * 1000))
+    service = LinkService(
+        journal=journal, writer=writer, clock=clock, limits=limits, pace=pace, admit=admission.why_not
+    )
+    server = grpc.aio.server(
+        options=[
+            ("grpc.so_reuseport", 1),
+            ("grpc.http2.bdp_probe", 0),
+            # Above every limit of ours, so that what is over a limit is rejected in words, not by a broken stream.
+            ("grpc.max_receive_message_length", 2 * MAX_BODY_BYTES),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.min_ping_interval_without_data_ms", 60_000),
+        ]
+    )
+    server.add_generic_rpc_handlers((service.handlers(),))
+    server.add_secure_port(door.address, door.credentials())
+    await asyncio.to_thread(admission.refresh)
+    writer.start()
+    await server.start()
+    ready()
+    watch = asyncio.create_task(_watch(admission, service), name="revocations")
+    try:
+        while not stop.is_set():
+            await asyncio.sleep(0.1)
+    finally:
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+        await server.stop(STOP_WITHIN_S)
+        await writer.stop()
+
+
+async def _watch(admission: Admission, service: LinkService) -> None:
+    while True:
+        await asyncio.sleep(REVOCATIONS_EVERY_S)
+        try:
+            await asyncio.to_thread(admission.refresh)
+        except Exception as error:
+            log.warning("revocations.unreadable", error=str(error).splitlines()[0])
+        service.recheck()

@@ -1,0 +1,111 @@
+"""A look into a buffer from outside, also while the daemon runs: read-only, by its files."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from gateway.errors import Misconfigured
+from protos import columns
+from protos.comboio.v1 import batch_pb2 as pb
+from protos.ranges import Ranges
+
+GAPS_SHOWN = 50
+
+
+def report(folder: Path) -> dict[str, Any]:
+    """What is waiting, kept and lost. Raises Misconfigured when there is no readable buffer."""
+    path = folder / "sealed.db"
+    if not path.exists():
+        raise Misconfigured(f"{folder}: there is no buffer yet")
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+            return _report(db, folder)
+    except sqlite3.DatabaseError as error:
+        raise Misconfigured(f"{path}: can't be read ({error}); the daemon sets it aside at its next start") from error
+
+
+def _report(db: sqlite3.Connection, folder: Path) -> dict[str, Any]:
+    facts = dict(db.execute("SELECT key, value FROM meta"))
+    lanes = {}
+    for lane, next_seq, acked in db.execute("SELECT lane, next_seq, acked FROM lane"):
+        lanes[pb.Lane.Name(lane).lower()] = _lane(db, lane, next_seq, Ranges.unpack(acked))
+    return {
+        "epoch": f"{int(facts['epoch']):08x}",
+        "opens": facts["opens"],
+        "clean_stop": bool(facts["clean"]),
+        "bytes": sum(file.stat().st_size for file in folder.iterdir()),
+        "dropped_readings": facts["dropped_readings"],
+        "set_aside": [file.name for file in folder.iterdir() if ".damaged-" in file.name],
+        "lanes": lanes,
+        "gaps": _gaps(db),
+    }
+
+
+def _lane(db: sqlite3.Connection, lane: int, next_seq: int, acked: Ranges) -> dict[str, int]:
+    waiting = readings = 0
+    for first, last in acked.missing(1, next_seq - 1):
+        query = "SELECT count(*), coalesce(sum(count), 0) FROM batch WHERE lane = ? AND seq BETWEEN ? AND ?"
+        n, c = db.execute(query, (lane, first, last)).fetchone()
+        waiting, readings = waiting + n, readings + c
+    (held,) = db.execute("SELECT count(*) FROM batch WHERE lane = ?", (lane,)).fetchone()
+    return {
+        "sealed": next_seq - 1,
+        "waiting_batches": waiting,
+        "waiting_readings": readings,
+        "kept_acknowledged": held - waiting,
+    }
+
+
+def _gaps(db: sqlite3.Connection) -> list[dict[str, Any]]:
+    """The newest gap records still on the box."""
+    declares = {
+        number: pb.Declare.FromString(body) for number, body in db.execute("SELECT number, body FROM schema")
+    }
+    query = "SELECT schema, codec, body, body_len, count FROM batch WHERE lane = ? ORDER BY seq DESC LIMIT 500"
+    found: list[dict[str, Any]] = []
+    for schema, codec, body, body_len, count in db.execute(query, (pb.URGENT,)):
+        declare = declares[schema]
+        sensors = {group.id: group.sensor for group in declare.groups}
+        plain = columns.unpack(codec, body, body_len=body_len)
+        for _, event in columns.decode(columns.Schema.from_declare(declare), plain, count=count).events:
+            if event.kind == pb.EVENT_GAP and len(found) < GAPS_SHOWN:
+                found.append(_gap(pb.Gap.FromString(event.detail), sensors))
+    return found
+
+
+def _gap(gap: pb.Gap, sensors: dict[int, str]) -> dict[str, Any]:
+    return {
+        "sensor": sensors.get(gap.group, "all"),
+        "reason": pb.GapReason.Name(gap.reason).removeprefix("GAP_").lower(),
+        "count": gap.count if gap.count_exact else None,
+        "from": [gap.from_boot, gap.from_mono_ms],
+        "to": [gap.to_boot, gap.to_mono_ms],
+        "seqs": [[r.first, r.last] for r in gap.seqs],
+    }
+
+
+def text(found: dict[str, Any]) -> str:
+    """For a person."""
+    lines = [
+        f"store {found['epoch']}, opened {found['opens']} times, {found['bytes'] / 1e6:.1f} MB on disk",
+        "",
+        f"{'lane':<12}{'sealed':>10}{'waiting':>10}{'readings':>12}{'kept':>8}",
+    ]
+    for name, lane in found["lanes"].items():
+        lines.append(
+            f"{name:<12}{lane['sealed']:>10}{lane['waiting_batches']:>10}"
+            f"{lane['waiting_readings']:>12}{lane['kept_acknowledged']:>8}"
+        )
+    lines += ["", f"lost for want of space: {found['dropped_readings']} readings"]
+    lines += [f"set aside: {name}" for name in found["set_aside"]]
+    if found["gaps"]:
+        lines += ["", "newest gaps:"]
+    for gap in found["gaps"][:10]:
+        count = "unknown how many" if gap["count"] is None else f"{gap['count']} lost"
+        span_s = (gap["to"][1] - gap["from"][1]) / 1000 if gap["to"][0] == gap["from"][0] else None
+        span = f" over {span_s:.1f} s" if span_s else ""
+        lines.append(f"  {gap['sensor']:<16} {gap['reason']:<12} {count}{span}")
+    return "\n".join(lines)

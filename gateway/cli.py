@@ -1,0 +1,159 @@
+"""comboio-gateway: enrol, run, check-config, buffer, simulate.
+
+Exit status: 0 done · 1 refused, with the reason on stderr · 2 wrong usage · 3 the control plane can't be reached.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from gateway.errors import ComboioError, Retryable
+
+DATA_DIR = Path("/var/lib/comboio-gateway")
+CONFIG = Path("/etc/comboio/gateway.toml")
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except Retryable as error:
+        print(f"comboio-gateway: {error}", file=sys.stderr)
+        return 3
+    except ComboioError as error:
+        print(f"comboio-gateway: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"comboio-gateway: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="comboio-gateway", description="The edge gateway: reads sensors, loses nothing, tells the control plane."
+    )
+    parser.add_argument("--version", action="version", version=f"comboio {_version()}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    enrol = commands.add_parser("enrol", help="join a fleet with a token from its control plane")
+    enrol.add_argument("--server", required=True, metavar="URL", help="http(s) address of the control plane")
+    enrol.add_argument("--token", required=True, help="join token, cj1.…")
+    enrol.set_defaults(run=_enrol)
+
+    run = commands.add_parser("run", help="read sensors and deliver, until stopped")
+    run.set_defaults(run=_run)
+
+    check = commands.add_parser("check-config", help="say everything that is wrong with a configuration")
+    check.set_defaults(run=_check)
+
+    buffer = commands.add_parser("buffer", help="what the buffer holds, and what was lost and why")
+    buffer.set_defaults(run=_buffer)
+
+    for command in (enrol, run, buffer):
+        command.add_argument("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help=f"default {DATA_DIR}")
+    for command in (run, check):
+        command.add_argument("--config", type=Path, default=CONFIG, metavar="FILE", help=f"default {CONFIG}")
+    for command in (enrol, run, check, buffer):
+        command.add_argument("--json", action="store_true", help="answer as JSON")
+
+    simulate = commands.add_parser("simulate", help="simulated devices and links, for trying things out")
+    simulate.set_defaults(run=_simulate)
+    from gateway.simulators import cli as simulators
+
+    simulators.add_arguments(simulate)
+    return parser
+
+
+def _enrol(args: argparse.Namespace) -> int:
+    from gateway.identity.enrol import enrol
+
+    identity = enrol(args.server, args.token, args.data_dir)
+    if args.json:
+        print(json.dumps({"gateway_id": identity.gateway_id, "grpc": identity.grpc_address}))
+    else:
+        print(f"Enrolled as {identity.gateway_id}; certificate valid until {identity.not_after:%Y-%m-%d}.")
+        print(f"Now run: comboio-gateway run --config {CONFIG} --data-dir {args.data_dir}")
+    return 0
+
+
+def _run(args: argparse.Namespace) -> int:
+    from firmware_configs.loader import Profiles
+    from gateway import daemon, logs, settings
+    from gateway.clock import SystemClock
+
+    profiles = Profiles()
+    config = settings.load(args.config, profiles)
+    logs.configure(role="gateway")
+
+    def ready() -> None:
+        if args.json:
+            print(json.dumps({"ready": True}), flush=True)
+
+    with _only_one(args.data_dir):
+        asyncio.run(
+            daemon.run(
+                config,
+                data_dir=args.data_dir,
+                clock=SystemClock(),
+                profiles=profiles,
+                version=_version(),
+                ready=ready,
+            )
+        )
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from firmware_configs.loader import Profiles
+    from gateway import settings
+    from gateway.errors import Misconfigured
+
+    try:
+        config = settings.load(args.config, Profiles())
+    except Misconfigured as error:
+        problems = str(error).splitlines()
+        if args.json:
+            print(json.dumps({"ok": False, "problems": problems}, ensure_ascii=False))
+        else:
+            print("\n".join(problems), file=sys.stderr)
+            print(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}.", file=sys.stderr)
+        return 1
+    if args.json:
+        print(json.dumps({"ok": True, "sensors": len(config.sensor), "buses": len(config.bus)}))
+    else:
+        print(f"{args.config}: good. {len(config.sensor)} sensors on {len(config.bus)} buses.")
+    return 0
+
+
+def _buffer(args: argparse.Namespace) -> int:
+    from gateway.buffer import inspect
+
+    report = inspect.report(args.data_dir / "buffer")
+    print(json.dumps(report) if args.json else inspect.text(report))
+    return 0
+
+
+def _simulate(args: argparse.Namespace) -> int:
+    from gateway.simulators import cli as simulators
+
+    return simulators.main(args)
+
+
+def _only_one(data_dir: Path):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    from gateway.lock import only_one
+
+    return only_one(data_dir)
+
+
+def _version() -> str:
+    try:
+        return version("comboio")
+    except PackageNotFoundError:
+        return "0+source"

@@ -1,0 +1,63 @@
+"""Which identity the uplink uses now: the one in force, or a renewed candidate that must first prove itself."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import structlog
+
+from gateway.clock import Clock
+from gateway.errors import Misconfigured, Retryable
+from gateway.identity.identity import Identity
+from gateway.identity.renew import Candidate, renew
+
+TRY_AGAIN_MS = 60_000
+
+log = structlog.get_logger("gateway.identity")
+
+
+class Keeper:
+    """`before_connecting` → connect → `connected` or `failed`."""
+
+    def __init__(self, data_dir: Path, *, clock: Clock) -> None:
+        """Raises Misconfigured when the box is not enrolled."""
+        self._clock = clock
+        self._current = Identity.load(data_dir)
+        self._candidate: Candidate | None = None
+        self._tried_mono_ms: int | None = None
+
+    @property
+    def gateway_id(self) -> str:
+        return self._current.gateway_id
+
+    @property
+    def in_force(self) -> Identity:
+        return self._current
+
+    async def before_connecting(self) -> Identity:
+        """The identity to connect with; asks for a new certificate when two thirds of this one's life are over."""
+        if self._candidate is None and self._current.renewal_due(self._clock.wall_ms()) and self._may_try():
+            self._tried_mono_ms = self._clock.mono_ms()
+            try:
+                self._candidate = await asyncio.to_thread(renew, self._current)
+            except (Retryable, Misconfigured) as error:
+                log.warning("certificate.not_renewed", why=str(error), valid_until=str(self._current.not_after))
+        return self._candidate.identity if self._candidate else self._current
+
+    def connected(self) -> None:
+        """The control plane accepted what `before_connecting` gave."""
+        if self._candidate is not None:
+            self._current = self._candidate.commit()
+            self._candidate = None
+            log.info("certificate.renewed", valid_until=str(self._current.not_after))
+
+    def failed(self) -> None:
+        """The connection did not come about: go back to what is in force."""
+        if self._candidate is not None:
+            self._candidate.revert()
+            self._candidate = None
+
+    def _may_try(self) -> bool:
+        tried = self._tried_mono_ms
+        return tried is None or self._clock.mono_ms() - tried >= TRY_AGAIN_MS

@@ -59,7 +59,7 @@ def cluster(bin_dir: Path) -> Iterator[Cluster]:
         with (folder / "log").open("wb") as log:
             server = subprocess.Popen(
                 [bin_dir / "postgres", "-D", data, *options],
-                cwd=folder, stdout=log, stderr=log, preexec_fn=_die_with_parent, **as_owner,
+                cwd=folder, stdout=log, stderr=log, preexec_fn=_die_with_parent, **as_owner,  # noqa: PLW1509 - runs before any thread of ours
             )  # fmt: skip
         try:
             started = Cluster(folder, server.pid)

@@ -87,9 +87,11 @@ def test_a_signal_stops_everything_within_five_seconds(tmp_path: Path, number: s
 def test_logs_are_json_lines_that_name_their_role(tmp_path: Path) -> None:
     with running(tmp_path) as up:
         ca = Authority.open(tmp_path).ca_pem
-        with grpc.secure_channel(up.announced["identity"], grpc.ssl_channel_credentials(ca)) as channel:
-            with pytest.raises(grpc.RpcError):
-                rpc.IdentityStub(channel).Enrol(pb.EnrolRequest(), timeout=5)
+        with (
+            grpc.secure_channel(up.announced["identity"], grpc.ssl_channel_credentials(ca)) as channel,
+            pytest.raises(grpc.RpcError),
+        ):
+            rpc.IdentityStub(channel).Enrol(pb.EnrolRequest(), timeout=5)
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert {(line["role"], line["event"]) for line in lines} >= {("up", "child.ready"), ("ingest", "identity.denied")}
     assert all(line["timestamp"].endswith("Z") for line in lines)
@@ -175,6 +177,15 @@ def test_a_reserved_port_is_shared_only_with_its_server() -> None:
             for _ in range(20):
                 socket.create_connection(address, timeout=1).close()
                 server.accept()[0].close()
+
+
+def test_a_database_named_in_a_file_stays_out_of_the_arguments(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/elsewhere"
+    (tmp_path / "control.toml").write_text(f'database = "{url}"')
+    with running(tmp_path) as up:
+        assert (tmp_path / "elsewhere" / "journal.db").exists()
+        assert not (tmp_path / "journal.db").exists()
+        assert not any(url in argument for process in tree(up) for argument in process.cmdline())
 
 
 def test_runs_on_postgresql_too(tmp_path: Path, database: str) -> None:

@@ -96,7 +96,8 @@ def _command(
 def _up(settings: Settings, options: argparse.Namespace) -> int:
     from control_plane.up import up
 
-    return up(settings, config=options.config, announce=_as_json if options.json else _as_text)
+    announce = _as_json if options.json else _as_text
+    return up(settings, config=options.config, database=options.database, announce=announce)
 
 
 def _as_json(running: Running, admin_password: str | None) -> None:

@@ -6,13 +6,18 @@ import logging
 import sys
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
 
 
 def configure(*, role: str) -> None:
     """Once per process, before anything logs. The standard library's loggers come out in the same form."""
+
+    def name_role(_logger: object, _method: str, line: EventDict) -> EventDict:
+        line["role"] = role  # not a context variable: those don't reach threads
+        return line
+
     shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
+        name_role,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -27,7 +32,6 @@ def configure(*, role: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(role=role)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

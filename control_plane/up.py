@@ -32,8 +32,18 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     pids: dict[str, int]
 
 
-def up(settings: Settings, *, config: Path | None, announce: Callable[[Running, str | None], None]) -> int:
-    """Run until told to stop. `announce` is called once, when all roles serve, with the password if it is new."""
+def up(
+    settings: Settings,
+    *,
+    config: Path | None,
+    database: str | None,
+    announce: Callable[[Running, str | None], None],
+) -> int:
+    """Run until told to stop. `announce` is called once, when all roles serve, with the password if it is new.
+
+    `config` and `database` as the command line gave them: a URL from a file, with its password, must not show up
+    among the arguments of the children.
+    """
     first_start.make_data_dir(settings.data)
     with _only_one(settings.data), ExitStack() as sockets:
         http = sockets.enter_context(listening("http", settings.http_address))
@@ -47,16 +57,16 @@ def up(settings: Settings, *, config: Path | None, announce: Callable[[Running, 
         )
         prepared = first_start.prepare(settings)
         report = _Report(settings, prepared, announce)
-        children = [_child(role, settings, config, http.fileno()) for role in ROLES]
+        children = [_child(role, settings, config=config, database=database, http_fd=http.fileno()) for role in ROLES]
         return Supervisor(children, on_change=report).run()
 
 
-def _child(role: str, settings: Settings, config: Path | None, http_fd: int) -> Child:
+def _child(role: str, settings: Settings, *, config: Path | None, database: str | None, http_fd: int) -> Child:
     fixed = [sys.executable, "-m", "control_plane", role]
     for option in ("data_dir", "http", "grpc", "identity", "public_name"):
         fixed += [f"--{option.replace('_', '-')}", getattr(settings, option)]
-    if settings.database:
-        fixed += ["--database", settings.database]
+    if database is not None:
+        fixed += ["--database", database]
     if config is not None:
         fixed += ["--config", str(config)]
     fixed += ["--supervised-by", str(os.getpid())]

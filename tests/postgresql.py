@@ -39,7 +39,7 @@ class Cluster:
 
     def run(self, statement: str) -> None:
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(statement)  # type: ignore[call-overload]
+            connection.execute(statement)
 
 
 @contextmanager
@@ -48,18 +48,20 @@ def cluster(bin_dir: Path) -> Iterator[Cluster]:
     folder = Path(tempfile.mkdtemp(prefix="comboio-pg-"))
     if owner is not None:
         os.chown(folder, owner.pw_uid, owner.pw_gid)
-    as_owner = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []} if owner is not None else {}
+    user, group = (owner.pw_uid, owner.pw_gid) if owner is not None else (None, None)
+    extra: list[int] | None = [] if owner is not None else None
     try:
         data = folder / "data"
         subprocess.run(
             [bin_dir / "initdb", "-D", data, "-U", USER, "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"],
-            check=True, capture_output=True, cwd=folder, **as_owner,
+            check=True, capture_output=True, cwd=folder, user=user, group=group, extra_groups=extra,
         )  # fmt: skip
         options = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}", "-c", "fsync=on"]
         with (folder / "log").open("wb") as log:
             server = subprocess.Popen(
                 [bin_dir / "postgres", "-D", data, *options],
-                cwd=folder, stdout=log, stderr=log, preexec_fn=_die_with_parent, **as_owner,
+                cwd=folder, stdout=log, stderr=log, user=user, group=group, extra_groups=extra,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - no threads of ours hold locks here
             )  # fmt: skip
         try:
             started = Cluster(folder, server.pid)

@@ -60,7 +60,6 @@ class Accounts:
         self._store = store
         self._clock = clock
         self._hasher = PasswordHasher()
-        self._nobody = self._hasher.hash(secrets.token_hex(8))
 
     def ensure_admin(self) -> str | None:
         """The password of a newly made `admin`, to be shown once; None when there is a user already."""
@@ -87,11 +86,14 @@ class Accounts:
         """About 50 ms whether or not there is such a user."""
         with self._store.read() as connection:
             row = connection.execute(select(user).where(user.c.name == name)).one_or_none()
+        if row is None:
+            self._hasher.hash(password)  # as slow as a verification: the time must not tell which names exist
+            return None
         try:
-            self._hasher.verify(row.password_hash if row is not None else self._nobody, password)
+            self._hasher.verify(row.password_hash, password)
         except VerificationError:
             return None
-        return Caller(row.name, row.name, Role.named(row.role)) if row is not None else None
+        return Caller(row.name, row.name, Role.named(row.role))
 
     def create_token(self, *, name: str, role: Role, ttl_days: float | None = None) -> NewApiToken:
         """An API token, shown once; without `ttl_days` it lasts until revoked."""

@@ -1,0 +1,87 @@
+"""Every route says who may use it, and holds to it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from control_plane.api.binding import Permission, Route
+from control_plane.fleet.accounts import Accounts, Role
+
+Bearer = dict[str, dict[str, str]]
+
+
+def filled(path: str) -> str:
+    return "/api/v1" + re.sub(r"{\w+}", "nothing", path)
+
+
+def test_every_rule_of_the_application_is_in_the_route_table(app: Flask, table: tuple[Route, ...]) -> None:
+    rules = {rule.endpoint for rule in app.url_map.iter_rules()}
+    assert rules == {route.name for route in table} | {"GET /openapi.json"}
+
+
+def test_only_these_routes_are_open_to_everybody(table: tuple[Route, ...]) -> None:
+    public = {route.name for route in table if route.permission is Permission.PUBLIC}
+    assert public == {"GET /health", "GET /enrolment"}
+
+
+def test_without_credentials_every_other_route_answers_401(client: FlaskClient, table: tuple[Route, ...]) -> None:
+    for route in table:
+        if route.permission is not Permission.PUBLIC:
+            answer = client.open(filled(route.path), method=route.method)
+            assert (route.name, answer.status_code) == (route.name, 401)
+            assert answer.headers["WWW-Authenticate"]
+            assert answer.content_type == "application/problem+json"
+
+
+def test_a_lower_role_gets_403_and_a_sufficient_one_does_not(
+    client: FlaskClient, table: tuple[Route, ...], bearer: Bearer
+) -> None:
+    for route in table:
+        if isinstance(route.permission.value, Role):
+            for role in Role:
+                answer = client.open(filled(route.path), method=route.method, headers=bearer[role.word])
+                refused = answer.status_code == 403
+                assert (route.name, role, refused) == (route.name, role, role < route.permission.value)
+                assert answer.status_code < 500
+
+
+def test_a_token_that_ended_is_refused(client: FlaskClient, accounts: Accounts, bearer: Bearer) -> None:
+    made = accounts.create_token(name="a", role=Role.ADMIN)
+    headers = {"Authorization": f"Bearer {made.token}"}
+    assert client.get("/api/v1/gateways", headers=headers).status_code == 200
+    assert client.delete(f"/api/v1/api-tokens/{made.id}", headers=bearer["admin"]).status_code == 204
+    assert client.get("/api/v1/gateways", headers=headers).status_code == 401
+
+
+def test_a_password_buys_a_token(client: FlaskClient, accounts: Accounts) -> None:
+    password = accounts.ensure_admin() or ""
+    made = client.post("/api/v1/api-tokens", auth=("admin", password))
+    assert made.status_code == 201
+    headers = {"Authorization": f"Bearer {made.get_json()['token']}"}
+    listed = client.get("/api/v1/api-tokens", headers=headers).get_json()["items"]
+    assert [(item["role"], item["name"]) for item in listed] == [("admin", "admin")]
+    assert "secret_sha256" not in listed[0]
+    lesser = client.post("/api/v1/api-tokens", auth=("admin", password), json={"role": "viewer", "ttl_days": 1})
+    assert lesser.get_json()["role"] == "viewer"
+
+
+def test_wrong_passwords_are_slowed_down_but_right_ones_are_not(client: FlaskClient, accounts: Accounts) -> None:
+    password = accounts.ensure_admin() or ""
+    for _ in range(5):
+        assert client.post("/api/v1/api-tokens", auth=("admin", password)).status_code == 201
+    for _ in range(3):
+        assert client.post("/api/v1/api-tokens", auth=("admin", "wrong")).status_code == 401
+    blocked = client.post("/api/v1/api-tokens", auth=("admin", password))
+    assert blocked.status_code == 429
+    assert int(blocked.headers["Retry-After"]) > 0
+    assert blocked.content_type == "application/problem+json"
+
+
+@pytest.mark.parametrize("header", ["Bearer", "Bearer ", "Basic !!", "nonsense", "Bearer \u00e9"])
+def test_a_strange_authorization_header_is_401(client: FlaskClient, header: str) -> None:
+    assert client.get("/api/v1/gateways", headers={"Authorization": header}).status_code == 401
+    assert client.post("/api/v1/api-tokens", headers={"Authorization": header}).status_code == 401

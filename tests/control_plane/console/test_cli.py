@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from control_plane.console.cli import main
+from control_plane.console.table import table
+from control_plane.fleet.accounts import Role
+from tests.control import Up, running
+
+
+@pytest.fixture(scope="module")
+def control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    with running(tmp_path_factory.mktemp("control")) as up:
+        yield up
+
+
+@pytest.fixture(autouse=True)
+def nobodys_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    for name in ("SERVER", "TOKEN", "CA"):
+        monkeypatch.delenv(f"COMBOIO_{name}", raising=False)
+
+
+@pytest.fixture
+def admin(control: Up) -> tuple[str, ...]:
+    return ("--server", control.http, "--token", control.api_token(Role.ADMIN))
+
+
+def test_lists_are_tables_with_headings(admin: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    for command, heading in {"gateways": "ID", "events": "TIME", "deliveries": "DEST", "gaps": "GATEWAY"}.items():
+        assert main([command, *admin]) == 0
+        assert capsys.readouterr().out.split()[0] == heading
+
+
+def test_health_names_stores_and_roles(control: Up, admin: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["health", *admin, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["roles"] == control.pids()
+    assert main(["health", *admin]) == 0
+    assert "status ok" in capsys.readouterr().out
+
+
+def test_a_join_token_is_printed_alone_so_that_scripts_can_take_it(
+    control: Up, admin: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["join-token", *admin, "--name", "truck 17"]) == 0
+    version, _, ca = capsys.readouterr().out.strip().split(".")
+    assert (version, ca) == ("cj1", control.announced["ca_sha256"])
+    assert main(["join-token", *admin, "--list"]) == 0
+    assert "truck 17" in capsys.readouterr().out
+
+
+def test_what_the_server_refuses_is_1(control: Up, admin: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gateways", "gw-nobody", *admin]) == 1
+    assert "There is no gateway gw-nobody" in capsys.readouterr().err
+    assert main(["deliveries", *admin, "--state", "lost"]) == 1
+    assert "?state" in capsys.readouterr().err
+    assert main(["gateways", "--server", control.http, "--token", "wrong"]) == 1
+    viewer = control.api_token(Role.VIEWER)
+    assert main(["join-token", "--server", control.http, "--token", viewer, "--name", "a"]) == 1
+
+
+def test_wrong_usage_is_2(admin: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gateways"]) == 2
+    assert "set COMBOIO_SERVER" in capsys.readouterr().err
+    assert main(["join-token", *admin]) == 2
+    with pytest.raises(SystemExit) as caught:
+        main(["nonsense"])
+    assert caught.value.code == 2
+
+
+def test_nobody_there_is_3(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["health", "--server", "http://127.0.0.1:1", "--token", "t"]) == 3
+    assert "127.0.0.1:1" in capsys.readouterr().err
+
+
+def test_server_and_token_are_remembered(
+    control: Up, admin: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "comboio").mkdir()
+    (tmp_path / "comboio" / "config.toml").write_text(f'server = "http://127.0.0.1:1"\ntoken = "{admin[3]}"\n')
+    assert main(["health"]) == 3
+    monkeypatch.setenv("COMBOIO_SERVER", control.http)
+    assert main(["health"]) == 0
+
+
+def test_tables_align_and_show_absence() -> None:
+    rows = [{"name": "a", "count": 5, "exact": True}, {"name": "long", "count": 12, "exact": None}]
+    assert table(("name", "count", "exact"), rows).splitlines() == [
+        "NAME  COUNT  EXACT",
+        "a         5  yes",
+        "long     12  -",
+    ]

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from control_plane.fleet.accounts import Accounts, Role
+from tests.control_plane.conftest import TurnedClock
+
+
+def test_the_first_start_makes_one_administrator(accounts: Accounts) -> None:
+    password = accounts.ensure_admin()
+    assert password is not None
+    assert accounts.ensure_admin() is None
+    known = accounts.authenticate("admin", password)
+    assert known is not None
+    assert known.role is Role.ADMIN
+
+
+def test_wrong_names_and_passwords_are_nobody(accounts: Accounts) -> None:
+    password = accounts.ensure_admin() or ""
+    assert accounts.authenticate("admin", password + "x") is None
+    assert accounts.authenticate("root", password) is None
+
+
+def test_a_reset_password_replaces_the_old_one(accounts: Accounts) -> None:
+    old = accounts.ensure_admin() or ""
+    new = accounts.reset_password("admin")
+    assert accounts.authenticate("admin", old) is None
+    assert accounts.authenticate("admin", new) is not None
+
+
+def test_a_token_ends_with_its_days_or_its_revocation(accounts: Accounts, clock: TurnedClock) -> None:
+    short = accounts.create_token(name="a", role=Role.VIEWER, ttl_days=1)
+    lasting = accounts.create_token(name="b", role=Role.OPERATOR)
+    clock.forward(days=1)
+    assert accounts.caller(short.token) is None
+    known = accounts.caller(lasting.token)
+    assert known is not None
+    assert known.role is Role.OPERATOR
+    accounts.revoke_token(lasting.id)
+    assert accounts.caller(lasting.token) is None
+    assert accounts.caller("ct1.never-made") is None

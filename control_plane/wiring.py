@@ -119,6 +119,7 @@ def create_web(settings: Settings) -> Flask:
     from control_plane.fleet.accounts import Accounts
     from control_plane.fleet.authority import Authority
     from control_plane.fleet.enrolment import Enrolment
+    from control_plane.projections.reading import HistoryReader
 
     clock, stores = SystemClock(), Stores(settings.database_url)
     authority = Authority.open(settings.data)
@@ -129,5 +130,6 @@ def create_web(settings: Settings) -> Flask:
         authority=authority,
         accounts=Accounts(store=stores.business, clock=clock),
         enrolment=Enrolment(stores=stores, authority=authority, clock=clock),
+        reader=HistoryReader(journal=stores.journal, telemetry=stores.telemetry),
     )
     return create_app(routes(parts), accounts=parts.accounts, web=settings.web)

@@ -13,10 +13,12 @@ from control_plane.api.gaps import Gaps
 from control_plane.api.gateways import Gateways
 from control_plane.api.health import Health
 from control_plane.api.join_tokens import JoinTokenRoutes
+from control_plane.api.readings import ReadingsRoutes
 from control_plane.clock import Clock
 from control_plane.fleet.accounts import Accounts
 from control_plane.fleet.authority import Authority
 from control_plane.fleet.enrolment import Enrolment
+from control_plane.projections.reading import HistoryReader
 from control_plane.settings import Settings
 from control_plane.store.engine import Stores
 
@@ -31,6 +33,7 @@ class Parts:
     authority: Authority
     accounts: Accounts
     enrolment: Enrolment
+    reader: HistoryReader
 
 
 def routes(parts: Parts) -> tuple[Route, ...]:
@@ -40,7 +43,7 @@ def routes(parts: Parts) -> tuple[Route, ...]:
         *ApiTokens(accounts=parts.accounts, failures_per_minute=parts.settings.web.logins_per_minute).routes(),
         *JoinTokenRoutes(join_tokens=parts.enrolment.join_tokens, clock=parts.clock).routes(),
         *Gateways(store=parts.stores.business, enrolment=parts.enrolment).routes(),
-        # Here: series and readings.
+        *ReadingsRoutes(telemetry=parts.stores.telemetry, reader=parts.reader, clock=parts.clock).routes(),
         *Gaps(store=parts.stores.telemetry).routes(),
         *Events(store=parts.stores.business).routes(),
         *Deliveries(store=parts.stores.business).routes(),

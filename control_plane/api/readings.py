@@ -1,0 +1,233 @@
+"""GET /series and GET /readings: what there is, and what was measured, with its gaps and the error of its clock."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from sqlalchemy import Connection, select
+
+from control_plane.api.binding import Permission, Route
+from control_plane.api.paging import Page, PageQuery, moment, page
+from control_plane.api.problems import FieldProblem, Problem
+from control_plane.clock import Clock
+from control_plane.projections.reading import HistoryReader, Readings
+from control_plane.projections.walltime import load_all
+from control_plane.store.engine import Store
+from control_plane.store.tables import gap, series
+from protos.comboio.v1 import batch_pb2 as pb
+
+DAY_MS = 86_400_000
+QUALITY = {
+    pb.QUALITY_GOOD: "good",
+    pb.QUALITY_UNCERTAIN: "uncertain",
+    pb.QUALITY_BAD_COMM: "bad_comm",
+    pb.QUALITY_BAD_SENSOR: "bad_sensor",
+    pb.QUALITY_OUT_OF_RANGE: "out_of_range",
+    pb.QUALITY_STALE: "stale",
+    pb.QUALITY_SUBSTITUTED: "substituted",
+}
+STEPS_MS = (1_000, 5_000, 15_000, 60_000, 300_000, 900_000, 3_600_000, 21_600_000, DAY_MS, 7 * DAY_MS)
+Value = float | int | bool | str | None
+
+
+class SeriesItem(msgspec.Struct, frozen=True):
+    key: str
+    gateway: str
+    sensor: str
+    quantity: str
+    unit: str
+    period_ms: int
+    attrs: dict[str, str]
+
+
+class SeriesQuery(PageQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    filter: str | None = None
+    """Part of the key."""
+    gateway: str | None = None
+
+
+class ReadingsQuery(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}
+):
+    series: Annotated[list[str], Meta(min_length=1, max_length=50)]
+    from_: datetime | None = None
+    """Default: a day before `to`."""
+    to: datetime | None = None
+    """Default: now."""
+    max_points: Annotated[int, Meta(ge=1, le=100_000)] = 1200
+
+
+class SeriesReadings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Parallel lists. Raw: `values` and `quality`; in steps: `min`, `max`, `mean`, `last`, `count` per step."""
+
+    key: str
+    unit: str
+    coverage: float
+    clock_err_ms: int
+    times_ms: list[int]
+    values: list[Value] | msgspec.UnsetType = msgspec.UNSET
+    quality: list[str] | msgspec.UnsetType = msgspec.UNSET
+    min: list[float | None] | msgspec.UnsetType = msgspec.UNSET
+    max: list[float | None] | msgspec.UnsetType = msgspec.UNSET
+    mean: list[float | None] | msgspec.UnsetType = msgspec.UNSET
+    last: list[float | None] | msgspec.UnsetType = msgspec.UNSET
+    count: list[int] | msgspec.UnsetType = msgspec.UNSET
+
+
+class SeriesGap(msgspec.Struct, frozen=True):
+    series: str
+    from_ms: int
+    to_ms: int
+    reason: str
+
+
+class ReadingsAnswer(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
+    from_: datetime
+    to: datetime
+    resolution: str
+    series: list[SeriesReadings]
+    gaps: list[SeriesGap]
+
+
+class ReadingsRoutes:
+    def __init__(self, *, telemetry: Store, reader: HistoryReader, clock: Clock) -> None:
+        self._telemetry = telemetry
+        self._reader = reader
+        self._clock = clock
+
+    def routes(self) -> tuple[Route, ...]:
+        return (
+            Route(
+                method="GET", path="/series", view=self.list_series, permission=Permission.VIEWER, summary="Series, by key"
+            ),
+            Route(
+                method="GET",
+                path="/readings",
+                view=self.readings,
+                permission=Permission.VIEWER,
+                summary="Readings of some series, raw or in steps, with gaps",
+                problems=(404,),
+            ),
+        )
+
+    def list_series(self, query: SeriesQuery) -> Page[SeriesItem]:
+        (after,) = query.after(str) or ("",)
+        chosen = select(series).where(series.c.key > after)
+        if query.gateway is not None:
+            chosen = chosen.where(series.c.gateway == query.gateway)
+        if query.filter is not None:
+            chosen = chosen.where(series.c.key.contains(query.filter, autoescape=True))
+        with self._telemetry.read() as connection:
+            rows = connection.execute(chosen.order_by(series.c.key).limit(query.limit + 1)).all()
+        return page(rows, limit=query.limit, item=_series_item, key=lambda row: (row.key,))
+
+    def readings(self, query: ReadingsQuery) -> ReadingsAnswer:
+        to_ms = _ms(query.to) if query.to else self._clock.now_ms()
+        from_ms = _ms(query.from_) if query.from_ else to_ms - DAY_MS
+        if from_ms >= to_ms:
+            raise Problem(422, "Nothing lies between from and to.", errors=[FieldProblem("?from", "must be before to")])
+        keys = list(dict.fromkeys(query.series))
+        with self._telemetry.read() as connection:
+            known = {row.key: row for row in connection.execute(select(series).where(series.c.key.in_(keys)))}
+            unknown = [key for key in keys if key not in known]
+            if unknown:
+                raise Problem(404, f"There is no series {unknown[0]}.")
+            gaps = [one for key in keys for one in _gaps(connection, known[key], from_ms, to_ms)]
+        found = self._read(list(known.values()), from_ms, to_ms)
+        step = _step_ms(max(len(r.times_ms) for r in found.values()), to_ms - from_ms, query.max_points)
+        made = [_series_readings(known[key], found[key], step, from_ms, to_ms) for key in keys]
+        return ReadingsAnswer(
+            from_=moment(from_ms), to=moment(to_ms), resolution=_resolution(step), series=made, gaps=gaps
+        )
+
+    def _read(self, rows: list[Any], from_ms: int, to_ms: int) -> dict[str, Readings]:
+        found: dict[str, Readings] = {}
+        for gateway in dict.fromkeys(row.gateway for row in rows):
+            mine = [row for row in rows if row.gateway == gateway]
+            read = self._reader.read(gateway, [(r.sensor, r.name) for r in mine], from_ms=from_ms, to_ms=to_ms)
+            found |= {row.key: read[row.sensor, row.name] for row in mine}
+        return found
+
+
+def _series_item(row: Any) -> SeriesItem:
+    return SeriesItem(row.key, row.gateway, row.sensor, row.name, row.unit, row.period_ms, json.loads(row.attrs))
+
+
+def _series_readings(row: Any, found: Readings, step_ms: int | None, from_ms: int, to_ms: int) -> SeriesReadings:
+    expected = max(1, (to_ms - from_ms) // max(1, row.period_ms))
+    coverage = round(min(1.0, len(found.times_ms) / expected), 4)
+    facts: dict[str, Any] = {"key": row.key, "unit": row.unit, "coverage": coverage, "clock_err_ms": found.err_ms}
+    if step_ms is None:
+        values = [_jsonable(value) for value in found.values]
+        quality = [QUALITY.get(pb.Quality.ValueType(code), str(code)) for code in found.quality]
+        return SeriesReadings(**facts, times_ms=found.times_ms, values=values, quality=quality)
+    return SeriesReadings(**facts, **_stepped(found, step_ms))
+
+
+def _stepped(found: Readings, step_ms: int) -> dict[str, Any]:
+    """Per step with at least one reading: min, max, mean, last and count of its numbers."""
+    times = np.array(found.times_ms, np.int64)
+    numbers = np.array([v if isinstance(v, int | float) else math.nan for v in found.values], np.float64)
+    good = np.isfinite(numbers)
+    times, numbers = times[good], numbers[good]
+    if not len(times):
+        return {"times_ms": [], "min": [], "max": [], "mean": [], "last": [], "count": []}
+    steps = times // step_ms
+    starts = np.flatnonzero(np.append([True], steps[1:] != steps[:-1]))
+    counts = np.diff(np.append(starts, [len(steps)]))
+    return {
+        "times_ms": (steps[starts] * step_ms).tolist(),
+        "min": np.minimum.reduceat(numbers, starts).tolist(),
+        "max": np.maximum.reduceat(numbers, starts).tolist(),
+        "mean": (np.add.reduceat(numbers, starts) / counts).tolist(),
+        "last": numbers[starts + counts - 1].tolist(),
+        "count": counts.tolist(),
+    }
+
+
+def _gaps(connection: Connection, row: Any, from_ms: int, to_ms: int) -> list[SeriesGap]:
+    """Gap records of the series' sensor, placed in wall time and cut to the stretch; unplaceable ones are left out."""
+    walls = load_all(connection, row.gateway)
+    query = select(gap).where(gap.c.gateway == row.gateway, gap.c.sensor.in_((row.sensor, "")))
+    found = []
+    for one in connection.execute(query):
+        begin, end = walls.get((one.epoch, one.from_boot)), walls.get((one.epoch, one.to_boot))
+        if not begin or not end or not one.to_mono_ms:
+            continue
+        first, last = begin.wall(one.from_mono_ms), end.wall(one.to_mono_ms)
+        if last > from_ms and first < to_ms:
+            reason = pb.GapReason.Name(one.reason).removeprefix("GAP_").lower()
+            found.append(SeriesGap(row.key, max(first, from_ms), min(last, to_ms), reason))
+    return sorted(found, key=lambda g: g.from_ms)
+
+
+def _step_ms(points: int, span_ms: int, max_points: int) -> int | None:
+    """None: raw fits. Else the shortest usual step that gives at most `max_points`."""
+    if points <= max_points:
+        return None
+    return next((step for step in STEPS_MS if span_ms / step <= max_points), STEPS_MS[-1])
+
+
+def _resolution(step_ms: int | None) -> str:
+    if step_ms is None:
+        return "raw"
+    for size, letter in ((DAY_MS, "d"), (3_600_000, "h"), (60_000, "m")):
+        if step_ms % size == 0:
+            return f"{step_ms // size}{letter}"
+    return f"{step_ms // 1000}s"
+
+
+def _jsonable(value: Value) -> Value:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _ms(at: datetime) -> int:
+    if at.tzinfo is None:
+        raise Problem(422, "A time needs its offset.", errors=[FieldProblem("?from", "write e.g. 2026-11-22T10:00:00Z")])
+    return round(at.timestamp() * 1000)

@@ -70,11 +70,15 @@ def _scaled_integers(column: ColumnSpec, values: Sequence[Value]) -> list[Wire] 
         integers = list(map(round, _scaled(column, values)))
         if 0 in integers and any(array("d", [value for value in values if not value]).tobytes()):  # type: ignore[type-var]
             return None  # -0.0 is not 0
-        if min(integers) > -EXACT_INTEGERS and max(integers) < EXACT_INTEGERS:
-            return list(integers) if from_integers(column, integers) == list(values) else None
+        if not (min(integers) > -EXACT_INTEGERS and max(integers) < EXACT_INTEGERS):
+            return None
     except (TypeError, ValueError, OverflowError):
-        pass
-    return None
+        return None
+    again = from_integers(column, integers)
+    if again == values:
+        return list(integers)
+    pairs = zip(integers, again, values, strict=True)
+    return [integer if back == value else float(value) for integer, back, value in pairs]  # type: ignore[arg-type]
 
 
 def _scaled(column: ColumnSpec, values: Iterable[Value]) -> Iterable[float]:

@@ -160,8 +160,8 @@ class _Writer:
             if column.raw:
                 self._add_raw(column, values, absent)
             else:
-                integers: Sequence[int] = values  # type: ignore[assignment]  # _plain looks
-                if self.careful or absent or not _plain(column, values):
+                integers = None if self.careful or absent else self._quickly(column, values)
+                if integers is None:
                     integers = self._integers(column, values, absent)
                 v.append(integers[0] - column.ref)
                 same = integers.count(integers[0]) == rows
@@ -200,6 +200,26 @@ class _Writer:
                 previous = _float(column, value)
             self.d.append(previous)
 
+    def _quickly(self, column: ColumnSpec, values: Sequence[Wire]) -> Sequence[int] | None:
+        """The integers of a column of integers, or of floats and integers; None where they need more care."""
+        if column.type == pb.VT_STRING:
+            return None
+        try:
+            total = sum(values)  # type: ignore[arg-type]
+        except TypeError:
+            return None
+        if type(total) is int:
+            return values if _plain(column, values) else None  # type: ignore[arg-type,return-value]
+        floats = [row for row, value in enumerate(values) if isinstance(value, float)]
+        integers: list[int] = list(values)  # type: ignore[arg-type]
+        for row in floats:
+            integers[row] = integers[row - 1] if row else column.ref
+        if type(sum(integers)) is not int or not _plain(column, integers):
+            return None
+        self.xpos.extend([self.count + row for row in floats])
+        self.xval.extend([values[row] for row in floats])  # type: ignore[misc]
+        return integers
+
     def _integers(self, column: ColumnSpec, values: Sequence[Wire], absent: frozenset[int]) -> list[int]:
         """One integer per value; where there is none, or a float, the one before it."""
         previous, integers = column.ref, []
@@ -233,19 +253,13 @@ class _Writer:
         return previous
 
 
-def _plain(column: ColumnSpec, values: Sequence[Wire]) -> bool:
+def _plain(column: ColumnSpec, integers: Sequence[int]) -> bool:
     """True for integers that only the range of their deltas could still betray."""
-    if column.type == pb.VT_STRING:
-        return False
-    try:
-        total = sum(values)  # type: ignore[arg-type]
-    except TypeError:
-        return False
-    if type(total) is not int or not -_NEAR < values[0] < _NEAR:  # type: ignore[operator]
+    if not -_NEAR < integers[0] < _NEAR:
         return False
     if column.type == pb.VT_BOOL:
-        return set(values) <= {0, 1}
-    return column.type != pb.VT_UINT64 or min(values) >= 0  # type: ignore[type-var,operator]
+        return set(integers) <= {0, 1}
+    return column.type != pb.VT_UINT64 or min(integers) >= 0
 
 
 def _float(column: ColumnSpec, value: Wire, *, exact: bool = True) -> float:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from protos.body_decoder import decode
 from protos.body_encoder import encode
-from protos.compression import DEFAULT_LEVEL, pack, unpack
+from protos.compression import pack, unpack
 from protos.scaling import from_wire, narrow32, propose, to_wire, widen32
 from protos.schema import (
     MAX_BODY_BYTES,
@@ -38,7 +38,6 @@ from protos.schema import (
 )
 
 __all__ = [
-    "DEFAULT_LEVEL",
     "MAX_BODY_BYTES",
     "MAX_COUNT",
     "MAX_EVENTS",

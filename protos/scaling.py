@@ -68,13 +68,21 @@ def _scaled_integers(column: ColumnSpec, values: Sequence[Value]) -> list[Wire] 
     """All at once, or None if one of them needs care."""
     try:
         integers = list(map(round, _scaled(column, values)))
-        if 0 in integers and any(array("d", [value for value in values if not value]).tobytes()):  # type: ignore[type-var]
-            return None  # -0.0 is not 0
-        if min(integers) > -EXACT_INTEGERS and max(integers) < EXACT_INTEGERS:
-            return list(integers) if from_integers(column, integers) == list(values) else None
+        if not (min(integers) > -EXACT_INTEGERS and max(integers) < EXACT_INTEGERS):
+            return None
+        wanted: array[float] = array("d", values)  # type: ignore[arg-type]  # others raise TypeError
     except (TypeError, ValueError, OverflowError):
-        pass
-    return None
+        return None
+    again = from_integers(column, integers)
+    if array("d", again).tobytes() == wanted.tobytes():
+        return list(integers)
+    pairs = zip(integers, again, wanted, strict=True)
+    return [integer if _same(back, value) else value for integer, back, value in pairs]
+
+
+def _same(one: float, other: float) -> bool:
+    """Equal, and no mix-up of 0.0 with -0.0."""
+    return one == other and math.copysign(1.0, one) == math.copysign(1.0, other)
 
 
 def _scaled(column: ColumnSpec, values: Iterable[Value]) -> Iterable[float]:
@@ -88,13 +96,13 @@ def _to_wire(column: ColumnSpec, value: Value) -> Wire:
     if value is None or isinstance(value, str):
         return value
     real = float(value)
-    if column.raw or not math.isfinite(real) or (real == 0.0 and math.copysign(1.0, real) < 0):
+    if column.raw or not math.isfinite(real):
         return real
     scaled = next(iter(_scaled(column, (real,))))
     if not abs(scaled) < EXACT_INTEGERS - 1:
         return real
     integer = round(scaled)
-    return integer if from_integers(column, (integer,)) == [real] else real
+    return integer if _same(from_integers(column, (integer,))[0], real) else real
 
 
 def from_wire(column: ColumnSpec, wires: Sequence[Wire]) -> list[Value]:

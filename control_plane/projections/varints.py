@@ -33,7 +33,7 @@ class Joined:
 
 
 def join(chunks: Sequence[bytes]) -> Joined:
-    """Decode in one pass. Raises BodyError where a number is cut off or has more than 64 bits."""
+    """Decode in one pass. Raises BodyError where a number is cut off or too long; bits above the 64th are dropped."""
     raw = np.frombuffer(b"".join(chunks), np.uint8)
     bounds = np.cumsum(np.fromiter(map(len, chunks), np.int64, len(chunks)))
     last = raw < 128
@@ -48,8 +48,8 @@ def _assemble(raw: NDArray[np.uint8], ends: NDArray[np.intp]) -> Uint64:
     sizes = np.diff(ends, prepend=-1)
     longest = int(sizes.max(initial=0))
     values = raw[ends].astype(np.uint64)
-    if longest > _LONGEST or (longest == _LONGEST and (values[sizes == _LONGEST] > 1).any()):
-        raise BodyError("a number has more than 64 bits")
+    if longest > _LONGEST:
+        raise BodyError("a number has more than 10 bytes")
     where = np.arange(ends.size)
     for size in range(1, longest):
         where = where[sizes[where] > size]

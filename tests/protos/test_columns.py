@@ -16,6 +16,7 @@ from protos.columns import (
     BodyError,
     ColumnSpec,
     Schema,
+    Wire,
     decode,
     encode,
     from_wire,
@@ -171,6 +172,23 @@ def test_a_float_equal_to_the_integers_around_it_is_still_an_exception() -> None
     for column in ([1, 1.0, 1], [1.0, 1, 1], [1, 2, 2.0], [0, -0.0, 0]):
         wanted = column_bits(from_wire(schema.groups[1].columns[0], column))
         assert column_bits(round_trip(schema, Block(1, [1, 2, 3], [column]))[0]) == wanted
+
+
+def test_a_reading_without_an_integer_repeats_the_one_before_it_or_the_declared_reference() -> None:
+    schema = one_group(*(pb.Series(exp=1, ref=40) for _ in range(3)))
+    columns: list[list[Wire]] = [[0.123, 45, 0.5], [None, 45, None], [0.123, None, 0.5]]
+    bad = [pb.QUALITY_BAD_COMM]
+    quality = [None, [*bad, 0, *bad], [0, *bad, 0]]
+    data, _ = encode(schema, boot=1, blocks=[Block(1, [1, 2, 3], columns, quality)])
+    body = pb.Body.FromString(data)
+    assert (list(body.v), body.constant) == ([0, 5, 0, 0, 5, 0, 0], b"\x04")
+    assert (list(body.xpos), list(body.xval)) == ([0, 2, 6, 8], [0.123, 0.5, 0.123, 0.5])
+
+
+def test_minus_zero_is_never_taken_for_the_integer_of_zero() -> None:
+    for column in (ColumnSpec(id=1, name="x", exp=2), ColumnSpec(id=1, name="x", scale=0.1, offset=-40.0)):
+        for values in ([-0.0], [0.0, -0.0], [-0.0, float("nan")]):
+            assert column_bits(from_wire(column, to_wire(column, values))) == column_bits(values)
 
 
 # --- real values and wire values ---------------------------------------------------------------------

@@ -116,3 +116,51 @@ def test_nothing_decodes_to_nothing() -> None:
     bulk = decode_many(Table.from_declare(pb.Declare()), [], [])
     assert (bulk.values.size, bulk.events) == (0, [])
     assert decode_many(Table.from_declare(pb.Declare()), [b"", b"\x08\x03"], [0, 0]).boot.tolist() == [0, 3]
+
+
+def crafted(v: bytes, t: bytes = b"\x00", **more: object) -> bytes:
+    """One row of one column, with these packed bytes."""
+    head = pb.Body(group=[1], rows=[1], constant=b"\x01", **more).SerializeToString()  # type: ignore[arg-type]
+    return head + b"\x2a" + bytes((len(t),)) + t + b"\x32" + bytes((len(v),)) + v
+
+
+@pytest.mark.parametrize(
+    ("body", "count", "wanted"),
+    [
+        (crafted(b"\x02"), 1, [-(2**63)]),  # the declared reference and one more: wraps
+        (crafted(b"\xff" * 9 + b"\x01"), 1, [-1]),  # the longest delta, -2^63
+        (crafted(b"\x80\x80\x00"), 1, [2**63 - 1]),  # zero, written long
+        (crafted(b"\x82" + b"\x80" * 8 + b"\x02"), 1, [-(2**63)]),  # bits above the 64th are dropped
+        (crafted(b"\xff" * 10 + b"\x00"), 1, None),
+        (crafted(b"\x80"), 1, None),
+        (crafted(b"\x00", t=b"\x01"), 1, None),  # one millisecond before the clock began
+        (crafted(b"\x00", t=b"\xfe" + b"\xff" * 8 + b"\x01"), 1, None),
+        (crafted(b"\x00", q_pos=[0], q_len=[1], q_code=[2**8 + 1]), 1, None),
+        (crafted(b"\x00", boot=2**32 - 1, base_mono_ms=2**53 - 1), 1, [2**63 - 1]),
+        (crafted(b"\x00", base_mono_ms=2**64 - 1), 1, None),
+    ],
+)
+def test_both_decoders_agree_at_the_edges(body: bytes, count: int, wanted: list[int] | None) -> None:
+    series = pb.Series(id=1, type=pb.VT_INT64, ref=2**63 - 1)
+    schema = Schema.from_declare(pb.Declare(groups=[pb.Group(id=1, series=[series])]))
+    if wanted is None:
+        for run in (lambda: decode(schema, body, count=count), lambda: decode_many(Table(schema), [body], [count])):
+            with pytest.raises(BodyError):
+                run()
+        return
+    decoded = decode(schema, body, count=count)
+    assert decoded.blocks[0].columns == [wanted]
+    same(decode_many(Table(schema), [body], [count]), [decoded])
+
+
+def test_times_that_leave_64_bits_and_come_back_are_refused() -> None:
+    schema = Schema.from_declare(pb.Declare(groups=[pb.Group(id=1, series=[pb.Series(id=1)])]))
+    around = [2**62, 2**62, 2**62, 2**62, 5]
+    body = pb.Body(group=[1], rows=[5], t=around, v=[0], constant=b"\x01").SerializeToString()
+    with pytest.raises(BodyError):
+        decode(schema, body, count=5)
+    with pytest.raises(BodyError):
+        decode_many(Table(schema), [body], [5])
+    there_and_back = pb.Body(group=[1], rows=[3], t=[1, 2**63 - 1, -(2**63)], v=[0], constant=b"\x01")
+    with pytest.raises(BodyError):
+        decode_many(Table(schema), [there_and_back.SerializeToString()], [3])

@@ -12,6 +12,7 @@ from control_plane.api.routes import Parts, routes
 from control_plane.fleet.accounts import Accounts, Role
 from control_plane.fleet.authority import Authority
 from control_plane.fleet.enrolment import Enrolment
+from control_plane.projections.reading import HistoryReader
 from control_plane.settings import Settings, WebSection
 from control_plane.store.engine import Stores
 from tests.control_plane.conftest import TurnedClock
@@ -25,7 +26,13 @@ def table(  # noqa: PLR0917 - fixtures come by name
 ) -> tuple[Route, ...]:
     settings = Settings(data_dir=str(tmp_path), grpc="127.0.0.1:8444", identity="127.0.0.1:8445", web=WEB)
     parts = Parts(
-        settings=settings, stores=stores, clock=clock, authority=authority, accounts=accounts, enrolment=enrolment
+        settings=settings,
+        stores=stores,
+        clock=clock,
+        authority=authority,
+        accounts=accounts,
+        enrolment=enrolment,
+        reader=HistoryReader(journal=stores.journal, telemetry=stores.telemetry),
     )
     return routes(parts)
 

@@ -99,9 +99,7 @@ def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
         async def run() -> None:
             connectors = [WebhookConnector(target) for target in targets]
             for target, connector in zip(targets, connectors, strict=True):
-                deliverer = Deliverer(
-                    store=stores.business, destination=target, connector=connector, clock=clock
-                )
+                deliverer = Deliverer(store=stores.business, destination=target, connector=connector, clock=clock)
                 loops.append(Loop(f"relay.{target.name}", deliverer.step))
             try:
                 await work(loops, stop=stop, ready=ready)

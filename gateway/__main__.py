@@ -1,4 +1,4 @@
-"""python -m gateway"""
+"""Run as python -m gateway."""
 
 from gateway.cli import main
 

@@ -1,6 +1,6 @@
 """The one place where the gateway's parts meet, top to bottom: the order of starting. Stopping is the other way round.
 
-    sensors ─► pipeline ─► buffer ─► uplink
+sensors ─► pipeline ─► buffer ─► uplink
 """
 
 from __future__ import annotations

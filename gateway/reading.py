@@ -64,5 +64,5 @@ class Lost(NamedTuple):
 
     after_mono_ms: int
     before_mono_ms: int
-    count: int
+    reads: int
     reason: pb.GapReason.ValueType

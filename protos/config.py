@@ -23,14 +23,14 @@ class Frozen(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
     """Base of every section."""
 
 
-class GatewaySection(Frozen):
+class GatewaySection(Frozen, frozen=True, kw_only=True):
     name: str = ""
     """Free text shown to people."""
     asset: AssetPath | None = None
     """What this box is mounted on."""
 
 
-class UplinkSection(Frozen):
+class UplinkSection(Frozen, frozen=True, kw_only=True):
     server: str = ""
     """host:port of the control plane's gRPC listener; empty: as told at enrolment."""
     batch_interval_s: PositiveSeconds = 10.0
@@ -41,7 +41,7 @@ class UplinkSection(Frozen):
     """Without progress for this long the connection is given up."""
 
 
-class BufferSection(Frozen):
+class BufferSection(Frozen, frozen=True, kw_only=True):
     limit_mb: Annotated[float, Meta(ge=1)] = 1024.0
     """Everything the buffer keeps on disk, logs included."""
     sync_every_s: Annotated[float, Meta(ge=0.0, le=60.0)] = 2.0
@@ -54,14 +54,14 @@ class BufferSection(Frozen):
     """Keep acknowledged batches this long, while space allows, to re-offer them to a restored server."""
 
 
-class Calibration(Frozen):
+class Calibration(Frozen, frozen=True, kw_only=True):
     """value × gain + offset, applied to the declared value, never to the stored integers."""
 
     gain: float = 1.0
     offset: float = 0.0
 
 
-class ModbusBus(Frozen, tag_field="kind", tag="tcp"):
+class ModbusBus(Frozen, frozen=True, kw_only=True, tag_field="kind", tag="tcp"):
     id: Slug
     host: str
     port: Port = 502
@@ -71,7 +71,7 @@ class ModbusBus(Frozen, tag_field="kind", tag="tcp"):
     """Silence between two requests."""
 
 
-class SensorBase(Frozen):
+class SensorBase(Frozen, frozen=True, kw_only=True):
     id: Slug
     asset: AssetPath | None = None
     calibration: dict[str, Calibration] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class SensorBase(Frozen):
     """Per quantity: attributes that travel with the series, e.g. role = "cargo_temperature"."""
 
 
-class ModbusSensor(SensorBase, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="driver", tag="modbus"):
+class ModbusSensor(SensorBase, frozen=True, kw_only=True, tag_field="driver", tag="modbus"):
     bus: Slug
     unit: Unit = 1
     profile: str
@@ -88,9 +88,7 @@ class ModbusSensor(SensorBase, frozen=True, kw_only=True, forbid_unknown_fields=
     every_s: PositiveSeconds = 1.0
 
 
-class SimulatedSensor(
-    SensorBase, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="driver", tag="simulated"
-):
+class SimulatedSensor(SensorBase, frozen=True, kw_only=True, tag_field="driver", tag="simulated"):
     every_s: PositiveSeconds = 1.0
     quantities: dict[str, str] = field(default_factory=lambda: {"temperature": "Cel"})
     """Quantity → UCUM unit."""
@@ -100,7 +98,7 @@ class SimulatedSensor(
 Sensor = ModbusSensor | SimulatedSensor
 
 
-class GatewayConfig(Frozen):
+class GatewayConfig(Frozen, frozen=True, kw_only=True):
     """The whole document."""
 
     config_version: Literal[1]

@@ -30,7 +30,8 @@ def convert(raw: Any, type_: type[T]) -> T:
         value = msgspec.convert(raw, type_)
     except msgspec.ValidationError as error:
         text = _readable(str(error))
-        if not (problems and "unknown field" in text) and not any(text.split(":")[0] == p.split(":")[0] for p in problems):
+        said = any(text.split(":")[0] == problem.split(":")[0] for problem in problems)
+        if not said and not (problems and "unknown field" in text):
             problems.append(text)
         raise DocumentError(problems) from None
     if problems:
@@ -83,9 +84,8 @@ def _unknown_in_union(raw: Any, kind: inspect.UnionType, path: str) -> Iterator[
             yield from _unknown(raw, tagged[str(tag)], path)
         return
     for option in kind.types:
-        if isinstance(option, inspect.StructType | inspect.DictType) and isinstance(raw, dict):
-            yield from _unknown(raw, option, path)
-        elif isinstance(option, inspect.ListType | inspect.VarTupleType) and isinstance(raw, list):
+        mapping = isinstance(option, inspect.StructType | inspect.DictType) and isinstance(raw, dict)
+        if mapping or (isinstance(option, inspect.ListType | inspect.VarTupleType) and isinstance(raw, list)):
             yield from _unknown(raw, option, path)
 
 

@@ -52,9 +52,7 @@ class SeriesQuery(PageQuery, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     gateway: str | None = None
 
 
-class ReadingsQuery(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}
-):
+class ReadingsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}):
     series: Annotated[list[str], Meta(min_length=1, max_length=50)]
     from_: datetime | None = None
     """Default: a day before `to`."""
@@ -104,7 +102,11 @@ class ReadingsRoutes:
     def routes(self) -> tuple[Route, ...]:
         return (
             Route(
-                method="GET", path="/series", view=self.list_series, permission=Permission.VIEWER, summary="Series, by key"
+                method="GET",
+                path="/series",
+                view=self.list_series,
+                permission=Permission.VIEWER,
+                summary="Series, by key",
             ),
             Route(
                 method="GET",
@@ -229,5 +231,7 @@ def _jsonable(value: Value) -> Value:
 
 def _ms(at: datetime) -> int:
     if at.tzinfo is None:
-        raise Problem(422, "A time needs its offset.", errors=[FieldProblem("?from", "write e.g. 2026-11-22T10:00:00Z")])
+        raise Problem(
+            422, "A time needs its offset.", errors=[FieldProblem("?from", "write e.g. 2026-11-22T10:00:00Z")]
+        )
     return round(at.timestamp() * 1000)

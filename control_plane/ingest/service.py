@@ -51,7 +51,9 @@ class LinkService:
         self._crc_seen: dict[tuple[str, int, int, int], int] = {}
 
     def handlers(self) -> grpc.GenericRpcHandler:
-        method = grpc.stream_stream_rpc_method_handler(self.connect)  # raw bytes: parsed in the session's own time
+        method: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(
+            self.connect
+        )  # raw bytes: parsed in the session's own time
         return grpc.method_handlers_generic_handler(METHOD_SERVICE, {"Connect": method})
 
     @property
@@ -68,7 +70,7 @@ class LinkService:
         out = {gateway for gateway, serial in self._serials.items() if self._admit(gateway, serial)}
         self.revoke(out)
 
-    async def connect(self, requests: AsyncIterator[bytes], context: Context) -> None:
+    async def connect(self, _requests: AsyncIterator[bytes], context: Context) -> None:
         gateway, serial = peer(context)
         refusal = self._admit(gateway, serial)
         if refusal is not None:
@@ -90,8 +92,8 @@ class LinkService:
             start = await self._open(gateway, hello)
         except Exception as error:
             log.error("session.unopened", gateway=gateway, error=str(error).splitlines()[0])
-            goodbye = Goodbye(wire.GOODBYE_STORAGE, "the journal can't be written", return_after_ms=2000)
-            await send(wire.Downlink(goodbye=goodbye.message))
+            sorry = Goodbye(wire.GOODBYE_STORAGE, "the journal can't be written", return_after_ms=2000)
+            await send(wire.Downlink(goodbye=sorry.message))
             return
         session = self._begin(gateway, serial, hello, start)
         log.info("stream.open", gateway=gateway, session=start.session)
@@ -149,7 +151,7 @@ class LinkService:
             await asyncio.gather(reads, acks, return_exceptions=True)
 
     async def _read(self, session: Session, context: Context) -> None:
-        while (raw := await context.read()) is not grpc.aio.EOF:
+        while isinstance(raw := await context.read(), bytes):
             await session.receive(_parse(raw))
 
 

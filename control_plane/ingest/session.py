@@ -25,9 +25,9 @@ from control_plane.journal.journal import (
     RejectEntry,
     SessionStart,
 )
+from protos.columns import MAX_COUNT
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
-from protos.columns import MAX_COUNT
 
 log = structlog.get_logger("control_plane.ingest")
 Send = Callable[[wire.Downlink], Awaitable[None]]
@@ -133,9 +133,7 @@ class Session:
 
     async def _heartbeat(self, heartbeat: wire.Heartbeat) -> None:
         if heartbeat.lanes:
-            entry = HeartbeatEntry(
-                self.gateway, self.number, self._epoch, list(heartbeat.lanes), self._clock.now_ms()
-            )
+            entry = HeartbeatEntry(self.gateway, self.number, self._epoch, list(heartbeat.lanes), self._clock.now_ms())
             await self._put(entry)
 
     async def _batch(self, batch: pb.Batch) -> None:

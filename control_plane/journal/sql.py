@@ -163,7 +163,9 @@ class SqlJournal:
         streams = {(e.gateway, e.session) for e in entries}
         newest: dict[str, int] = {}
         gateways = sorted({gateway for gateway, _ in streams})
-        query = select(session.c.gateway, session.c.session).where(session.c.gateway.in_(bindparam("some", expanding=True)))
+        query = select(session.c.gateway, session.c.session).where(
+            session.c.gateway.in_(bindparam("some", expanding=True))
+        )
         for start in range(0, len(gateways), 500):
             for row in connection.execute(query, {"some": gateways[start : start + 500]}):
                 newest[row.gateway] = row.session
@@ -193,7 +195,9 @@ class SqlJournal:
         columns = (batch.c.gateway, batch.c.epoch, batch.c.lane, batch.c.seq)
         keys = sorted(keyed)
         for start in range(0, len(keys), 200):
-            query = select(*columns, batch.c.crc32, batch.c.body_len).where(tuple_(*columns).in_(keys[start : start + 200]))
+            query = select(*columns, batch.c.crc32, batch.c.body_len).where(
+                tuple_(*columns).in_(keys[start : start + 200])
+            )
             for row in connection.execute(query):
                 entry = keyed[row.gateway, row.epoch, row.lane, row.seq]
                 if (row.crc32, row.body_len) != (entry.batch.crc32, entry.batch.body_len):

@@ -1,4 +1,4 @@
-"""What follows from the journal: state, history, completeness. Restartable; the cursor moves in the same transaction."""
+"""What follows from the journal: state, history, completeness. The cursor moves in the transaction that writes it."""
 
 PROJECTIONS = {
     "state": "control_plane.projections.state:StateProjection",

@@ -203,7 +203,7 @@ class CompletenessProjection:
         record = pb.Gap(
             lane=pb.Lane.ValueType(envelope.lane),
             seqs=[pb.Range(first=envelope.seq, last=envelope.seq)],
-            count=envelope.count,
+            count=envelope.readings,
             count_exact=True,
             reason=pb.GAP_UNDECODABLE,
         )

@@ -27,7 +27,7 @@ class Envelope(NamedTuple):
     lane: int
     seq: int
     schema: int
-    count: int
+    readings: int
     complete_boot: int
     complete_mono_ms: int
     received_ms: int

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import Connection, Row, select
 from sqlalchemy.dialects.postgresql import insert as pg_insert
@@ -82,12 +83,12 @@ class Projector:
         if rows:
             self._position = rows[-1].id
             self.batches += len(rows)
-            self.readings += sum(row.count for row in rows)
+            self.readings += sum(row._mapping["count"] for row in rows)  # noqa: SLF001
         return len(rows) >= MAX_BATCHES
 
     # --- reading the journal ---------------------------------------------------------------------------
 
-    def _read(self) -> Sequence[Row[tuple[object, ...]]]:
+    def _read(self) -> Sequence[Row[Any]]:
         if self._position is None:
             with self._telemetry.read() as connection:
                 found = connection.execute(select(cursor.c.position).where(cursor.c.name == CURSOR))
@@ -97,7 +98,7 @@ class Projector:
             rows = connection.execute(query).fetchall()
         total = 0
         for index, row in enumerate(rows):
-            total += row.count
+            total += row._mapping["count"]  # noqa: SLF001 - see _envelope
             if total > MAX_READINGS and index:
                 return rows[:index]
         return rows
@@ -111,11 +112,11 @@ class Projector:
 
     # --- decoding --------------------------------------------------------------------------------------
 
-    def _decode(self, rows: Sequence[Row[tuple[object, ...]]], now_ms: int) -> Portion:
+    def _decode(self, rows: Sequence[Row[Any]], now_ms: int) -> Portion:
         groups: dict[bytes, list[Item]] = {}
         bad: list[Bad] = []
         for row in rows:
-            envelope = Envelope(*(getattr(row, name) for name in Envelope._fields))
+            envelope = _envelope(row)
             try:
                 digest, _, _ = self._table(envelope)
                 body = columns.unpack(row.codec, row.body, body_len=row.body_len)
@@ -133,7 +134,7 @@ class Projector:
         while items:
             _, table, said = self._table(items[0][0])
             try:
-                bulk: Bulk = decode_many(table, [body for _, body in items], [e.count for e, _ in items])
+                bulk: Bulk = decode_many(table, [body for _, body in items], [e.readings for e, _ in items])
             except columns.BodyError as error:
                 index = error.index or 0
                 bad.append(Bad(items.pop(index)[0], str(error)))
@@ -167,6 +168,21 @@ class Projector:
         if body is None:
             raise columns.BodyError(f"schema {envelope.schema} is not in the journal")
         return pb.Declare.FromString(body)
+
+
+def _envelope(row: Row[Any]) -> Envelope:
+    return Envelope(
+        id=row.id,
+        gateway=row.gateway,
+        epoch=row.epoch,
+        lane=row.lane,
+        seq=row.seq,
+        schema=row.schema,
+        readings=row._mapping["count"],  # noqa: SLF001 - a row is also a tuple, with a count of its own
+        complete_boot=row.complete_boot,
+        complete_mono_ms=row.complete_mono_ms,
+        received_ms=row.received_ms,
+    )
 
 
 def _trim(cache: OrderedDict) -> None:  # type: ignore[type-arg]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from sqlalchemy import Row, select
@@ -54,11 +55,11 @@ class HistoryReader:
     def read(
         self, gateway: str, keys: Sequence[Key], *, from_ms: int, to_ms: int, limit: int | None = None
     ) -> dict[Key, Readings]:
-        """Readings with from_ms <= wall time < to_ms; at most `limit` per series if given (the earliest batches win)."""
+        """Readings with from_ms <= wall time < to_ms; with `limit`, reading stops after about that many per series."""
         found = {key: Readings() for key in keys}
         for (epoch, boot), wall, rows in self._stretches(gateway, from_ms, to_ms):
             for start in range(0, len(rows), FETCH):
-                for schema, bodies in self._bodies(gateway, rows[start : start + FETCH]):
+                for schema, bodies in self._bodies(rows[start : start + FETCH]):
                     table = self._table(gateway, epoch, schema)
                     self._take(table, bodies, (epoch, boot), wall, found, (from_ms, to_ms))
                 if limit is not None and all(len(r.times_ms) > limit for r in found.values()):
@@ -69,7 +70,7 @@ class HistoryReader:
 
     def _stretches(
         self, gateway: str, from_ms: int, to_ms: int
-    ) -> Iterator[tuple[tuple[int, int], WallTime, list[Row[tuple[int, int]]]]]:
+    ) -> Iterator[tuple[tuple[int, int], WallTime, list[Any]]]:
         """Per (epoch, boot) with anchors: the history rows that overlap, oldest first."""
         with self._telemetry.read() as connection:
             walls = load_all(connection, gateway)
@@ -89,9 +90,7 @@ class HistoryReader:
                 if rows:
                     yield (epoch, boot), wall, rows
 
-    def _bodies(
-        self, gateway: str, rows: Sequence[Row[tuple[int, int]]]
-    ) -> Iterable[tuple[int, list[tuple[bytes, int]]]]:
+    def _bodies(self, rows: Sequence[Row[Any]]) -> Iterable[tuple[int, list[tuple[bytes, int]]]]:
         schemas = {row.batch_id: row.schema for row in rows}
         query = select(batch.c.id, batch.c.codec, batch.c.body, batch.c.body_len, batch.c.count).where(
             batch.c.id.in_(schemas)
@@ -100,7 +99,7 @@ class HistoryReader:
         with self._journal.read() as connection:
             for row in connection.execute(query):
                 body = columns.unpack(row.codec, row.body, body_len=row.body_len)
-                by_schema.setdefault(schemas[row.id], []).append((body, row.count))
+                by_schema.setdefault(schemas[row.id], []).append((body, row._mapping["count"]))  # noqa: SLF001 - a row is also a tuple, with a count of its own
         return by_schema.items()
 
     def _table(self, gateway: str, epoch: int, schema: int) -> Table:
@@ -139,7 +138,9 @@ class HistoryReader:
         for occurrence in np.flatnonzero(np.isin(bulk.series, list(wanted))).tolist():
             key = wanted[int(bulk.series[occurrence])]
             _append(bulk, occurrence, times, origin, found[key], bounds)
-            found[key].err_ms = max(found[key].err_ms, wall.err_ms(int(bulk.times[bulk.row0[bulk.col_occ[occurrence]]])))
+            found[key].err_ms = max(
+                found[key].err_ms, wall.err_ms(int(bulk.times[bulk.row0[bulk.col_occ[occurrence]]]))
+            )
 
 
 def _append(

@@ -1,6 +1,6 @@
 """Latest value per series: one compact row per gateway.
 
-Body of a row: n u32, then arrays of n: series id u32, boot u32, mono ms i64, value f64, quality u8, sorted by series id.
+Body of a row: n u32, then n records of series id u32, boot u32, mono ms i64, value f64, quality u8, by series id.
 Later means (boot, mono): a reading older than what is there changes nothing.
 """
 
@@ -87,7 +87,7 @@ class StateProjection:
         ends = np.searchsorted(body, np.arange(len(decoded.envelopes)), side="right")
         for envelope, end in zip(decoded.envelopes, ends, strict=True):
             if end > start:
-                self._merge(connection, envelope.gateway, envelope.epoch, envelope.count, seen[start:end])
+                self._merge(connection, envelope.gateway, envelope.epoch, envelope.readings, seen[start:end])
                 touched.add(envelope.gateway)
             start = int(end)
         return touched

@@ -48,9 +48,11 @@ class Vanished:
         """Take what came since the last call."""
         with self._journal.read() as connection:
             newest = select(func.max(hello.c.id)).where(hello.c.id > self._hello_id).group_by(hello.c.gateway)
-            for row in connection.execute(select(hello.c.id, hello.c.gateway, hello.c.body).where(hello.c.id.in_(newest))):
+            for row in connection.execute(
+                select(hello.c.id, hello.c.gateway, hello.c.body).where(hello.c.id.in_(newest))
+            ):
                 said = wire.Hello.FromString(row.body)
-                held = {lane.lane: Ranges((r.first, r.last) for r in lane.held) for lane in said.lanes}
+                held = {int(lane.lane): Ranges((r.first, r.last) for r in lane.held) for lane in said.lanes}
                 self._fresh[row.gateway] = _Asked(said, held)
                 self._hello_id = max(self._hello_id, row.id)
             since = self._since_ms - OVERLAP_MS
@@ -102,7 +104,13 @@ class Vanished:
         record = pb.Gap(lane=pb.Lane.ValueType(lane), seqs=seqs, reason=pb.GAP_VANISHED)
         name = f"vanished-{epoch:08x}-{lane}-{seqs[0].first}"
         self._completeness.record_gap(
-            connection, id_=f"{gateway[3:]}-{name}"[:40], gateway=gateway, epoch=epoch, sensor="", record=record, now_ms=now_ms
+            connection,
+            id_=f"{gateway[3:]}-{name}"[:40],
+            gateway=gateway,
+            epoch=epoch,
+            sensor="",
+            record=record,
+            now_ms=now_ms,
         )
         some = ", ".join(f"{r.first}-{r.last}" for r in seqs[:MAX_RANGES_NAMED])
         text = f"lane {pb.Lane.Name(pb.Lane.ValueType(lane))}: {len(gone)} batches vanished (seq {some})"

@@ -154,9 +154,7 @@ def _begin(limits: Limits, side: str, seen: Observation, last: Observation | Non
     opened_ms = seen.time_ms
     if last is not None and not _outside(limits, side, last.value):
         opened_ms = _crossing(_limit(limits, side), last, seen)
-    return Excursion(
-        first=seen.origin, side=side, opened_ms=opened_ms, peak=seen.value, first_value=seen.value
-    )
+    return Excursion(first=seen.origin, side=side, opened_ms=opened_ms, peak=seen.value, first_value=seen.value)
 
 
 def _account(limits: Limits, current: Excursion, last: Observation, seen: Observation, *, gap: bool) -> None:

@@ -105,14 +105,14 @@ class Reconciler:
 
     # --- what is new -----------------------------------------------------------------------------------
 
-    def _new_rows(self) -> Sequence[Row[Any]]:
+    def _new_rows(self) -> list[Any]:
         with self._stores.business.read() as connection:
             found = connection.execute(select(reconcile_cursor.c.position).where(reconcile_cursor.c.name == CURSOR))
             position = found.scalar_one_or_none() or 0
         columns = (history.c.batch_id, history.c.gateway, history.c.epoch, history.c.boot, history.c.first_mono_ms)
         query = select(*columns).where(history.c.batch_id > position).order_by(history.c.batch_id).limit(ROWS)
         with self._stores.telemetry.read() as connection:
-            return connection.execute(query).fetchall()
+            return list(connection.execute(query).fetchall())
 
     def _move(self, position: int) -> None:
         with self._stores.business.write() as connection:
@@ -172,9 +172,7 @@ class Reconciler:
         now_ms = self._clock.now_ms()
         with self._stores.business.write() as connection:
             standing = _standing(connection, rule.name, subject.key, after_ms=start.at_ms)
-            made = settle(
-                connection, wanted=wanted, standing=standing, destinations=self._destinations, now_ms=now_ms
-            )
+            made = settle(connection, wanted=wanted, standing=standing, destinations=self._destinations, now_ms=now_ms)
             body = msgspec.json.encode(resting).decode()
             key = {"rule": rule.name, "subject": subject.key}
             _upsert(connection, rule_checkpoint, ["rule", "subject"], {**key, "body": body})
@@ -187,15 +185,11 @@ class Reconciler:
         found = self._reader.read(subject.gateway, [key], from_ms=after_ms + 1, to_ms=FAR_FUTURE_MS)[key]
         return [
             Observation(at, float(value), origin)
-            for at, value, code, origin in zip(
-                found.times_ms, found.values, found.quality, found.origin, strict=True
-            )
+            for at, value, code, origin in zip(found.times_ms, found.values, found.quality, found.origin, strict=True)
             if code not in NO_VALUE and isinstance(value, int | float) and value == value  # noqa: PLR0124 - NaN
         ]
 
-    def _wanted(
-        self, rule: ColdChainRule, subject: Subject, decision: cold_chain.Decision, mark: int | None
-    ) -> Wanted:
+    def _wanted(self, rule: ColdChainRule, subject: Subject, decision: cold_chain.Decision, mark: int | None) -> Wanted:
         final = mark is not None and decision.decided_ms <= mark
         held = None
         if not final and self._clock.now_ms() - decision.decided_ms > rule.hold_max_s * 1000:

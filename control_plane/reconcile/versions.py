@@ -90,9 +90,7 @@ def _next(one: Wanted, row: Row[Any] | None) -> _Version | None:
 
 
 def _retraction(row: Row[Any]) -> _Version:
-    one = Wanted(
-        row.entity_id, row.type, row.subject, row.time_ms, row.decided_ms, {}, final=row.finality == "final"
-    )
+    one = Wanted(row.entity_id, row.type, row.subject, row.time_ms, row.decided_ms, {}, final=row.finality == "final")
     return _Version(one, row.version + 1, "retract", row.data.encode(), row.id)
 
 
@@ -134,9 +132,9 @@ def _post(connection: Connection, dest: str, key: str, facts: dict[str, Any], no
     insert = sqlite_insert if connection.dialect.name == "sqlite" else pg_insert
     row = insert(key_seq).values(dest=dest, key=key, last=1, fence=0, lease_until_ms=0, next_at_ms=now_ms)
     due = key_seq.c.next_at_ms
-    query = row.on_conflict_do_update(
-        index_elements=["dest", "key"], set_={"last": key_seq.c.last + 1}
-    ).returning(key_seq.c.last)
+    query = row.on_conflict_do_update(index_elements=["dest", "key"], set_={"last": key_seq.c.last + 1}).returning(
+        key_seq.c.last
+    )
     seq = connection.execute(query).scalar_one()
     connection.execute(
         update(key_seq).where(key_seq.c.dest == dest, key_seq.c.key == key, due.is_(None)).values(next_at_ms=now_ms)

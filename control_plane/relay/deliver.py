@@ -2,8 +2,8 @@
 
 States of a row: pending → inflight → delivered, or retry (it surely did not arrive), unknown (it may have), parked (it
 never will as it is). `inflight` and the attempt are committed before the first byte leaves; so a relay that was killed
-leaves `inflight`, which its successor reads as unknown. An unknown row rests for the destination's grace, so that the old
-request has either taken effect or died; then the far side is asked, or the event is sent again under the same id.
+leaves `inflight`, which its successor reads as unknown. An unknown row rests for the destination's grace, so that the
+old request has either taken effect or died; then the far side is asked, or the event is sent again under its id.
 """
 
 from __future__ import annotations
@@ -53,9 +53,7 @@ class Deliverer:
         if now_ms < self._paused_until_ms:
             return 0
         limit = self._destination.concurrency
-        leases = await asyncio.to_thread(
-            claim, self._store, self._destination.name, now_ms=now_ms, limit=limit
-        )
+        leases = await asyncio.to_thread(claim, self._store, self._destination.name, now_ms=now_ms, limit=limit)
         async with asyncio.TaskGroup() as tasks:
             for lease in leases:
                 tasks.create_task(self._key(lease), name=f"relay.{lease.key}")
@@ -158,9 +156,7 @@ class Deliverer:
         if outcome.class_ == "AUTH":  # a wrong secret is the destination's trouble, not this event's
             self._paused_until_ms = now_ms + round(retry.AUTH_PAUSE_S * 1000)
             return {"state": "retry", "attempt": row.attempt, "next_at_ms": self._paused_until_ms}
-        wait = retry.delay_s(
-            self._destination.retry, row.attempt + 1, self._rng, retry_after_s=outcome.retry_after_s
-        )
+        wait = retry.delay_s(self._destination.retry, row.attempt + 1, self._rng, retry_after_s=outcome.retry_after_s)
         if wait is None:
             return {"state": "parked"}
         if outcome.class_ == "AMBIGUOUS":

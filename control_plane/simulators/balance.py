@@ -109,14 +109,14 @@ def _match(
     for index, read in enumerate(said):
         by_values.setdefault(read.values, []).append(index)
     for at, values in rows:
-        index = _nearest(by_values.get(values, []), said, taken, at, tolerance_ms)
-        if index is None:
+        found = _nearest(by_values.get(values, []), said, taken, at, tolerance_ms)
+        if found is None:
             done.invented.append(at)
         else:
-            taken[index] = True
+            taken[found] = True
             done.delivered += 1
-    for index, read in enumerate(said):
-        if not taken[index]:
+    for read, matched in zip(said, taken, strict=True):
+        if not matched:
             reason = _gap_of(gaps, read.wall_ms)
             if reason is None:
                 done.missing.append(read.wall_ms)

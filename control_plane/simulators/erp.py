@@ -56,7 +56,7 @@ class Ledger:
             if known != digest:
                 self._conflicts.append(event_id)
                 raise ValueError(f"{event_id} was sent before with another body")
-            return next(e["document"] for e in self._effects if e["id"] == event_id)
+            return next(str(e["document"]) for e in self._effects if e["id"] == event_id)
 
     def refuse(self) -> None:
         with self._lock:

@@ -20,7 +20,7 @@ START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 4.0
 
 
-class StartFailed(RuntimeError):
+class StartError(RuntimeError):
     """A child ended, or said nothing, before it was ready; the text holds its last words."""
 
 
@@ -45,7 +45,7 @@ class Child:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> Self:
-        """Start and wait for its first line. Raises StartFailed."""
+        """Start and wait for its first line. Raises StartError."""
         self.begin()
         self.wait_ready()
         return self
@@ -69,9 +69,9 @@ class Child:
         try:
             line = self._lines.get(timeout=START_TIMEOUT_S)
         except queue.Empty:
-            raise StartFailed(f"{self.name} said nothing for {START_TIMEOUT_S:.0f} s\n{self.last_words()}") from None
+            raise StartError(f"{self.name} said nothing for {START_TIMEOUT_S:.0f} s\n{self.last_words()}") from None
         if not line:
-            raise StartFailed(f"{self.name} ended at once\n{self.last_words()}")
+            raise StartError(f"{self.name} ended at once\n{self.last_words()}")
         self.said = json.loads(line)
 
     def kill(self) -> None:

@@ -129,7 +129,7 @@ class Buffer(Protocol):
         """Every declaration of this epoch, oldest first."""
 
     async def lease(self, lane: pb.Lane.ValueType, after_seq: int, limit: int) -> list[SealedBatch]:
-        """The lowest unacknowledged batches above `after_seq`. Leasing changes nothing: what isn't acked comes again."""
+        """The lowest unacknowledged batches above `after_seq`. It changes nothing: what isn't acked comes again."""
 
     async def ack(self, lane: pb.Lane.ValueType, received: Ranges) -> None:
         """These seqs are durable at the server."""

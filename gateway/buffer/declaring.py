@@ -99,9 +99,7 @@ def _same(group: pb.Group, shape: GroupShape) -> bool:
         return False
     if len(group.series) != len(shape.series):
         return False
-    return all(
-        _message(wanted, series.id) == series for series, wanted in zip(group.series, shape.series, strict=True)
-    )
+    return all(_message(wanted, series.id) == series for series, wanted in zip(group.series, shape.series, strict=True))
 
 
 def _add(declared: Declared, shape: GroupShape) -> int:

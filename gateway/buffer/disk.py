@@ -166,7 +166,7 @@ class DiskBuffer:
         gone: dict[int, Instant] = {}
         if unclean:
             self._restart = dict(found.last)
-            gone = {group: here for group in set(self._restart) - set(ids)}
+            gone = dict.fromkeys(set(self._restart) - set(ids), here)
         gaps = [*found.gaps, *(ledger.restart_gap(group, self._restart.pop(group), here) for group in gone)]
         self._commit_opening(
             Taken(here, gaps, integrity_events(here[1], found.notes)),
@@ -282,7 +282,7 @@ class DiskBuffer:
             await asyncio.sleep(TIDY_EVERY_S)
 
     async def _refused(self, what: str, error: OSError) -> None:
-        log.error(f"{what}.unwritable", error=str(error), unsealed_readings=self._unsealed_readings)
+        log.error("buffer.unwritable", part=what, error=str(error), unsealed_readings=self._unsealed_readings)
         await asyncio.sleep(RETRY_S)
 
     # --- the tail ------------------------------------------------------------------------------------

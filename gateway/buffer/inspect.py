@@ -61,9 +61,7 @@ def _lane(db: sqlite3.Connection, lane: int, next_seq: int, acked: Ranges) -> di
 
 def _gaps(db: sqlite3.Connection) -> list[dict[str, Any]]:
     """The newest gap records still on the box."""
-    declares = {
-        number: pb.Declare.FromString(body) for number, body in db.execute("SELECT number, body FROM schema")
-    }
+    declares = {number: pb.Declare.FromString(body) for number, body in db.execute("SELECT number, body FROM schema")}
     query = "SELECT schema, codec, body, body_len, count FROM batch WHERE lane = ? ORDER BY seq DESC LIMIT 500"
     found: list[dict[str, Any]] = []
     for schema, codec, body, body_len, count in db.execute(query, (pb.URGENT,)):

@@ -34,7 +34,7 @@ def lost_gap(group: int, boot: int, lost: Lost) -> pb.Gap:
         from_mono_ms=lost.after_mono_ms,
         to_boot=boot,
         to_mono_ms=lost.before_mono_ms,
-        count=lost.count,
+        count=lost.reads,
         count_exact=True,
         reason=lost.reason,
     )

@@ -80,9 +80,7 @@ def _seal(store: Sealed, step: _Step | None, found: Recovered) -> None:
     state = store.lanes[pb.TELEMETRY]
     said = (state.complete_boot, state.complete_mono_ms)
     codebook = sealing.Codebook.of(step.declared.body, step.declared.shape)
-    batches = sealing.telemetry(
-        codebook, step.boot, step.rows, first_seq=state.next_seq, complete=said, before=said
-    )
+    batches = sealing.telemetry(codebook, step.boot, step.rows, first_seq=state.next_seq, complete=said, before=said)
     moved = newest(step.rows, step.boot)
     store.seal(Sealing(batches=batches, tail=found.end, last_readings=moved), now_ms=0)
     found.last.update(moved)
@@ -90,5 +88,5 @@ def _seal(store: Sealed, step: _Step | None, found: Recovered) -> None:
 
 
 def newest(rows: Mapping[int, Sequence[Row]], boot: int) -> dict[int, Instant]:
-    """group → the instant of its newest row."""
+    """Group → the instant of its newest row."""
     return {group: (boot, max(row.mono_ms for row in members)) for group, members in rows.items() if members}

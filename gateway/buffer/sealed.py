@@ -37,7 +37,8 @@ CREATE TABLE last_reading(group_id INTEGER PRIMARY KEY, boot INTEGER NOT NULL, m
 CREATE TABLE lane(lane INTEGER PRIMARY KEY, next_seq INTEGER NOT NULL, acked BLOB NOT NULL,
                   complete_boot INTEGER NOT NULL, complete_mono_ms INTEGER NOT NULL);
 CREATE TABLE batch(lane INTEGER NOT NULL, seq INTEGER NOT NULL, schema INTEGER NOT NULL, codec INTEGER NOT NULL,
-                   dictionary INTEGER NOT NULL, count INTEGER NOT NULL, body_len INTEGER NOT NULL, crc32 INTEGER NOT NULL,
+                   dictionary INTEGER NOT NULL, count INTEGER NOT NULL, body_len INTEGER NOT NULL,
+                   crc32 INTEGER NOT NULL,
                    complete_boot INTEGER NOT NULL, complete_mono_ms INTEGER NOT NULL, sealed_ms INTEGER NOT NULL,
                    body BLOB NOT NULL, UNIQUE(lane, seq));
 CREATE TABLE set_aside(lane INTEGER NOT NULL, seq INTEGER NOT NULL, reason TEXT NOT NULL, at_ms INTEGER NOT NULL,
@@ -185,7 +186,7 @@ class Sealed:
         return Position(int(self._meta("tail_generation")), int(self._meta("tail_offset")))
 
     def last_readings(self) -> dict[int, tuple[int, int]]:
-        """group → (boot, mono_ms) of its last sealed reading, or of its declaration."""
+        """Group → (boot, mono_ms) of its last sealed reading, or of its declaration."""
         rows = self._db.execute("SELECT group_id, boot, mono_ms FROM last_reading")
         return {group: (boot, mono) for group, boot, mono in rows}
 
@@ -214,7 +215,10 @@ class Sealed:
         with self.transaction() as run:
             if sealing.declared is not None:
                 body, shape = sealing.declared.body, sealing.declared.shape
-                run("INSERT INTO schema VALUES(?, ?, ?)", (body.schema, body.SerializeToString(), shape.SerializeToString()))
+                run(
+                    "INSERT INTO schema VALUES(?, ?, ?)",
+                    (body.schema, body.SerializeToString(), shape.SerializeToString()),
+                )
             for b in sealing.batches:
                 run(
                     "INSERT INTO batch VALUES(?,?,?,?,?,?,?,?,?,?,?,?)",

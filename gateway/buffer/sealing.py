@@ -39,7 +39,7 @@ class Codebook:
 def telemetry(
     codebook: Codebook, boot: int, rows: Rows, *, first_seq: int, complete: Instant, before: Instant
 ) -> list[SealedBatch]:
-    """Batches of these rows of one boot. Only the last one says `complete`; earlier ones repeat what was true `before`."""
+    """Batches of these rows of one boot. Only the last one says `complete`; earlier ones repeat what held `before`."""
     parts = list(_split(rows))
     batches: list[SealedBatch] = []
     for index, part in enumerate(parts):
@@ -74,9 +74,7 @@ def sift(codebook: Codebook, boot: int, rows: Rows) -> tuple[dict[int, list[Row]
     return good, refused
 
 
-def _batch(
-    lane: pb.Lane.ValueType, seq: int, schema: int, body: bytes, count: int, complete: Instant
-) -> SealedBatch:
+def _batch(lane: pb.Lane.ValueType, seq: int, schema: int, body: bytes, count: int, complete: Instant) -> SealedBatch:
     codec, carried = columns.pack(body)
     return SealedBatch(
         lane=lane,

@@ -103,7 +103,7 @@ class Tail:
         return self._end
 
     def sync(self) -> None:
-        """fdatasync the file being written; once it returns, all records so far survive a power cut."""
+        """Fdatasync the file being written; once it returns, all records so far survive a power cut."""
         os.fdatasync(self._fds[self._end.generation & 1])
 
     def sync_all(self) -> None:
@@ -111,7 +111,7 @@ class Tail:
             os.fdatasync(fd)
 
     def scan(self, sealed: Position) -> Iterator[Record]:
-        """Every whole record at or after `sealed`, in order; call `start` with the last `end` (or `sealed`) afterwards."""
+        """Every whole record at or after `sealed`, in order; afterwards call `start` with the last `end` (or `sealed`)."""
         for generation in (sealed.generation, sealed.generation + 1):
             offset = sealed.offset if generation == sealed.generation else 0
             yield from self._scan_file(generation, offset)

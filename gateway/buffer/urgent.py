@@ -99,6 +99,5 @@ def gap_event(gap: pb.Gap, severity: pb.Severity.ValueType = pb.SEVERITY_WARNING
 
 def integrity_events(mono_ms: int, texts: Iterable[str]) -> list[tuple[int, pb.Event]]:
     return [
-        (mono_ms, pb.Event(kind=pb.EVENT_INTEGRITY, severity=pb.SEVERITY_ALARM, detail=text.encode()))
-        for text in texts
+        (mono_ms, pb.Event(kind=pb.EVENT_INTEGRITY, severity=pb.SEVERITY_ALARM, detail=text.encode())) for text in texts
     ]

@@ -42,7 +42,7 @@ class Flow:
         return self.buffer.append(self.ids[group], row)
 
     def lost(self, group: int, lost: Lost) -> None:
-        self.counters.lost += lost.count
+        self.counters.lost += lost.reads
         self.buffer.lost(self.ids[group], lost)
 
 

@@ -126,7 +126,7 @@ class Link:
                 request_serializer=wire.Uplink.SerializeToString,
                 response_deserializer=wire.Downlink.FromString,
             )
-            call: Call = method()
+            call: Call = method()  # type: ignore[assignment]  # the stubs infer the serializer's base class
             try:
                 await self._conversation(call)
             finally:

@@ -11,7 +11,7 @@ from control_plane.projections.decode import Bulk, Table, decode_many, exact
 from protos.columns import Block, BodyError, Decoded, Schema, decode, encode
 from protos.comboio.v1 import batch_pb2 as pb
 from tests.protos.bodies import NO_VALUE, TIMES, blocks, column_bits, declares
-from tests.protos.test_columns import EDITS, mutate
+from tests.protos.test_damage import EDITS, mutate
 
 SLOW = settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]

@@ -305,9 +305,7 @@ async def test_at_the_byte_limit_acknowledged_batches_go_first_then_the_oldest_w
     await buffer.close()
 
 
-async def test_a_full_disk_stops_no_driver_and_what_went_is_counted(
-    box: Box, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_full_disk_stops_no_driver_and_what_went_is_counted(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk, "MAX_UNSEALED_READINGS", 200)
     buffer = await box.open()
 

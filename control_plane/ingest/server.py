@@ -103,6 +103,7 @@ async def serve(
     finally:
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
+        service.drain()
         await server.stop(STOP_WITHIN_S)
         await writer.stop()
 

@@ -152,14 +152,13 @@ class CompletenessProjection:
         self._touched.add(key)
 
     def _events(self, connection: Connection, decoded: Decoded, now_ms: int) -> None:
-        sensors = {group.id: group.sensor for group in decoded.declare.groups}
         numbers: Counter[int] = Counter()
         for index, _, event in decoded.bulk.events:
             envelope = decoded.envelopes[index]
             number = numbers[index]  # within its batch, however batches were decoded together
             numbers[index] += 1
             try:
-                self._event(connection, envelope, number, event, sensors, now_ms)
+                self._event(connection, envelope, number, event, decoded.declares[index], now_ms)
             except (DecodeError, ValueError):
                 text = f"event {number} of batch {envelope.id} has an unreadable detail"
                 id_ = f"event-{envelope.id}-{number}"
@@ -171,7 +170,7 @@ class CompletenessProjection:
         envelope: Envelope,
         number: int,
         event: pb.Event,
-        sensors: dict[int, str],
+        declare: pb.Declare,
         now_ms: int,
     ) -> None:
         if event.kind == pb.EVENT_GAP:
@@ -183,7 +182,7 @@ class CompletenessProjection:
                 id_=f"{envelope.id}-{number}",
                 gateway=envelope.gateway,
                 epoch=envelope.epoch,
-                sensor=sensors.get(record.group, ""),
+                sensor=next((group.sensor for group in declare.groups if group.id == record.group), ""),
                 record=record,
                 now_ms=now_ms,
             )

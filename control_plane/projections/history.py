@@ -27,10 +27,10 @@ class HistoryProjection:
         if rows:
             connection.execute(history.insert(), rows)
         for decoded in portion.decoded:
-            for envelope in decoded.envelopes:
+            for envelope, said in zip(decoded.envelopes, decoded.declares, strict=True):
                 key = (envelope.gateway, envelope.epoch, envelope.schema)
                 if key not in self._declared:
-                    _register(connection, envelope.gateway, envelope.epoch, decoded.declare)
+                    _register(connection, envelope.gateway, envelope.epoch, said)
                     self._declared.add(key)
 
 

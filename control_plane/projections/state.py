@@ -75,9 +75,8 @@ class StateProjection:
         if not len(bulk.col_occ):
             return set()
         body = bulk.batch[bulk.col_occ]
-        ids = np.array([column.id for column in bulk.table.series], np.uint32)
         seen = np.empty(len(bulk.col_occ), ROW)
-        seen["series"] = ids[bulk.series]
+        seen["series"] = bulk.table.ids[bulk.series]
         seen["boot"] = bulk.boot[body]
         seen["mono_ms"] = bulk.last_time
         seen["value"] = bulk.last_value

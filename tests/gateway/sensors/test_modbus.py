@@ -31,7 +31,8 @@ def ks_of(facts: Facts, unit: int = 1) -> list[int]:
     """Which read each row was, having checked every value of it against the formula."""
     ks = []
     for row in facts.rows:
-        k = (row.values[0] - counting(unit=unit, address=0, k=0)) % 65536  # type: ignore[operator]
+        assert isinstance(row.values[0], int)
+        k = (row.values[0] - counting(unit=unit, address=0, k=0)) % 65536
         assert row.values == tuple(counting(unit=unit, address=a, k=k) for a in range(100))
         assert row.quality is None
         ks.append(k)
@@ -338,7 +339,7 @@ async def test_it_reads_pymodbus_own_server() -> None:
     _, facts = polling.add()
     async with polling:
         await until(lambda: len(facts.rows) >= 3)
-    await server.shutdown()
+    await server.shutdown()  # type: ignore[no-untyped-call]
     assert {row.values for row in facts.rows} == {tuple(words)}
 
 

@@ -96,6 +96,7 @@ def faulty(kind: str, times: int, **more: object) -> Fault:
         (faulty("exception", 3, code=2), "exception", r"exception 2 \(illegal data address\)"),
         (faulty("drop", 3), "timeout", r"no answer within 0\.15 s"),
         (faulty("half_frame", 3), "malformed", "only 104 bytes of a frame"),
+        (faulty("short", 3), "malformed", "asked 100 values, got 99"),
         (faulty("reset", 3), "closed", "closed the connection instead of answering"),
         (faulty("wrong_unit", 3), "malformed", "unit 2 answered instead"),
         (faulty("wrong_function", 3), "malformed", "asked function 3, got 4"),
@@ -129,7 +130,7 @@ async def test_a_failed_poll_gives_no_row_and_one_gap_with_the_right_count(fault
 
 async def test_every_answered_read_is_a_row_or_inside_a_gap(tmp_path: Path) -> None:
     log = tmp_path / "reads.jsonl"
-    kinds = ["drop", "half_frame", "reset", "wrong_unit", "exception", "garbage", "delay"]
+    kinds = ["drop", "short", "half_frame", "reset", "wrong_unit", "exception", "garbage", "delay"]
     async with started(device(log=log)) as simulated:
         polling = Polling(port=simulated.port, timeout_s=0.05)
         _, facts = polling.add(every_s=0.02)

@@ -24,7 +24,7 @@ from control_plane.simulators.scenario import Box, Device, Installation, say
 
 FOLDER = Path(".demo")
 SECONDS = 60
-RULE = expected.Rule(high=8.0, open_after_ms=4000)
+RULE = expected.Rule(high=8.0, hysteresis=0.5, open_after_ms=4000, close_after_ms=3000)
 SETTINGS = """\
 [ingest]
 batch_interval_s = 1.0

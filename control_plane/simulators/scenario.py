@@ -135,7 +135,7 @@ class Installation:
     def _device(self, box: Box, device: Device) -> Child:
         log = self.folder / f"{box.name}-{device.sensor}.reads"
         arguments = ["gateway", "simulate", "modbus", "--profile", device.profile, "--unit", str(device.unit)]
-        arguments += ["--listen", LOCAL, "--log", str(log), "--json"]
+        arguments += ["--listen", LOCAL, "--control", LOCAL, "--log", str(log), "--json"]
         arguments += ["--counting"] if device.counting else []
         for signal_ in device.signals:
             arguments += ["--signal", signal_]
@@ -162,11 +162,7 @@ class Installation:
     def link(self, box: Box, command: str) -> None:
         """cut, restore, blackhole, …"""
         assert box.link is not None
-        with socket.create_connection(("127.0.0.1", box.link.said["control_port"]), timeout=5) as control:
-            control.sendall(command.encode() + b"\n")
-            answer = control.makefile().readline().strip()
-        if not answer.startswith("ok"):
-            raise RuntimeError(f"{box.name}: link {command}: {answer}")
+        _tell(box.link, command)
 
     def kill_gateway(self, box: Box) -> None:
         """SIGKILL; what systemd would do follows in `revive`."""
@@ -192,10 +188,10 @@ class Installation:
         httpx.post(f"{self.erp.said['url']}/behave", json=wanted, trust_env=False).raise_for_status()
 
     def stop_devices(self) -> None:
-        """From here on no read is answered."""
+        """From here on no read is answered; what was answered before still arrives."""
         for box in self.boxes:
             for simulator in box.simulators.values():
-                simulator.stop()
+                _tell(simulator, '{"fault": "drop"}')
 
     # --- asking ----------------------------------------------------------------------------------------
 
@@ -248,6 +244,15 @@ class Installation:
             if all(one.balanced for one in found) or time.monotonic() > end:
                 return found
             time.sleep(1.0)
+
+
+def _tell(simulator: Child, command: str) -> None:
+    """One line to a simulator's control port. Raises RuntimeError if it is refused."""
+    with socket.create_connection(("127.0.0.1", simulator.said["control_port"]), timeout=5) as control:
+        control.sendall(command.encode() + b"\n")
+        answer = control.makefile().readline().strip()
+    if not answer.startswith("ok"):
+        raise RuntimeError(f"{simulator.name}: {command}: {answer}")
 
 
 def say(text: str) -> None:

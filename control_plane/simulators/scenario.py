@@ -190,7 +190,7 @@ class Installation:
     # --- disturbing ------------------------------------------------------------------------------------
 
     def link(self, box: Box, command: str) -> None:
-        """cut, restore, blackhole, …"""
+        """Tell a gateway's link: cut, restore, blackhole and so on."""
         assert box.link is not None
         _tell(box.link, command)
 

@@ -108,6 +108,7 @@ async def serve(
         await serving(health_pb2.HealthCheckResponse.NOT_SERVING)
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
+        service.drain()
         await server.stop(STOP_WITHIN_S)
         await writer.stop()
 

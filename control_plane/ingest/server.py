@@ -109,7 +109,6 @@ async def serve(
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
         service.drain()
-        service.drain()
         await server.stop(STOP_WITHIN_S)
         await writer.stop()
 

@@ -67,11 +67,6 @@ class LinkService:
         for gateway in gateways & self._sessions.keys():
             self._sessions[gateway].end(Goodbye(wire.GOODBYE_REVOKED, "this gateway's certificate was revoked"))
 
-    def drain(self) -> None:
-        """Say goodbye to everyone: this process is stopping, another may take over at once."""
-        for session in self._sessions.values():
-            session.end(Goodbye(wire.GOODBYE_DRAINING, "the server is stopping"))
-
     def recheck(self) -> None:
         """Ask `admit` again for every stream, after revocations were read."""
         out = {gateway for gateway, serial in self._serials.items() if self._admit(gateway, serial)}

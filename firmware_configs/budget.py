@@ -7,7 +7,8 @@ has never more requests than wanted registers, splits no value, and is the same 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -52,33 +53,46 @@ def plan(registers: Sequence[Register], limits: Limits, timing: TcpTiming | None
 def _cheapest(
     function: RegisterFunction, wanted: list[tuple[int, int]], limits: Limits, timing: TcpTiming
 ) -> list[Request]:
-    """best[i] = least cost of reading wanted[i:]; a run ends where the limits, or a hole too wide, say so."""
+    """least[i] = (cost, requests) of reading wanted[i:], its first request ending before wanted[following[i]]."""
     most = limits.max_bits if function in BITS else limits.max_registers
-    best: list[tuple[float, int, tuple[int, Request] | None]] = [(0.0, 0, None)] * (len(wanted) + 1)
+    price = [timing.request_ms(Request(function, 0, length)) for length in range(most + 1)]
+    least = [(0.0, 0)] * (len(wanted) + 1)
+    following, lengths = [0] * len(wanted), [0] * len(wanted)
     for first in range(len(wanted) - 1, -1, -1):
         start, end = wanted[first]
         if end - start > most:
             raise ValueError(f"{function} {start}: {end - start} registers don't fit in a request of {most}")
-        options = []
-        for last in range(first, len(wanted)):
-            gap = wanted[last][0] - end if last > first else 0
-            end = max(end, wanted[last][1])
-            if gap > limits.max_gap or end - start > most:
-                break
-            request = Request(function, start, end - start)
-            cost, count, _ = best[last + 1]
-            options.append((cost + timing.request_ms(request), count + 1, last + 1, request))
-        cost, count, following, request = min(options, key=lambda option: option[:3])
-        best[first] = (cost, count, (following, request))
-    return _walk(best)
+        best = (math.inf, 0)
+        for after, length in _runs(wanted, first, most, limits.max_gap):
+            cost, requests = least[after]
+            option = (cost + price[length], requests + 1)
+            if option < best:
+                best, following[first], lengths[first] = option, after, length
+        least[first] = best
+    return _walk(function, wanted, following, lengths)
 
 
-def _walk(best: list[tuple[float, int, tuple[int, Request] | None]]) -> list[Request]:
+def _runs(wanted: list[tuple[int, int]], first: int, most: int, max_gap: int) -> Iterator[tuple[int, int]]:
+    """Requests that may begin with wanted[first]: (index after the last value read, length)."""
+    start, end = wanted[first]
+    for index in range(first, len(wanted)):
+        address, to = wanted[index]
+        if address - end > max_gap and index > first:
+            return
+        end = max(end, to)
+        if end - start > most:
+            return
+        yield index + 1, end - start
+
+
+def _walk(
+    function: RegisterFunction, wanted: list[tuple[int, int]], following: list[int], lengths: list[int]
+) -> list[Request]:
     requests: list[Request] = []
-    step = best[0][2]
-    while step is not None:
-        requests.append(step[1])
-        step = best[step[0]][2]
+    index = 0
+    while index < len(wanted):
+        requests.append(Request(function, wanted[index][0], lengths[index]))
+        index = following[index]
     return requests
 
 

@@ -226,6 +226,7 @@ def _batch_row(entry: BatchEntry) -> dict[str, object]:
         "crc32": b.crc32,
         "complete_boot": b.complete_boot,
         "complete_mono_ms": b.complete_mono_ms,
+        "urgent_seq": b.urgent_seq,
         "received_ms": entry.received_ms,
         "extra": extra,
         "body": b.body,

@@ -147,7 +147,10 @@ class CompletenessProjection:
     def _received(self, connection: Connection, envelope: Envelope) -> None:
         key = (envelope.gateway, envelope.epoch, envelope.lane)
         lane = self.lane(connection, key)
-        lane.promise(envelope.seq, (envelope.complete_boot, envelope.complete_mono_ms))
+        complete = (envelope.complete_boot, envelope.complete_mono_ms)
+        lane.promise(envelope.seq, complete)
+        if envelope.urgent_seq:
+            self.promise(connection, (envelope.gateway, envelope.epoch, pb.URGENT), envelope.urgent_seq, complete)
         lane.resolve(envelope.seq)
         self._touched.add(key)
 

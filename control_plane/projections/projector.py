@@ -205,6 +205,7 @@ def _envelope(row: Row[Any]) -> Envelope:
         readings=row._mapping["count"],  # noqa: SLF001 - a row is also a tuple, with a count of its own
         complete_boot=row.complete_boot,
         complete_mono_ms=row.complete_mono_ms,
+        urgent_seq=row.urgent_seq,
         received_ms=row.received_ms,
     )
 

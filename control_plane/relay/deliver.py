@@ -145,7 +145,7 @@ class Deliverer:
             self.delivered += 1
             return True
         level = log.error if values["state"] == "parked" else log.warning
-        level("delivery." + values["state"], dest=row.dest, event=row.event_id, why=outcome.error)
+        level("delivery." + values["state"], dest=row.dest, event_id=row.event_id, why=outcome.error)
         return False
 
     def _verdict(self, row: Row[Any], outcome: Outcome, now_ms: int) -> dict[str, Any]:

@@ -87,6 +87,7 @@ batch = Table(
     Column("crc32", BigInteger, nullable=False),
     Column("complete_boot", BigInteger, nullable=False),
     Column("complete_mono_ms", BigInteger, nullable=False),
+    Column("urgent_seq", BigInteger, nullable=False),
     Column("received_ms", BigInteger, nullable=False),
     Column("extra", LargeBinary, nullable=True, comment="a Batch holding only `replaces` and `signature`"),
     Column("body", LargeBinary, nullable=False, comment="as carried"),

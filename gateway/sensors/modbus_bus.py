@@ -72,14 +72,19 @@ class ModbusBus:
     async def run(self) -> None:
         """Poll until cancelled; the connection is closed on the way out."""
         loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task is not None
+        cancels = task.cancelling()
         try:
-            while True:
+            while task.cancelling() == cancels:
                 due = self._schedule.take(loop.time())
                 if due is None:
                     await self._sleep(loop)
                 else:
                     due[0].late(due[1])
                     await self._poll(due[0], loop.time())
+            # Python 3.11's wait_for, inside pymodbus, forgets a cancellation that meets an answer
+            raise asyncio.CancelledError
         finally:
             if self._tcp is not None:
                 self._tcp.close()

@@ -25,6 +25,7 @@ def upgrade() -> None:
         sa.Column("crc32", sa.BigInteger(), nullable=False),
         sa.Column("complete_boot", sa.BigInteger(), nullable=False),
         sa.Column("complete_mono_ms", sa.BigInteger(), nullable=False),
+        sa.Column("urgent_seq", sa.BigInteger(), nullable=False),
         sa.Column("received_ms", sa.BigInteger(), nullable=False),
         sa.Column("extra", sa.LargeBinary(), nullable=True, comment="a Batch holding only `replaces` and `signature`"),
         sa.Column("body", sa.LargeBinary(), nullable=False, comment="as carried"),

@@ -237,7 +237,7 @@ class DiskBuffer:
         while True:
             await asyncio.sleep(FLUSH_EVERY_S)
             if self._unflushed:
-                await self._flush()
+                await self.flush()
 
     async def _sync_loop(self) -> None:
         while True:
@@ -288,7 +288,7 @@ class DiskBuffer:
     # --- the tail ------------------------------------------------------------------------------------
 
     @whole
-    async def _flush(self) -> None:
+    async def flush(self) -> None:
         async with self._flush_lock:
             rows, ticket = self._unflushed, self._ticket
             self._unflushed = []
@@ -326,7 +326,7 @@ class DiskBuffer:
     async def synced(self, ticket: int) -> None:
         """Return once rows up to `ticket` are on stable storage."""
         while self._synced_ticket < ticket:
-            await self._flush()
+            await self.flush()
             await self._sync()
             if self._synced_ticket < ticket:
                 await asyncio.sleep(RETRY_S)

@@ -9,8 +9,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import uuid
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -48,7 +48,7 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="journal-writer", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._broken: dict[str, int] = {}
-        """gateway → session whose entries failed once: what it accepted later is ahead of the store, so never written."""
+        """gateway → session whose entries failed once: what it accepted since is ahead of the store."""
         self.commits = self.committed_entries = 0
 
     def start(self) -> None:

@@ -19,8 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from gateway.reading import Lost, Row
-from gateway.sensors.driver import Receipt
+from gateway.reading import Lost, Receipt, Row
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.ranges import Ranges
 

@@ -36,14 +36,20 @@ def _box(name: str, folder: Path) -> Box:
         lines = ["ts_ms,air"]
         for step in range(0, 600_000, 200):
             inside = step % 20_000
-            lines.append(f"{step},{(9.0 + inside / 10_000) if 7_000 < inside < 13_000 else (4.0 + inside / 40_000):.2f}")
+            lines.append(
+                f"{step},{(9.0 + inside / 10_000) if 7_000 < inside < 13_000 else (4.0 + inside / 40_000):.2f}"
+            )
         curve.write_text("\n".join(lines) + "\n")
     return Box(
         name,
         (
             Device(sensor="counter", profile="comboio-counter@1", every_s=0.1, counting=True),
             Device(
-                sensor="cargo", profile="xy-md02@1", every_s=0.2, signals=(f"temperature={curve}:air",), cargo="temperature"
+                sensor="cargo",
+                profile="xy-md02@1",
+                every_s=0.2,
+                signals=(f"temperature={curve}:air",),
+                cargo="temperature",
             ),
         ),
         batch_interval_s=0.4,
@@ -81,7 +87,9 @@ def test_twenty_kills_lose_nothing_double_nothing_and_invent_nothing(
         verdict = _events(here, tmp_path)
         assert not verdict.problems, f"seed {seed}: {verdict.problems}"
         assert verdict.effects == verdict.made >= 2
-        assert verdict.requests > verdict.effects, "no delivery was ever repeated: the reply that was lost tested nothing"
+        assert verdict.requests > verdict.effects, (
+            "no delivery was ever repeated: the reply that was lost tested nothing"
+        )
 
 
 def _lost_only_what_was_not_written(here: Installation, box: Box, seed: int) -> None:

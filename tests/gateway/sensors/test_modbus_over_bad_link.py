@@ -120,4 +120,4 @@ async def test_a_slow_link_still_brings_whole_rows(tmp_path: Path) -> None:
         async with polling:
             await until(lambda: len(facts.rows) >= 20)
     balance(facts, log)
-    assert facts.losts == [] or facts.losts[0].count == 1
+    assert facts.losts == [] or facts.losts[0].reads == 1

@@ -46,9 +46,7 @@ class Site:
         self.reads = installation.folder / f"{name}.reads"
         self.devices = self._simulator()
         (self.home / "gateway.toml").write_text(self._config())
-        token = (
-            installation._client.post("/join-tokens", json={"gateway_name": name}).raise_for_status().json()["token"]
-        )
+        token = installation.join_token(name)
         enrol = ["gateway", "enrol", "--server", installation.said["http"], "--token", token]
         self.id = str(self._child("enrol", *enrol, "--data-dir", str(self.home), "--json").start().said["gateway_id"])
         self.gateway = self._child(

@@ -22,7 +22,7 @@ from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
 
 REVOCATIONS_EVERY_S = 2.0
-STOP_WITHIN_S = 2.0
+STOP_WITHIN_S = 0.5
 
 log = structlog.get_logger("control_plane.ingest")
 
@@ -108,6 +108,7 @@ async def serve(
         await serving(health_pb2.HealthCheckResponse.NOT_SERVING)
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
+        service.drain()
         await server.stop(STOP_WITHIN_S)
         await writer.stop()
 

@@ -38,6 +38,7 @@ class SealedBatch:
     crc32: int
     complete_boot: int
     complete_mono_ms: int
+    urgent_seq: int = 0
     body: bytes
 
     def envelope(self, epoch: int) -> pb.Batch:
@@ -54,6 +55,7 @@ class SealedBatch:
             crc32=self.crc32,
             complete_boot=self.complete_boot,
             complete_mono_ms=self.complete_mono_ms,
+            urgent_seq=self.urgent_seq,
         )
 
 

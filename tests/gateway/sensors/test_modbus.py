@@ -169,7 +169,7 @@ async def test_an_outage_is_one_gap_and_reading_goes_on_when_the_device_is_back(
         failed_after = sum(sensor.counters.failed.values())
         assert sensor.problem is None
         (lost,) = facts.losts
-        assert failed <= lost.count == failed_after
+        assert failed <= lost.reads == failed_after
         assert facts.all[facts.all.index(lost) + 1] is facts.rows[seen]
         assert lost.after_mono_ms == facts.rows[seen - 1].mono_ms
         assert lost.before_mono_ms == facts.rows[seen].mono_ms

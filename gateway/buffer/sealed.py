@@ -28,6 +28,9 @@ from protos.comboio.v1 import batch_pb2 as pb
 from protos.ranges import Ranges
 
 SCHEMA_VERSION = 1
+PAGE_BYTES = 1024
+"""A commit rewrites whole pages: a batch of 10 s and the five facts beside it cost half the writes of 4096."""
+LOG_PAGES = 2048
 LANES = (pb.URGENT, pb.TELEMETRY)
 TABLES = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -113,10 +116,11 @@ class Sealed:
 
     def _prepare(self, now_ms: int) -> None:
         run = self._db.execute
+        run(f"PRAGMA page_size={PAGE_BYTES}")  # a file that is there keeps its own
         run("PRAGMA journal_mode=WAL")
         run("PRAGMA synchronous=FULL")
         run("PRAGMA busy_timeout=5000")
-        run("PRAGMA wal_autocheckpoint=512")
+        run(f"PRAGMA wal_autocheckpoint={LOG_PAGES}")
         run("PRAGMA journal_size_limit=4194304")
         run("PRAGMA cache_size=-2048")
         version = run("PRAGMA user_version").fetchone()[0]

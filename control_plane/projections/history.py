@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
-from sqlalchemy import Connection
+from sqlalchemy import Connection, or_
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -61,7 +61,7 @@ def _index(decoded: Decoded) -> list[dict[str, object]]:
 
 
 def _register(connection: Connection, gateway: str, epoch: int, declare: pb.Declare) -> None:
-    """Remember the newest declaration of each series; a group declared later wins."""
+    """Remember the newest declaration of each series; a group declared later wins, whichever batch came first."""
     newest = {
         f"{gateway}/{group.sensor}/{one.name}": (group, one)
         for group in sorted(declare.groups, key=lambda g: g.id)
@@ -88,5 +88,8 @@ def _register(connection: Connection, gateway: str, epoch: int, declare: pb.Decl
     insert = sqlite_insert if connection.dialect.name == "sqlite" else pg_insert
     fresh = insert(series)
     names = ("unit", "type", "period_ms", "attrs", "epoch", "group_id", "series_id")
-    upsert = fresh.on_conflict_do_update(index_elements=["key"], set_={n: fresh.excluded[n] for n in names})
+    newer = or_(fresh.excluded.epoch != series.c.epoch, fresh.excluded.group_id >= series.c.group_id)
+    upsert = fresh.on_conflict_do_update(
+        index_elements=["key"], set_={n: fresh.excluded[n] for n in names}, where=newer
+    )
     connection.execute(upsert, rows)

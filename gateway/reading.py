@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from protos.comboio.v1 import batch_pb2 as pb
 
@@ -66,3 +66,10 @@ class Lost(NamedTuple):
     before_mono_ms: int
     reads: int
     reason: pb.GapReason.ValueType
+
+
+class Receipt(Protocol):
+    """What became of one row."""
+
+    async def durable(self) -> None:
+        """Return once a power cut can no longer lose the row; raise `Rejected` if it was dropped."""

@@ -6,7 +6,6 @@ import os
 import shutil
 import threading
 import time
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -55,10 +54,10 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield f"sqlite:///{folder}"
         return
     server: Cluster = request.getfixturevalue("postgresql")
-    name = f"test_{uuid.uuid4().hex}"
-    server.run(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    name = server.spare.pop() if server.spare else server.clone()
     yield server.url(name)
-    server.run(f"DROP DATABASE {name} WITH (FORCE)")
+    server.empty(name)  # emptying one is ten times faster than making one
+    server.spare.append(name)
 
 
 @pytest.fixture

@@ -10,12 +10,15 @@ import signal
 import subprocess
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
+
+from control_plane.store.tables import STORES
 
 USER = "comboio"
 TEMPLATE = "comboio_template"
@@ -33,9 +36,37 @@ def binaries() -> Path | None:
 class Cluster:
     folder: Path
     pid: int
+    spare: list[str] = field(default_factory=list)
+    """Databases that are migrated and empty."""
 
     def url(self, database: str) -> str:
         return f"postgresql://{USER}@/{database}?host={self.folder}"
+
+    def new_database(self) -> str:
+        """URL of an empty database that goes with the cluster."""
+        name = f"test_{uuid.uuid4().hex}"
+        self.run(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    def clone(self) -> str:
+        """Name of a migrated database."""
+        name = f"test_{uuid.uuid4().hex}"
+        self.run(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        return name
+
+    def empty(self, database: str) -> None:
+        """Take every row out and start every sequence again."""
+        statements = [
+            f"DELETE FROM {store}.{table.name}" for store, tables in STORES.items() for table in tables.sorted_tables
+        ]
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()",
+                (database,),
+            )
+            found = connection.execute("SELECT schemaname, sequencename FROM pg_sequences").fetchall()
+            statements += [f"ALTER SEQUENCE {schema}.{name} RESTART" for schema, name in found]
+            connection.execute(";".join(statements).encode())
 
     def run(self, statement: str) -> None:
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -130,7 +131,7 @@ def _gaps(client: Client, options: Any) -> Any:
 
 
 def _rows(columns: Sequence[str]) -> Callable[[Any], None]:
-    return lambda answer: print(table(columns, answer["items"]))
+    return lambda answer: print(table(columns, answer["items"]) if answer["items"] else "None.")
 
 
 def _show_health(answer: Any) -> None:
@@ -148,13 +149,33 @@ def _show_join_token(answer: Any) -> None:
 
 
 def _show_readings(answer: Any) -> None:
-    points = [
-        {"series": series["key"], "time_ms": at, **{name: series[name][i] for name in VALUE_NAMES if name in series}}
-        for series in answer["series"]
-        for i, at in enumerate(series["times_ms"])
-    ]
-    names = [name for name in VALUE_NAMES if any(name in point for point in points)]
-    print(table(("series", "time_ms", *names), points))
+    """Per series a heading and its rows, with gaps where they lie."""
+    for series in answer["series"]:
+        share = f"{series['coverage']:.1%} of the expected readings"
+        clock = f"clock error up to {series['clock_err_ms']} ms"
+        print(f"{series['key']}  [{series['unit'] or 'no unit'}]  {answer['resolution']}, {share}, {clock}")
+        names = [name for name in VALUE_NAMES if name in series]
+        rows = [
+            {"time": _moment(at), **{name: series[name][i] for name in names}} | {"at": at}
+            for i, at in enumerate(series["times_ms"])
+        ]
+        rows += [
+            {"time": _moment(gap["from_ms"]), names[-1]: _gap_text(gap), "at": gap["from_ms"]}
+            for gap in answer["gaps"]
+            if gap["series"] == series["key"] and names
+        ]
+        rows.sort(key=lambda row: row["at"])
+        print(table(("time", *names), rows) if rows else "No readings in this time.")
+        print()
+
+
+def _gap_text(gap: Any) -> str:
+    return f"gap of {(gap['to_ms'] - gap['from_ms']) / 1000:.1f} s: {gap['reason']}"
+
+
+def _moment(at_ms: int) -> str:
+    """Local time to the millisecond, as the clock on the wall shows it."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
 
 
 VALUE_NAMES = ("values", "quality", "min", "max", "mean", "last", "count")

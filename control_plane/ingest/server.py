@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import grpc
 import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 
 from control_plane.clock import Clock
-from control_plane.ingest.service import LinkService
+from control_plane.ingest.service import METHOD_SERVICE, LinkService
 from control_plane.ingest.writer import Writer
 from control_plane.journal.journal import Journal
 from control_plane.settings import IngestSection
@@ -20,7 +22,7 @@ from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
 
 REVOCATIONS_EVERY_S = 2.0
-STOP_WITHIN_S = 2.0
+STOP_WITHIN_S = 0.5
 
 log = structlog.get_logger("control_plane.ingest")
 
@@ -91,20 +93,37 @@ async def serve(
         ]
     )
     server.add_generic_rpc_handlers((service.handlers(),))
+    serving = _describe(server)
     server.add_secure_port(door.address, door.credentials())
     await asyncio.to_thread(admission.refresh)
     writer.start()
     await server.start()
+    await serving(health_pb2.HealthCheckResponse.SERVING)
     ready()
     watch = asyncio.create_task(_watch(admission, service), name="revocations")
     try:
         while not stop.is_set():
             await asyncio.sleep(0.1)
     finally:
+        await serving(health_pb2.HealthCheckResponse.NOT_SERVING)
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
+        service.drain()
         await server.stop(STOP_WITHIN_S)
         await writer.stop()
+
+
+def _describe(server: grpc.aio.Server) -> Callable[[int], Awaitable[None]]:
+    """Standard health and reflection services; returns how to say the state."""
+    checks = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    reflection.enable_server_reflection((METHOD_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+
+    async def say(state: int) -> None:
+        for name in ("", METHOD_SERVICE):
+            await checks.set(name, state)
+
+    return say
 
 
 async def _watch(admission: Admission, service: LinkService) -> None:

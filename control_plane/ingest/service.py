@@ -13,13 +13,15 @@ from google.protobuf.message import DecodeError
 from control_plane.clock import Clock
 from control_plane.ingest.session import Goodbye, Send, Session, welcome
 from control_plane.ingest.writer import Writer
-from control_plane.journal.journal import Journal, SessionStart
+from control_plane.journal.journal import MAX_SEQ, Journal, SessionStart
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
 
 METHOD_SERVICE = "comboio.v1.Link"
 HELLO_TIMEOUT_S = 20.0
+DRAIN_RETURN_MS = 1000
 URN = "urn:comboio:gateway:"
+MAX_INT64 = (1 << 63) - 1
 
 log = structlog.get_logger("control_plane.ingest")
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -69,6 +71,11 @@ class LinkService:
         """Ask `admit` again for every stream, after revocations were read."""
         out = {gateway for gateway, serial in self._serials.items() if self._admit(gateway, serial)}
         self.revoke(out)
+
+    def drain(self) -> None:
+        """Send everyone away for a moment: this process is about to end."""
+        for session in self._sessions.values():
+            session.end(Goodbye(wire.GOODBYE_DRAINING, "this server is restarting", return_after_ms=DRAIN_RETURN_MS))
 
     async def connect(self, _requests: AsyncIterator[bytes], context: Context) -> None:
         gateway, serial = peer(context)
@@ -186,4 +193,6 @@ def _hello(message: wire.Uplink) -> wire.Hello:
         raise Goodbye(wire.GOODBYE_PROTOCOL, "run_id and boot_id are 16 bytes each")
     if any(lane.lane not in pb.Lane.values() for lane in hello.lanes):
         raise Goodbye(wire.GOODBYE_PROTOCOL, "Hello names a lane that does not exist")
+    if hello.opens > MAX_INT64 or any(lane.next_seq > MAX_SEQ for lane in hello.lanes):
+        raise Goodbye(wire.GOODBYE_PROTOCOL, "Hello counts further than any store can have come")
     return hello

@@ -1,7 +1,8 @@
 """One gateway's stream: checks envelopes, hands them to the writer, acknowledges what commits held.
 
 Nothing is decoded here. Rules of an envelope: its epoch is the Hello's, its schema is known (else asked for), its sizes
-are within the limits and its crc is that of the body as carried.
+are within the limits and its crc is that of the body as carried. No number passes that a column can't hold: it would
+fail the commit of everyone in the same group.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from control_plane.clock import Clock
 from control_plane.ingest.accept import Lane
 from control_plane.ingest.writer import Writer
 from control_plane.journal.journal import (
+    MAX_SEQ,
     BatchEntry,
     DeclareEntry,
     DuplicateEntry,
@@ -25,13 +27,12 @@ from control_plane.journal.journal import (
     RejectEntry,
     SessionStart,
 )
-from protos.columns import MAX_COUNT
+from protos.columns import MAX_COUNT, MAX_TIME_MS
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
 
 log = structlog.get_logger("control_plane.ingest")
 Send = Callable[[wire.Downlink], Awaitable[None]]
-MAX_SEQ_AHEAD = 1 << 40
 
 
 class Goodbye(Exception):  # noqa: N818 - it is what is said
@@ -132,14 +133,19 @@ class Session:
         await self._put(DeclareEntry(self.gateway, self.number, declare, self._clock.now_ms()))
 
     async def _heartbeat(self, heartbeat: wire.Heartbeat) -> None:
+        for said in heartbeat.lanes:
+            if said.seq > MAX_SEQ or said.complete_to.mono_ms >= MAX_TIME_MS or said.lane not in pb.Lane.values():
+                raise Goodbye(wire.GOODBYE_PROTOCOL, "a heartbeat is out of range")
         if heartbeat.lanes:
             entry = HeartbeatEntry(self.gateway, self.number, self._epoch, list(heartbeat.lanes), self._clock.now_ms())
             await self._put(entry)
 
     async def _batch(self, batch: pb.Batch) -> None:
         self._same_epoch(batch.epoch)
-        if not 0 < batch.seq < MAX_SEQ_AHEAD:
+        if not 0 < batch.seq <= MAX_SEQ:
             raise Goodbye(wire.GOODBYE_PROTOCOL, f"seq {batch.seq} is out of range")
+        if batch.complete_mono_ms >= MAX_TIME_MS:
+            raise Goodbye(wire.GOODBYE_PROTOCOL, f"complete_mono_ms {batch.complete_mono_ms} is out of range")
         if batch.schema not in self._schemas:
             self._need_schema = True
             self._wake.set()

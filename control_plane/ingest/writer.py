@@ -16,10 +16,11 @@ from typing import Protocol, TypeVar
 
 import structlog
 
-from control_plane.journal.journal import Committed, Entry, Journal
+from control_plane.journal.journal import BatchEntry, Committed, DeclareEntry, DuplicateEntry, Entry, Journal
 
 MAX_GROUP = 4000
 MAX_QUEUED = 20_000
+MAX_QUEUED_BYTES = 128 << 20
 
 log = structlog.get_logger("control_plane.ingest")
 T = TypeVar("T")
@@ -40,6 +41,7 @@ class Writer:
         self._journal = journal
         self._linger_s = linger_s
         self._queue: deque[tuple[Stream, Entry]] = deque()
+        self._put_bytes = self._taken_bytes = 0  # one is the loop's, the other the thread's: neither needs a lock
         self._calls: deque[Callable[[], None]] = deque()
         self._work = threading.Event()
         self._room = asyncio.Event()
@@ -48,7 +50,7 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="journal-writer", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._broken: dict[str, int] = {}
-        """gateway → session whose entries failed once: what it accepted later is ahead of the store, so never written."""
+        """gateway → session whose entries failed once: what it accepted later is ahead of the store, never written."""
         self.commits = self.committed_entries = 0
 
     def start(self) -> None:
@@ -63,9 +65,10 @@ class Writer:
 
     async def put(self, stream: Stream, entry: Entry) -> None:
         """Queue one entry; waits while the queue is full, which holds the gateway back through the transport."""
-        while len(self._queue) >= MAX_QUEUED:
+        while len(self._queue) >= MAX_QUEUED or self._put_bytes - self._taken_bytes >= MAX_QUEUED_BYTES:
             self._room.clear()
             await self._room.wait()
+        self._put_bytes += _size(entry)
         self._queue.append((stream, entry))
         if not self._work.is_set():
             self._work.set()
@@ -98,8 +101,10 @@ class Writer:
             group = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_GROUP))]
             if self._queue:
                 self._work.set()
+            self._taken_bytes += sum(_size(entry) for _, entry in group)
             if self._broken:
                 group = [(s, e) for s, e in group if self._broken.get(e.gateway) != e.session]
+                self._notify(self._room.set)  # what was only thrown away made room too
             if group:
                 self._commit(group)
             for call in calls:
@@ -152,6 +157,13 @@ def _finish(done: asyncio.Future[T], value: T | None, error: BaseException | Non
         done.set_exception(error)
     else:
         done.set_result(value)  # type: ignore[arg-type]
+
+
+def _size(entry: Entry) -> int:
+    """What an entry holds in memory, about."""
+    if isinstance(entry, BatchEntry | DuplicateEntry):
+        return len(entry.batch.body) + 500
+    return entry.declare.ByteSize() + 500 if isinstance(entry, DeclareEntry) else 500
 
 
 def _one_line(error: Exception) -> str:

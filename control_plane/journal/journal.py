@@ -17,6 +17,8 @@ from typing import NamedTuple, Protocol
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
 
+MAX_SEQ = 1 << 40  # a batch a second for thirty thousand years; what claims more is broken, not old
+
 
 class LaneMark(NamedTuple):
     """A lane's received ranges at one moment: never the live state."""

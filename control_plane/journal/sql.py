@@ -191,18 +191,21 @@ class SqlJournal:
                 done.changed_declares.append((entry.gateway, said.schema))
 
     def _duplicates(self, connection: Connection, entries: Sequence[DuplicateEntry], done: Committed) -> None:
-        keyed = {(e.gateway, e.batch.epoch, int(e.batch.lane), e.batch.seq): e for e in entries}
+        keyed: dict[tuple[str, int, int, int], list[DuplicateEntry]] = {}
+        for e in entries:
+            keyed.setdefault((e.gateway, e.batch.epoch, int(e.batch.lane), e.batch.seq), []).append(e)
         columns = (batch.c.gateway, batch.c.epoch, batch.c.lane, batch.c.seq)
         keys = sorted(keyed)
         for start in range(0, len(keys), 200):
-            query = select(*columns, batch.c.crc32, batch.c.body_len).where(
+            query = select(*columns, batch.c.crc32, batch.c.body_len, batch.c.schema).where(
                 tuple_(*columns).in_(keys[start : start + 200])
             )
-            for row in connection.execute(query):
-                entry = keyed[row.gateway, row.epoch, row.lane, row.seq]
-                if (row.crc32, row.body_len) != (entry.batch.crc32, entry.batch.body_len):
-                    connection.execute(self._insert_conflict, _conflict_row(entry))
-                    done.conflicts += 1
+            for row in connection.execute(query).all():
+                for entry in keyed[row.gateway, row.epoch, row.lane, row.seq]:
+                    said = entry.batch
+                    if (row.crc32, row.body_len, row.schema) != (said.crc32, said.body_len, said.schema):
+                        connection.execute(self._insert_conflict, _conflict_row(entry))
+                        done.conflicts += 1
 
 
 def _batch_row(entry: BatchEntry) -> dict[str, object]:
@@ -223,6 +226,7 @@ def _batch_row(entry: BatchEntry) -> dict[str, object]:
         "crc32": b.crc32,
         "complete_boot": b.complete_boot,
         "complete_mono_ms": b.complete_mono_ms,
+        "urgent_seq": b.urgent_seq,
         "received_ms": entry.received_ms,
         "extra": extra,
         "body": b.body,

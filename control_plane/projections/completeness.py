@@ -7,6 +7,7 @@ complete_to of its highest contiguously resolved seq, moved on by heartbeats tha
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -15,8 +16,10 @@ from sqlalchemy import Connection, select
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from control_plane.journal.journal import MAX_SEQ
 from control_plane.projections.projection import Bad, Decoded, Envelope, Portion
 from control_plane.store.tables import anchor, gap, integrity, progress, quarantine
+from protos.columns import MAX_TIME_MS
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.ranges import Ranges
 
@@ -144,17 +147,23 @@ class CompletenessProjection:
     def _received(self, connection: Connection, envelope: Envelope) -> None:
         key = (envelope.gateway, envelope.epoch, envelope.lane)
         lane = self.lane(connection, key)
-        lane.promise(envelope.seq, (envelope.complete_boot, envelope.complete_mono_ms))
+        complete = (envelope.complete_boot, envelope.complete_mono_ms)
+        lane.promise(envelope.seq, complete)
+        if envelope.urgent_seq:
+            self.promise(connection, (envelope.gateway, envelope.epoch, pb.URGENT), envelope.urgent_seq, complete)
         lane.resolve(envelope.seq)
         self._touched.add(key)
 
     def _events(self, connection: Connection, decoded: Decoded, now_ms: int) -> None:
         sensors = {group.id: group.sensor for group in decoded.declare.groups}
-        for number, (index, _, event) in enumerate(decoded.bulk.events):
+        numbers: Counter[int] = Counter()
+        for index, _, event in decoded.bulk.events:
             envelope = decoded.envelopes[index]
+            number = numbers[index]  # within its batch, however batches were decoded together
+            numbers[index] += 1
             try:
                 self._event(connection, envelope, number, event, sensors, now_ms)
-            except DecodeError:
+            except (DecodeError, ValueError):
                 text = f"event {number} of batch {envelope.id} has an unreadable detail"
                 id_ = f"event-{envelope.id}-{number}"
                 self.note(connection, id_=id_, gateway=envelope.gateway, kind="event", text=text, now_ms=now_ms)
@@ -170,6 +179,8 @@ class CompletenessProjection:
     ) -> None:
         if event.kind == pb.EVENT_GAP:
             record = pb.Gap.FromString(event.detail)
+            _within(record.from_mono_ms, record.to_mono_ms, limit=MAX_TIME_MS)
+            _within(record.count, *(r.last for r in record.seqs), limit=MAX_SEQ)
             self.record_gap(
                 connection,
                 id_=f"{envelope.id}-{number}",
@@ -181,6 +192,7 @@ class CompletenessProjection:
             )
         elif event.kind == pb.EVENT_ANCHOR:
             fact = pb.Anchor.FromString(event.detail)
+            _within(fact.mono_ms, fact.wall_ms, limit=MAX_TIME_MS)
             row = {
                 "gateway": envelope.gateway,
                 "epoch": envelope.epoch,
@@ -192,13 +204,18 @@ class CompletenessProjection:
             }
             connection.execute(_insert(connection)(anchor).on_conflict_do_nothing(), row)
         elif event.kind == pb.EVENT_INTEGRITY:
-            text = event.detail.decode(errors="replace")
+            text = event.detail.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
             id_ = f"event-{envelope.id}-{number}"
             self.note(connection, id_=id_, gateway=envelope.gateway, kind="gateway", text=text, now_ms=now_ms)
 
     def _quarantine(self, connection: Connection, bad: Bad, now_ms: int) -> None:
         envelope = bad.envelope
-        row = {"batch_id": envelope.id, "gateway": envelope.gateway, "error": bad.error, "at_ms": now_ms}
+        row = {
+            "batch_id": envelope.id,
+            "gateway": envelope.gateway,
+            "error": bad.error.replace("\0", "?"),
+            "at_ms": now_ms,
+        }
         connection.execute(_insert(connection)(quarantine).on_conflict_do_nothing(), row)
         record = pb.Gap(
             lane=pb.Lane.ValueType(envelope.lane),
@@ -230,6 +247,12 @@ class CompletenessProjection:
             "complete_mono_ms": lane.complete[1],
             "updated_ms": now_ms,
         }
+
+
+def _within(*numbers: int, limit: int) -> None:
+    """A column, and the arithmetic after it, must be able to hold what a gateway says."""
+    if any(number >= limit for number in numbers):
+        raise ValueError("a number is out of range")
 
 
 def _load(connection: Connection, key: LaneKey) -> LaneProgress:

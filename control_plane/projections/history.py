@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 
 import numpy as np
-from sqlalchemy import Connection, or_
+from sqlalchemy import Connection
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from control_plane.projections.projection import Decoded, Portion
 from control_plane.store.tables import history, series
+from protos.columns import BodyError
 from protos.comboio.v1 import batch_pb2 as pb
 
 
@@ -60,8 +61,25 @@ def _index(decoded: Decoded) -> list[dict[str, object]]:
     return rows
 
 
+def check_names(declare: pb.Declare) -> None:
+    """Raises BodyError for a declaration whose words don't fit their columns: its batches are set aside, not tried."""
+    for group in declare.groups:
+        _fits("sensor", group.sensor, 64)
+        for one in group.series:
+            _fits("name of a series", one.name, 120)
+            _fits("unit", one.unit, 40)
+
+
+def _fits(what: str, text: str, limit: int) -> None:
+    if len(text) > limit or "\0" in text:
+        raise BodyError(f"a {what} of {len(text)} characters, or with a NUL inside, where {limit} fit")
+
+
 def _register(connection: Connection, gateway: str, epoch: int, declare: pb.Declare) -> None:
-    """Remember the newest declaration of each series; a group declared later wins, whichever batch came first."""
+    """Remember the newest declaration of each series.
+
+    A group declared later wins, and a schema declared later too, however late a batch of the older one comes.
+    """
     newest = {
         f"{gateway}/{group.sensor}/{one.name}": (group, one)
         for group in sorted(declare.groups, key=lambda g: g.id)
@@ -78,6 +96,7 @@ def _register(connection: Connection, gateway: str, epoch: int, declare: pb.Decl
             "period_ms": group.period_ms,
             "attrs": json.dumps(dict(one.attrs), sort_keys=True),
             "epoch": epoch,
+            "schema": declare.schema,
             "group_id": group.id,
             "series_id": one.id,
         }
@@ -87,9 +106,10 @@ def _register(connection: Connection, gateway: str, epoch: int, declare: pb.Decl
         return
     insert = sqlite_insert if connection.dialect.name == "sqlite" else pg_insert
     fresh = insert(series)
-    names = ("unit", "type", "period_ms", "attrs", "epoch", "group_id", "series_id")
-    newer = or_(fresh.excluded.epoch != series.c.epoch, fresh.excluded.group_id >= series.c.group_id)
+    names = ("unit", "type", "period_ms", "attrs", "epoch", "schema", "group_id", "series_id")
     upsert = fresh.on_conflict_do_update(
-        index_elements=["key"], set_={n: fresh.excluded[n] for n in names}, where=newer
+        index_elements=["key"],
+        set_={name: fresh.excluded[name] for name in names},
+        where=(series.c.epoch != fresh.excluded.epoch) | (series.c.schema < fresh.excluded.schema),
     )
     connection.execute(upsert, rows)

@@ -30,6 +30,7 @@ class Envelope(NamedTuple):
     readings: int
     complete_boot: int
     complete_mono_ms: int
+    urgent_seq: int
     received_ms: int
 
 

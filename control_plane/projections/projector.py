@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
+import structlog
 from sqlalchemy import Connection, Row, select
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
@@ -21,6 +22,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from control_plane.clock import Clock
 from control_plane.projections.completeness import CompletenessProjection
 from control_plane.projections.decode import Bulk, Table, decode_many
+from control_plane.projections.history import check_names
 from control_plane.projections.projection import Bad, Decoded, Envelope, Portion, Projection
 from control_plane.projections.vanished import Vanished
 from control_plane.store.engine import Store
@@ -33,6 +35,7 @@ MAX_BATCHES = 512
 MAX_READINGS = 400_000
 TABLES_KEPT = 4096
 
+log = structlog.get_logger("control_plane.projections")
 Item = tuple[Envelope, bytes]  # with its decompressed body
 
 
@@ -62,7 +65,7 @@ class Projector:
     def step(self) -> bool:
         """Project one portion. True if there may be more at once. Raises DBAPIError; nothing is then lost."""
         self._vanished.read_hellos()  # before the batches: see invariant 3
-        rows = self._read()
+        rows, drained = self._read()
         now_ms = self._clock.now_ms()
         try:
             with self._telemetry.write() as connection:
@@ -71,7 +74,6 @@ class Projector:
                     for projection in self._projections:
                         projection.apply(connection, portion)
                     self._move(connection, rows[-1].id)
-                drained = len(rows) < MAX_BATCHES
                 self._vanished.apply(connection, drained=drained, now_ms=now_ms)
                 self._completeness.save(connection, now_ms)
         except BaseException:
@@ -84,11 +86,12 @@ class Projector:
             self._position = rows[-1].id
             self.batches += len(rows)
             self.readings += sum(row._mapping["count"] for row in rows)  # noqa: SLF001
-        return len(rows) >= MAX_BATCHES
+        return not drained
 
     # --- reading the journal ---------------------------------------------------------------------------
 
-    def _read(self) -> Sequence[Row[Any]]:
+    def _read(self) -> tuple[Sequence[Row[Any]], bool]:
+        """What one transaction takes, and whether the journal holds nothing after it."""
         if self._position is None:
             with self._telemetry.read() as connection:
                 found = connection.execute(select(cursor.c.position).where(cursor.c.name == CURSOR))
@@ -100,8 +103,8 @@ class Projector:
         for index, row in enumerate(rows):
             total += row._mapping["count"]  # noqa: SLF001 - see _envelope
             if total > MAX_READINGS and index:
-                return rows[:index]
-        return rows
+                return rows[:index], False
+        return rows, len(rows) < MAX_BATCHES
 
     def _move(self, connection: Connection, position: int) -> None:
         insert = sqlite_insert if connection.dialect.name == "sqlite" else pg_insert
@@ -130,7 +133,11 @@ class Projector:
         return Portion(decoded, bad, now_ms)
 
     def _decode_group(self, items: list[Item], bad: list[Bad]) -> list[Decoded]:
-        """Decode together; take bad ones out one by one."""
+        """Decode together; take bad ones out one by one.
+
+        A decoder that breaks in another way is not trusted with the rest: each body then stands alone, so that a bug
+        costs only what meets it.
+        """
         while items:
             _, table, said = self._table(items[0][0])
             try:
@@ -139,6 +146,12 @@ class Projector:
                 index = error.index or 0
                 bad.append(Bad(items.pop(index)[0], str(error)))
                 continue
+            except Exception as error:
+                if len(items) > 1:
+                    return [one for item in items for one in self._decode_group([item], bad)]
+                log.exception("decoder.broken", batch=items[0][0].id)
+                bad.append(Bad(items[0][0], f"{type(error).__name__}: {error}"))
+                return []
             return [Decoded([envelope for envelope, _ in items], bulk, said)]
         return []
 
@@ -148,6 +161,7 @@ class Projector:
         found = self._tables.get(key)
         if found is None:
             said = self._load_declare(envelope)
+            check_names(said)
             digest = hashlib.sha256(pb.Declare(groups=said.groups).SerializeToString(deterministic=True)).digest()
             table = self._shared.get(digest)
             if table is None:
@@ -181,6 +195,7 @@ def _envelope(row: Row[Any]) -> Envelope:
         readings=row._mapping["count"],  # noqa: SLF001 - a row is also a tuple, with a count of its own
         complete_boot=row.complete_boot,
         complete_mono_ms=row.complete_mono_ms,
+        urgent_seq=row.urgent_seq,
         received_ms=row.received_ms,
     )
 

@@ -75,14 +75,15 @@ class HistoryReader:
         with self._telemetry.read() as connection:
             walls = load_all(connection, gateway)
             for (epoch, boot), wall in sorted(walls.items()):
+                first, last = wall.mono_span(from_ms, to_ms)
                 query = (
                     select(history.c.batch_id, history.c.schema)
                     .where(
                         history.c.gateway == gateway,
                         history.c.epoch == epoch,
                         history.c.boot == boot,
-                        history.c.last_mono_ms >= wall.to_mono(from_ms) - 1,
-                        history.c.first_mono_ms <= wall.to_mono(to_ms) + 1,
+                        history.c.last_mono_ms >= first,
+                        history.c.first_mono_ms <= last,
                     )
                     .order_by(history.c.first_mono_ms)
                 )

@@ -18,6 +18,7 @@ from protos.ranges import Ranges
 
 OVERLAP_MS = 60_000
 MAX_RANGES_NAMED = 20
+MAX_SEEN = 10_000
 
 
 @dataclass(slots=True)
@@ -43,6 +44,13 @@ class Vanished:
         self._waiting: dict[str, _Asked] = {}
         self._rejects: dict[LaneKey, list[tuple[int, int]]] = {}
         self._beats: list[tuple[LaneKey, int, tuple[int, int]]] = []
+        self._seen_rejects: set[tuple[LaneKey, int]] = set()
+        self._seen_beats: dict[LaneKey, tuple[int, int, int]] = {}
+
+    @property
+    def news(self) -> bool:
+        """Whether `apply` has anything to do that no batch brings."""
+        return bool(self._fresh or self._rejects or self._beats)
 
     def read_hellos(self) -> None:
         """Take what came since the last call."""
@@ -51,18 +59,31 @@ class Vanished:
             for row in connection.execute(
                 select(hello.c.id, hello.c.gateway, hello.c.body).where(hello.c.id.in_(newest))
             ):
-                said = wire.Hello.FromString(row.body)
-                held = {int(lane.lane): Ranges((r.first, r.last) for r in lane.held) for lane in said.lanes}
-                self._fresh[row.gateway] = _Asked(said, held)
+                asked = wire.Hello.FromString(row.body)
+                held = {int(lane.lane): Ranges((r.first, r.last) for r in lane.held) for lane in asked.lanes}
+                self._fresh[row.gateway] = _Asked(asked, held)
                 self._hello_id = max(self._hello_id, row.id)
             since = self._since_ms - OVERLAP_MS
             for row in connection.execute(select(reject).where(reject.c.received_ms >= since)):
-                self._rejects.setdefault((row.gateway, row.epoch, row.lane), []).append((row.seq, row.seq))
+                self._take_reject((row.gateway, row.epoch, row.lane), row.seq)
                 self._since_ms = max(self._since_ms, row.received_ms)
             for row in connection.execute(select(heartbeat).where(heartbeat.c.received_ms >= since)):
-                key = (row.gateway, row.epoch, row.lane)
-                self._beats.append((key, row.seq, (row.complete_boot, row.complete_mono_ms)))
+                said = (row.seq, row.complete_boot, row.complete_mono_ms)
+                self._take_beat((row.gateway, row.epoch, row.lane), said)
                 self._since_ms = max(self._since_ms, row.received_ms)
+
+    def _take_reject(self, key: LaneKey, seq: int) -> None:
+        """Rows of the overlap are read again and again; each counts once."""
+        if (key, seq) not in self._seen_rejects:
+            if len(self._seen_rejects) > MAX_SEEN:
+                self._seen_rejects.clear()
+            self._seen_rejects.add((key, seq))
+            self._rejects.setdefault(key, []).append((seq, seq))
+
+    def _take_beat(self, key: LaneKey, said: tuple[int, int, int]) -> None:
+        if self._seen_beats.get(key) != said:
+            self._seen_beats[key] = said
+            self._beats.append((key, said[0], said[1:]))
 
     def apply(self, connection: Connection, *, drained: bool, now_ms: int) -> None:
         """Count rejects and heartbeats; decide Hellos once nothing journalled before them is left unprojected."""

@@ -44,8 +44,14 @@ class WallTime:
         """Wall ms of each instant; raises ValueError without an anchor."""
         return _map(mono_ms, self._mono, self._wall)
 
-    def to_mono(self, wall_ms: int) -> int:
-        return int(_map(np.array([wall_ms], np.int64), self._wall, self._mono)[0])
+    def mono_span(self, from_ms: int, to_ms: int) -> tuple[int, int]:
+        """A stretch of the boot's clock that holds everything mapped into from_ms..to_ms, and little else.
+
+        Anchors may go back (a wrong real-time clock put right later), so the mapping has no inverse; but its offset
+        never leaves the range of the anchors' own.
+        """
+        offset = self._wall - self._mono
+        return int(from_ms - offset.max()) - 1, int(to_ms - offset.min()) + 1
 
     def wall(self, mono_ms: int) -> int:
         return int(self.to_wall(np.array([mono_ms], np.int64))[0])

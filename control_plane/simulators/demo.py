@@ -24,7 +24,7 @@ from control_plane.simulators.scenario import Box, Device, Installation, say
 
 FOLDER = Path(".demo")
 SECONDS = 60
-RULE = expected.Rule(high=8.0, open_after_ms=4000)
+RULE = expected.Rule(high=8.0, hysteresis=0.5, open_after_ms=4000, close_after_ms=3000)
 SETTINGS = """\
 [ingest]
 batch_interval_s = 1.0
@@ -125,11 +125,11 @@ def _curve() -> list[tuple[int, float]]:
 def _once(here: Installation, truck: Box, stop: threading.Event) -> int:
     plan: list[tuple[float, str, Callable[[], object]]] = [
         (10, "the truck's door stays open: its load warms up", lambda: None),
+        (11, "the ERP will lose the reply to the next request", lambda: here.behave(fail="after_commit", **{"for": 1})),
         (13, "the truck's link is cut", lambda: here.link(truck, "cut")),
         (20, "SIGKILL for the truck's gateway, offline", lambda: here.kill_gateway(truck)),
         (21, "… and it starts again, as systemd would do", lambda: here.revive(truck)),
         (28, "the link is back", lambda: here.link(truck, "restore")),
-        (36, "the ERP loses the reply to the next request", lambda: here.behave(fail="after_commit", **{"for": 1})),
         (40, "SIGKILL for ingest; its supervisor starts it again", lambda: here.kill_role("ingest")),
         (SECONDS - 6, "the devices fall silent; what is on the way arrives", here.stop_devices),
     ]

@@ -6,24 +6,33 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from control_plane.simulators.balance import Read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """The demo's cold-chain limits, upper side: °C and ms."""
+    """Cold-chain limits, upper side: °C and ms."""
 
     high: float
+    hysteresis: float
     open_after_ms: int
+    close_after_ms: int
+
+
+class Happened(NamedTuple):
+    """An excursion as the device's own answers show it: wall ms of its begin, and whether its end was decided."""
+
+    begin_ms: int
+    ended: bool
 
 
 @dataclass(slots=True)
 class Verdict:
     """`expected`: wall ms at which each excursion began. `problems`: sentences; none means all is well."""
 
-    expected: list[int] = field(default_factory=list)
+    expected: list[Happened] = field(default_factory=list)
     made: int = 0
     delivered: int = 0
     effects: int = 0
@@ -31,24 +40,31 @@ class Verdict:
     problems: list[str] = field(default_factory=list)
 
 
-def excursions(rule: Rule, reads: Sequence[Read], column: int) -> list[int]:
-    """Begin of each stretch above the limit that lasted long enough, from every read the device answered."""
-    found: list[int] = []
+def excursions(rule: Rule, reads: Sequence[Read], column: int) -> list[Happened]:
+    """Stretches above the limit that lasted long enough, from every read the device answered."""
+    found: list[Happened] = []
     begin: int | None = None
-    counted = False
+    inside: int | None = None
     for read in reads:
-        if read.values[column] <= rule.high:
-            begin, counted = None, False
-            continue
-        begin = begin if begin is not None else read.wall_ms
-        if not counted and read.wall_ms - begin >= rule.open_after_ms:
-            found.append(begin)
-            counted = True
+        value, at = read.values[column], read.wall_ms
+        if value > rule.high:
+            begin, inside = (begin if begin is not None else at), None
+            if at - begin >= rule.open_after_ms and (not found or found[-1].begin_ms != begin):
+                found.append(Happened(begin, ended=False))
+        elif not found or found[-1].begin_ms != begin:
+            begin = None
+        elif value <= rule.high - rule.hysteresis:
+            inside = inside if inside is not None else at
+            if at - inside >= rule.close_after_ms:
+                found[-1] = Happened(found[-1].begin_ms, ended=True)
+                begin = inside = None
+        else:
+            inside = None
     return found
 
 
 def judge(
-    expected: Sequence[int],
+    expected: Sequence[Happened],
     events: Sequence[Mapping[str, Any]],
     deliveries: Sequence[Mapping[str, Any]],
     received: Mapping[str, Any],
@@ -73,7 +89,8 @@ def judge(
     for kind in ("opened", "closed"):
         standing = current(received["effects"], f"comboio.cold_chain.excursion.{kind}.v1")
         times = [_ms(effect["data"]["opened_at"]) for effect in standing]
-        verdict.problems += _compare(kind, expected, times, tolerance_ms)
+        want = [one.begin_ms for one in expected if one.ended or kind == "opened"]
+        verdict.problems += _compare(kind, want, times, tolerance_ms)
     return verdict
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -61,6 +62,7 @@ class Installation:
         self._database = database
         self._settings = settings
         self._family = Family(folder)
+        self._client: httpx.Client | None = None
         self.boxes: list[Box] = []
         self.said: dict[str, Any] = {}
 
@@ -68,6 +70,8 @@ class Installation:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if self._client is not None:
+            self._client.close()
         self._family.__exit__(*error)
 
     # --- starting --------------------------------------------------------------------------------------
@@ -97,16 +101,23 @@ class Installation:
             arguments += ["--database", self._database]
         self.plane = self._family.child("control", "control_plane", "up", *arguments).start()
         self.said = self.plane.said
-        self._client = httpx.Client(
-            base_url=f"{self.said['http']}/api/v1",
-            auth=("admin", self.said["admin_password"]) if self.said.get("admin_password") else None,
-            trust_env=False,
-            timeout=30,
-        )
-        token = self._client.post("/api-tokens", json={"name": "demo", "role": "admin"}).raise_for_status().json()
-        self.token = str(token["token"])
-        self._client.auth = None
-        self._client.headers["Authorization"] = f"Bearer {self.token}"
+        self._client = self._log_in()
+
+    def _log_in(self) -> httpx.Client:
+        """A client with an API token of its own, made with the one-time password or, when data was kept, locally."""
+        client = httpx.Client(base_url=f"{self.said['http']}/api/v1", trust_env=False, timeout=30)
+        if self.said.get("admin_password"):
+            basic = ("admin", self.said["admin_password"])
+            wanted = {"name": "demo", "role": "admin"}
+            made = client.post("/api-tokens", json=wanted, auth=basic).raise_for_status().json()
+            self.token = str(made["token"])
+        else:
+            plane = str(self.folder / "control")
+            command = [sys.executable, "-m", "control_plane", "token", "create", "--data-dir", plane, "--role", "admin"]
+            said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            self.token = next(word for word in said.split() if word.startswith("ct1."))
+        client.headers["Authorization"] = f"Bearer {self.token}"
+        return client
 
     def add(self, box: Box) -> None:
         """Devices, link, enrolment, daemon."""
@@ -114,28 +125,47 @@ class Installation:
             box.simulators[device.sensor] = self._device(box, device)
         box.link = self._family.child(
             f"{box.name}-link",
-            *("gateway", "simulate", "link", "--to", self.said["grpc"], "--listen", LOCAL, "--control", LOCAL, "--json"),
+            *(
+                "gateway",
+                "simulate",
+                "link",
+                "--to",
+                self.said["grpc"],
+                "--listen",
+                LOCAL,
+                "--control",
+                LOCAL,
+                "--json",
+            ),
         ).start()
         home = self.folder / box.name
         home.mkdir(exist_ok=True)
         (home / "gateway.toml").write_text(self._config(box))
-        made = self._client.post("/join-tokens", json={"gateway_name": box.name}).raise_for_status().json()
-        enrol = self._family.child(
-            f"{box.name}-enrol",
-            *("gateway", "enrol", "--server", self.said["http"], "--token", made["token"]),
-            *("--data-dir", str(home), "--json"),
-        ).start()
-        box.id = enrol.said["gateway_id"]
+        box.id = self._enrolled(box, home)
         box.process = self._family.child(
             box.name,
             *("gateway", "run", "--config", str(home / "gateway.toml"), "--data-dir", str(home), "--json"),
         ).start()
         self.boxes.append(box)
 
+    def _enrolled(self, box: Box, home: Path) -> str:
+        """The gateway's id: of an identity that was kept, or of a new one."""
+        kept = home / "identity" / "current" / "identity.json"
+        if kept.exists():
+            return str(json.loads(kept.read_text())["gateway_id"])
+        assert self._client is not None
+        made = self._client.post("/join-tokens", json={"gateway_name": box.name}).raise_for_status().json()
+        enrol = self._family.child(
+            f"{box.name}-enrol",
+            *("gateway", "enrol", "--server", self.said["http"], "--token", made["token"]),
+            *("--data-dir", str(home), "--json"),
+        ).start()
+        return str(enrol.said["gateway_id"])
+
     def _device(self, box: Box, device: Device) -> Child:
         log = self.folder / f"{box.name}-{device.sensor}.reads"
         arguments = ["gateway", "simulate", "modbus", "--profile", device.profile, "--unit", str(device.unit)]
-        arguments += ["--listen", LOCAL, "--log", str(log), "--json"]
+        arguments += ["--listen", LOCAL, "--control", LOCAL, "--log", str(log), "--json"]
         arguments += ["--counting"] if device.counting else []
         for signal_ in device.signals:
             arguments += ["--signal", signal_]
@@ -160,13 +190,9 @@ class Installation:
     # --- disturbing ------------------------------------------------------------------------------------
 
     def link(self, box: Box, command: str) -> None:
-        """cut, restore, blackhole, …"""
+        """Tell a gateway's link: cut, restore, blackhole and so on."""
         assert box.link is not None
-        with socket.create_connection(("127.0.0.1", box.link.said["control_port"]), timeout=5) as control:
-            control.sendall(command.encode() + b"\n")
-            answer = control.makefile().readline().strip()
-        if not answer.startswith("ok"):
-            raise RuntimeError(f"{box.name}: link {command}: {answer}")
+        _tell(box.link, command)
 
     def kill_gateway(self, box: Box) -> None:
         """SIGKILL; what systemd would do follows in `revive`."""
@@ -192,15 +218,16 @@ class Installation:
         httpx.post(f"{self.erp.said['url']}/behave", json=wanted, trust_env=False).raise_for_status()
 
     def stop_devices(self) -> None:
-        """From here on no read is answered."""
+        """From here on no read is answered; what was answered before still arrives."""
         for box in self.boxes:
             for simulator in box.simulators.values():
-                simulator.stop()
+                _tell(simulator, '{"fault": "drop"}')
 
     # --- asking ----------------------------------------------------------------------------------------
 
     def get(self, path: str, **query: Any) -> Any:
         """Ask REST; waits out a web process that is being started again."""
+        assert self._client is not None
         end = time.monotonic() + 20
         while True:
             try:
@@ -248,6 +275,15 @@ class Installation:
             if all(one.balanced for one in found) or time.monotonic() > end:
                 return found
             time.sleep(1.0)
+
+
+def _tell(simulator: Child, command: str) -> None:
+    """One line to a simulator's control port. Raises RuntimeError if it is refused."""
+    with socket.create_connection(("127.0.0.1", simulator.said["control_port"]), timeout=5) as control:
+        control.sendall(command.encode() + b"\n")
+        answer = control.makefile().readline().strip()
+    if not answer.startswith("ok"):
+        raise RuntimeError(f"{simulator.name}: {command}: {answer}")
 
 
 def say(text: str) -> None:

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 
 from control_plane.errors import Misconfigured
@@ -122,6 +120,9 @@ def _upgrade(store: Store) -> None:
 
 
 def _run_alembic(store: Store, connection: Connection) -> None:
+    from alembic import command  # noqa: PLC0415 - roles start without it
+    from alembic.config import Config  # noqa: PLC0415
+
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.set_main_option("version_locations", str(MIGRATIONS / store.name))

@@ -19,8 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from gateway.reading import Lost, Row
-from gateway.sensors.driver import Receipt
+from gateway.reading import Lost, Receipt, Row
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.ranges import Ranges
 
@@ -39,6 +38,7 @@ class SealedBatch:
     crc32: int
     complete_boot: int
     complete_mono_ms: int
+    urgent_seq: int = 0
     body: bytes
 
     def envelope(self, epoch: int) -> pb.Batch:
@@ -55,6 +55,7 @@ class SealedBatch:
             crc32=self.crc32,
             complete_boot=self.complete_boot,
             complete_mono_ms=self.complete_mono_ms,
+            urgent_seq=self.urgent_seq,
         )
 
 

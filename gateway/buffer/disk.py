@@ -385,7 +385,11 @@ class DiskBuffer:
             good, refused = sealing.sift(codebook, self.opening.boot, snapshot.rows)
             snapshot.urgent.gaps += [_refused_gap(g, self.opening.boot, rows) for g, rows in refused.items()]
             telemetry = self._telemetry(codebook, snapshot, good)
-        batches = snapshot.urgent.batch(codebook, seq=self._store.lanes[pb.URGENT].next_seq) + telemetry
+        next_urgent = self._store.lanes[pb.URGENT].next_seq
+        batches = snapshot.urgent.batch(codebook, seq=next_urgent)
+        if telemetry:  # says for both lanes how far they are complete
+            telemetry[-1] = replace(telemetry[-1], urgent_seq=next_urgent - 1 + len(batches))
+        batches += telemetry
         sealed = Sealing(
             batches=batches,
             tail=snapshot.position,

@@ -1,8 +1,8 @@
 """How rows of the declared groups are packed into tail records and back.
 
 A record's payload: boot u32, then runs: group u16, rows u16, and per row mono_ms u64, a kind byte, and the values as
-one struct of the group (kind 0), or as MessagePack where the struct can't say it: exceptions, missing values, qualities,
-device times, integers of 64 bits unsigned (kind 1, with a u32 length before it).
+one struct of the group (kind 0), or as MessagePack where the struct can't say it: exceptions, missing values,
+qualities, device times, integers of 64 bits unsigned (kind 1, with a u32 length before it).
 """
 
 from __future__ import annotations

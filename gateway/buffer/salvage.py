@@ -60,4 +60,4 @@ def _copy_batches(source: sqlite3.Connection, copy: sqlite3.Connection, lane: in
         with contextlib.suppress(sqlite3.Error):
             row = source.execute("SELECT * FROM batch WHERE lane = ? AND seq = ?", (lane, seq)).fetchone()
             if row:
-                copy.execute("INSERT INTO batch VALUES(?,?,?,?,?,?,?,?,?,?,?,?)", row)
+                copy.execute("INSERT INTO batch VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?)", row)

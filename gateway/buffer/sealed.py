@@ -39,12 +39,14 @@ CREATE TABLE lane(lane INTEGER PRIMARY KEY, next_seq INTEGER NOT NULL, acked BLO
 CREATE TABLE batch(lane INTEGER NOT NULL, seq INTEGER NOT NULL, schema INTEGER NOT NULL, codec INTEGER NOT NULL,
                    dictionary INTEGER NOT NULL, count INTEGER NOT NULL, body_len INTEGER NOT NULL,
                    crc32 INTEGER NOT NULL,
-                   complete_boot INTEGER NOT NULL, complete_mono_ms INTEGER NOT NULL, sealed_ms INTEGER NOT NULL,
-                   body BLOB NOT NULL, UNIQUE(lane, seq));
+                   complete_boot INTEGER NOT NULL, complete_mono_ms INTEGER NOT NULL, urgent_seq INTEGER NOT NULL,
+                   sealed_ms INTEGER NOT NULL, body BLOB NOT NULL, UNIQUE(lane, seq));
 CREATE TABLE set_aside(lane INTEGER NOT NULL, seq INTEGER NOT NULL, reason TEXT NOT NULL, at_ms INTEGER NOT NULL,
                        count INTEGER NOT NULL, body BLOB NOT NULL, UNIQUE(lane, seq));
 """
-BATCH_COLUMNS = "lane, seq, schema, codec, dictionary, count, body_len, crc32, complete_boot, complete_mono_ms, body"
+BATCH_COLUMNS = (
+    "lane, seq, schema, codec, dictionary, count, body_len, crc32, complete_boot, complete_mono_ms, urgent_seq, body"
+)
 
 
 @dataclass(slots=True)
@@ -221,10 +223,10 @@ class Sealed:
                 )
             for b in sealing.batches:
                 run(
-                    "INSERT INTO batch VALUES(?,?,?,?,?,?,?,?,?,?,?,?)",
+                    "INSERT INTO batch VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?)",
                     (
                         *(b.lane, b.seq, b.schema, b.codec, b.dictionary, b.count, b.body_len, b.crc32),
-                        *(b.complete_boot, b.complete_mono_ms, now_ms, b.body),
+                        *(b.complete_boot, b.complete_mono_ms, b.urgent_seq, now_ms, b.body),
                     ),
                 )
                 run(
@@ -366,8 +368,8 @@ class Sealed:
         return held
 
 
-def _batch(row: tuple[int, int, int, int, int, int, int, int, int, int, bytes]) -> SealedBatch:
-    lane, seq, schema, codec, dictionary, count, body_len, crc, complete_boot, complete_mono, body = row
+def _batch(row: tuple[int, int, int, int, int, int, int, int, int, int, int, bytes]) -> SealedBatch:
+    lane, seq, schema, codec, dictionary, count, body_len, crc, complete_boot, complete_mono, urgent_seq, body = row
     return SealedBatch(
         lane=pb.Lane.ValueType(lane),
         seq=seq,
@@ -379,6 +381,7 @@ def _batch(row: tuple[int, int, int, int, int, int, int, int, int, int, bytes]) 
         crc32=crc,
         complete_boot=complete_boot,
         complete_mono_ms=complete_mono,
+        urgent_seq=urgent_seq,
         body=body,
     )
 

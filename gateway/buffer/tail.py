@@ -111,7 +111,7 @@ class Tail:
             os.fdatasync(fd)
 
     def scan(self, sealed: Position) -> Iterator[Record]:
-        """Every whole record at or after `sealed`, in order; afterwards call `start` with the last `end` (or `sealed`)."""
+        """Every whole record from `sealed` on, in order; afterwards call `start` with the last `end`, or `sealed`."""
         for generation in (sealed.generation, sealed.generation + 1):
             offset = sealed.offset if generation == sealed.generation else 0
             yield from self._scan_file(generation, offset)

@@ -13,12 +13,18 @@ from gateway.identity.identity import Identity
 from gateway.identity.renew import Candidate, renew
 
 TRY_AGAIN_MS = 60_000
+DOUBT_AFTER = 4
+DOUBT_AGAIN_MS = 3_600_000
 
 log = structlog.get_logger("gateway.identity")
 
 
 class Keeper:
-    """`before_connecting` → connect → `connected` or `failed`."""
+    """`before_connecting` → connect → `connected` or `failed`.
+
+    A clock that is behind can't tell that a certificate has expired, and a refused handshake says nothing: after some
+    failures in a row renewal is simply tried, once an hour.
+    """
 
     def __init__(self, data_dir: Path, *, clock: Clock) -> None:
         """Raises Misconfigured when the box is not enrolled."""
@@ -26,6 +32,7 @@ class Keeper:
         self._current = Identity.load(data_dir)
         self._candidate: Candidate | None = None
         self._tried_mono_ms: int | None = None
+        self._failures = 0
 
     @property
     def gateway_id(self) -> str:
@@ -37,7 +44,7 @@ class Keeper:
 
     async def before_connecting(self) -> Identity:
         """The identity to connect with; asks for a new certificate when two thirds of this one's life are over."""
-        if self._candidate is None and self._current.renewal_due(self._clock.wall_ms()) and self._may_try():
+        if self._candidate is None and self._due():
             self._tried_mono_ms = self._clock.mono_ms()
             try:
                 self._candidate = await asyncio.to_thread(renew, self._current)
@@ -47,6 +54,7 @@ class Keeper:
 
     def connected(self) -> None:
         """The control plane accepted what `before_connecting` gave."""
+        self._failures = 0
         if self._candidate is not None:
             self._current = self._candidate.commit()
             self._candidate = None
@@ -54,10 +62,14 @@ class Keeper:
 
     def failed(self) -> None:
         """The connection did not come about: go back to what is in force."""
+        self._failures += 1
         if self._candidate is not None:
             self._candidate.revert()
             self._candidate = None
 
-    def _may_try(self) -> bool:
+    def _due(self) -> bool:
         tried = self._tried_mono_ms
-        return tried is None or self._clock.mono_ms() - tried >= TRY_AGAIN_MS
+        since_ms = None if tried is None else self._clock.mono_ms() - tried
+        if self._current.renewal_due(self._clock.wall_ms()):
+            return since_ms is None or since_ms >= TRY_AGAIN_MS
+        return self._failures >= DOUBT_AFTER and (since_ms is None or since_ms >= DOUBT_AGAIN_MS)

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from gateway.buffer.buffer import Buffer
 from gateway.pipeline.calibrate import apply, calibrated
-from gateway.reading import GroupShape, Lost, Row, SeriesShape
-from gateway.sensors.driver import Receipt
+from gateway.reading import GroupShape, Lost, Receipt, Row, SeriesShape
 from protos.config import Calibration, ModbusSensor, SimulatedSensor
 
 

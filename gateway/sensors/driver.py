@@ -13,14 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from gateway.reading import GroupShape, Lost, Row
-
-
-class Receipt(Protocol):
-    """What became of one row."""
-
-    async def durable(self) -> None:
-        """Return once a power cut can no longer lose the row; raise `Rejected` if it was dropped."""
+from gateway.reading import GroupShape, Lost, Receipt, Row
 
 
 class Emit(Protocol):

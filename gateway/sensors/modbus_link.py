@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import socket
+import struct
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
@@ -75,6 +77,14 @@ class ModbusTcpLink:
         if client is not None:
             client.close()
 
+    def _drop(self) -> None:
+        """Close with a reset: a question still on its way dies with its connection, and no device answers it later."""
+        transport = self._client.ctx.transport if self._client is not None else None
+        sock = transport.get_extra_info("socket") if transport is not None else None
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
+
     async def _exchange(self, client: AsyncModbusTcpClient, unit: int, request: Request) -> Sequence[int]:
         self._asked, self._heard = (unit, request), b""
         if client.ctx.recv_buffer:
@@ -82,6 +92,8 @@ class ModbusTcpLink:
         try:
             response = await _ASK[request.function](client, request.address, request.length, unit)
         except ModbusException:
+            if not client.connected:
+                raise ReadFailed("closed", f"{self._where}: closed the connection instead of answering") from None
             transaction = client.ctx.request_transaction_id
             raise silence(self._heard, unit, request, transaction, self._options.timeout_s) from None
         if response.isError():
@@ -97,7 +109,7 @@ class ModbusTcpLink:
         self._silent += 1
         if failure.cause != "timeout" or self._silent >= _SILENT_LIMIT:
             self._silent = 0
-            self.close()
+            self._drop()
             if failure.cause in {"protocol", "closed"}:
                 self._back_off()
 

@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from protos.strict import convert
 
-Kind = Literal["delay", "drop", "exception", "wrong_unit", "wrong_function", "half_frame", "reset", "garbage"]
+Kind = Literal["delay", "drop", "exception", "wrong_unit", "wrong_function", "half_frame", "short", "reset", "garbage"]
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -107,6 +107,8 @@ class LinkProxy:
             if pause_s:
                 await asyncio.sleep(pause_s)
             await self._open.wait()
+            if (lost := reader.exception()) is not None:
+                raise lost  # reset while nothing passed: nobody would have sent this again
             allowed = data if self._reset_in is None else data[: self._reset_in]
             writer.write(allowed)
             self.passed_bytes += len(allowed)

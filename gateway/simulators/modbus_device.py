@@ -92,6 +92,9 @@ class ModbusDevice:
                 connection.send(_frame(transaction, unit, bytes((7 - pdu[0],)) + pdu[1:]))
             case "half_frame":
                 connection.send(frame[: len(frame) // 2])
+            case "short":  # a whole frame with one register (or byte of bits) less than asked
+                less = 2 if pdu[0] in {3, 4} else 1
+                connection.send(_frame(transaction, unit, bytes((pdu[0], pdu[1] - less)) + pdu[2:-less]))
             case "garbage":
                 connection.send(_GARBAGE)
             case "reset":

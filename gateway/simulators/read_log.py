@@ -4,7 +4,11 @@ One JSON object per line, written to the file before the answer leaves:
 `{"wall_ms", "mono_ms", "unit", "function", "address", "count", "k", …}`. `mono_ms` is CLOCK_BOOTTIME; `k` is the
 number of this read of the first register, from 1. `ks` is there when other registers of the answer are at another
 number, `raw` (the words answered) for values that can't be computed, and `fault` when no valid answer was sent: such a
-read is not "answered". The simulator itself is never the one that is killed, so the file is not synced.
+read is not "answered".
+
+A checker matches rows and reads by `k`. A read that is no row must lie in a gap between the rows of its neighbouring
+`k`s; not by `mono_ms`, since a row's time is the middle of its exchange, which may lie before the device's answer to
+the question before it. The simulator itself is never the one that is killed, so the file is not synced.
 """
 
 from __future__ import annotations

@@ -286,6 +286,7 @@ class Batch(_message.Message):
     REPLACES_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     COMPLETE_MONO_MS_FIELD_NUMBER: _builtins.int
+    URGENT_SEQ_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     lane: Global___Lane.ValueType
     seq: _builtins.int
@@ -308,6 +309,8 @@ class Batch(_message.Message):
     """URGENT only: Ed25519 over SHA-256 of (gateway, epoch, lane, seq, sha256(body))"""
     complete_mono_ms: _builtins.int
     """  (complete_boot, complete_mono_ms) is in a seq <= this one, or gap-recorded"""
+    urgent_seq: _builtins.int
+    """TELEMETRY: every URGENT event up to complete_to is in an URGENT seq <= this; 0 = not said"""
     @_builtins.property
     def replaces(self) -> _containers.RepeatedCompositeFieldContainer[Global___Range]:
         """thinned rewrite of these seqs of the same lane; their gap record is inside"""
@@ -329,10 +332,11 @@ class Batch(_message.Message):
         replaces: _abc.Iterable[Global___Range] | None = ...,
         signature: _builtins.bytes = ...,
         complete_mono_ms: _builtins.int = ...,
+        urgent_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "body_len", b"body_len", "codec", b"codec", "complete_boot", b"complete_boot", "complete_mono_ms", b"complete_mono_ms", "count", b"count", "crc32", b"crc32", "dictionary", b"dictionary", "epoch", b"epoch", "lane", b"lane", "replaces", b"replaces", "schema", b"schema", "seq", b"seq", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "body_len", b"body_len", "codec", b"codec", "complete_boot", b"complete_boot", "complete_mono_ms", b"complete_mono_ms", "count", b"count", "crc32", b"crc32", "dictionary", b"dictionary", "epoch", b"epoch", "lane", b"lane", "replaces", b"replaces", "schema", b"schema", "seq", b"seq", "signature", b"signature", "urgent_seq", b"urgent_seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -21,7 +21,7 @@ WEB = WebSection(max_request_bytes=1024, logins_per_minute=3)
 
 
 @pytest.fixture
-def table(  # noqa: PLR0917 - fixtures come by name
+def table(
     stores: Stores, clock: TurnedClock, authority: Authority, accounts: Accounts, enrolment: Enrolment, tmp_path: Path
 ) -> tuple[Route, ...]:
     settings = Settings(data_dir=str(tmp_path), grpc="127.0.0.1:8444", identity="127.0.0.1:8445", web=WEB)

@@ -48,6 +48,7 @@ def keep_event(stores: Stores, number: int, **changed: Any) -> None:
         "change": "create",
         "finality": "final",
         "time_ms": START_MS,
+        "decided_ms": START_MS,
         "recorded_ms": START_MS + number // 2,
         "data_sha256": "",
         "data": '{"peak":9.5}',

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from control_plane.console.cli import main
+from control_plane.console.cli import _rows, _show_readings, main
 from control_plane.console.table import table
 from control_plane.fleet.accounts import Role
 from tests.control import Up, running
@@ -30,10 +30,10 @@ def admin(control: Up) -> tuple[str, ...]:
     return ("--server", control.http, "--token", control.api_token(Role.ADMIN))
 
 
-def test_lists_are_tables_with_headings(admin: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    for command, heading in {"gateways": "ID", "events": "TIME", "deliveries": "DEST", "gaps": "GATEWAY"}.items():
+def test_empty_lists_say_so(admin: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("gateways", "events", "deliveries", "gaps"):
         assert main([command, *admin]) == 0
-        assert capsys.readouterr().out.split()[0] == heading
+        assert capsys.readouterr().out == "None.\n"
 
 
 def test_health_names_stores_and_roles(control: Up, admin: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,3 +95,25 @@ def test_tables_align_and_show_absence() -> None:
         "a         5  yes",
         "long     12  -",
     ]
+
+
+def test_readings_are_shown_with_their_gaps_where_they_lie(capsys: pytest.CaptureFixture[str]) -> None:
+    series = {
+        "key": "gw-a/cooling/temperature",
+        "unit": "Cel",
+        "coverage": 0.5,
+        "clock_err_ms": 3,
+        "times_ms": [1_000, 9_000],
+        "values": [4.1, 4.3],
+        "quality": ["good", "good"],
+    }
+    gap = {"series": series["key"], "from_ms": 1_000, "to_ms": 9_000, "reason": "restart"}
+    _show_readings({"resolution": "raw", "series": [series], "gaps": [gap]})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "gw-a/cooling/temperature  [Cel]  raw, 50.0% of the expected readings, clock error up to 3 ms"
+    assert [line.split(maxsplit=2)[2] for line in lines[2:5]] == ["4.1  good", "-  gap of 8.0 s: restart", "4.3  good"]
+
+
+def test_a_list_is_a_table_with_headings(capsys: pytest.CaptureFixture[str]) -> None:
+    _rows(("id", "count"))({"items": [{"id": "a", "count": 10}, {"id": "bcd", "count": 5}]})
+    assert capsys.readouterr().out == "ID   COUNT\na       10\nbcd      5\n"

@@ -456,3 +456,15 @@ async def test_references_and_scales_are_learnt_once_and_values_stay_exact(box: 
     assert (await blocks(buffer))[-1].columns[0] == [1 / 3]
     assert [d.schema for d in await buffer.schemas()] == [1, 2]
     await buffer.close()
+
+
+async def test_a_telemetry_batch_says_how_far_the_urgent_lane_is_complete(box: Box) -> None:
+    buffer = await box.open()
+    box.row(1)
+    await buffer.seal()
+    buffer.lost(box.ids[0], Lost(box.clock.mono, box.clock.mono + 5, 3, pb.GAP_UNREADABLE))
+    box.row(2)
+    await buffer.seal()
+    assert [b.urgent_seq for b in await batches(buffer)] == [0, 1]
+    assert [b.seq for b in await batches(buffer, pb.URGENT)] == [1]
+    await buffer.close()

@@ -57,7 +57,7 @@ async def test_every_read_arrives_once_with_its_values_and_in_one_request(tmp_pa
         assert {(entry["function"], entry["address"], entry["count"]) for entry in mine} == {(3, 0, 100)}
         ks = ks_of(facts, unit)
         assert ks == list(range(1, len(ks) + 1))
-        lost = sum(lost.count for lost in facts.losts)  # a read cut off by stopping
+        lost = sum(lost.reads for lost in facts.losts)  # a read cut off by stopping
         assert len(mine) in {len(ks) + lost, len(ks)}
         assert lost <= 1
 
@@ -96,6 +96,7 @@ def faulty(kind: str, times: int, **more: object) -> Fault:
         (faulty("exception", 3, code=2), "exception", r"exception 2 \(illegal data address\)"),
         (faulty("drop", 3), "timeout", r"no answer within 0\.15 s"),
         (faulty("half_frame", 3), "malformed", "only 104 bytes of a frame"),
+        (faulty("short", 3), "malformed", "asked 100 values, got 99"),
         (faulty("reset", 3), "closed", "closed the connection instead of answering"),
         (faulty("wrong_unit", 3), "malformed", "unit 2 answered instead"),
         (faulty("wrong_function", 3), "malformed", "asked function 3, got 4"),
@@ -121,7 +122,7 @@ async def test_a_failed_poll_gives_no_row_and_one_gap_with_the_right_count(fault
     before, after = facts.all[position - 1], facts.all[position + 1]
     assert (lost.after_mono_ms, lost.before_mono_ms) == (before.mono_ms, after.mono_ms)  # type: ignore[union-attr]
     assert lost.reason == pb.GAP_UNREADABLE
-    counted = sum(one.count for one in facts.losts)
+    counted = sum(one.reads for one in facts.losts)
     assert counted in {sum(failed.values()) + sensor.counters.withheld + n for n in (0, 1)}  # 1: cut off by stopping
     ks_of(facts)
     assert any(problem and re.search(text, problem) for problem in problems), problems
@@ -129,7 +130,7 @@ async def test_a_failed_poll_gives_no_row_and_one_gap_with_the_right_count(fault
 
 async def test_every_answered_read_is_a_row_or_inside_a_gap(tmp_path: Path) -> None:
     log = tmp_path / "reads.jsonl"
-    kinds = ["drop", "half_frame", "reset", "wrong_unit", "exception", "garbage", "delay"]
+    kinds = ["drop", "short", "half_frame", "reset", "wrong_unit", "exception", "garbage", "delay"]
     async with started(device(log=log)) as simulated:
         polling = Polling(port=simulated.port, timeout_s=0.05)
         _, facts = polling.add(every_s=0.02)
@@ -168,7 +169,7 @@ async def test_an_outage_is_one_gap_and_reading_goes_on_when_the_device_is_back(
         failed_after = sum(sensor.counters.failed.values())
         assert sensor.problem is None
         (lost,) = facts.losts
-        assert failed <= lost.count == failed_after
+        assert failed <= lost.reads == failed_after
         assert facts.all[facts.all.index(lost) + 1] is facts.rows[seen]
         assert lost.after_mono_ms == facts.rows[seen - 1].mono_ms
         assert lost.before_mono_ms == facts.rows[seen].mono_ms
@@ -188,7 +189,7 @@ async def test_a_long_outage_is_told_in_adjacent_gaps_that_count_every_poll() ->
             assert one.before_mono_ms == following.after_mono_ms
         await simulated.start(port=port)
         await until(lambda: facts.rows)
-        told = sum(lost.count for lost in facts.losts)
+        told = sum(lost.reads for lost in facts.losts)
         assert told == sum(sensor.counters.failed.values()) + sensor.counters.withheld
     await simulated.close()
 
@@ -203,7 +204,7 @@ async def test_the_gap_still_open_at_the_end_is_emitted_when_stopping() -> None:
             await until(lambda: polling.sensors[0].counters.failed["exception"] >= 2)
             assert facts.losts == []
     assert isinstance(facts.all[-1], type(facts.losts[0]))
-    assert facts.losts[0].count >= 2
+    assert facts.losts[0].reads >= 2
     assert facts.losts[0].after_mono_ms == facts.rows[-1].mono_ms
 
 
@@ -239,7 +240,7 @@ async def test_a_dead_unit_does_not_slow_the_others() -> None:
     assert gained[1] == 0
     assert min(gained[0], gained[2]) >= 0.6 * length_s / 0.02
     assert dead.counters.polls - probes <= 2
-    assert polling.facts[1].losts[0].count >= dead.counters.polls + dead.counters.withheld
+    assert polling.facts[1].losts[0].reads >= dead.counters.polls + dead.counters.withheld
 
 
 async def test_a_dead_unit_that_comes_back_is_found_by_a_probe() -> None:

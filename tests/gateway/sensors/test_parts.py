@@ -134,7 +134,7 @@ def test_every_failed_read_is_strictly_inside_exactly_one_gap(reads: list[tuple[
             failed.append(now_ms)
     gaps.append(outage.end(now_ms))
     told = [gap for gap in gaps if gap is not None]
-    assert sum(gap.count for gap in told) == len(failed)
+    assert sum(gap.reads for gap in told) == len(failed)
     for at in failed:
         assert sum(gap.after_mono_ms < at < gap.before_mono_ms for gap in told) == 1
     for at in good:

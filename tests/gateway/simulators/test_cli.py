@@ -50,7 +50,7 @@ def test_a_device_behind_a_link_as_two_programs(tmp_path: Path) -> None:
             control.sendall(b'{"fault": "exception", "code": 6}\n')
             assert control.recv(10) == b"ok\n"
         assert client.read_holding_registers(0, count=3, device_id=7).exception_code == 6
-        client.close()
+        client.close()  # type: ignore[no-untyped-call]
     assert [json.loads(line)["k"] for line in log.read_text().splitlines()] == [1]
 
 

@@ -1,0 +1,126 @@
+"""A fleet on paper for load tests: certificates, declarations and sealed batches, no two alike.
+
+Windows of the mixed gateway are encoded by the shipped encoder. Each gateway draws its own seeded sequence of them,
+with its own uptime (so its own bytes) and its own declared references (so its own schema and its own values); each
+batch follows the one before it in time. All are packed as the gateway packs them.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from random import Random
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from benchmarks import mixed
+from benchmarks.recordings import Column, Recording, Traffic, cuts, folder, traffic
+from control_plane.clock import SystemClock
+from control_plane.fleet.authority import Authority
+from protos.columns import encode, pack
+from protos.comboio.v1 import batch_pb2 as pb
+
+BOOT = 17
+SECONDS = 4000  # of the mixed gateway; enough windows to draw from
+WINDOWS = 60
+SEED = 29
+
+
+class Sealed(msgspec.Struct, array_like=True, frozen=True):
+    """A serialized Batch without its seq, which is the last field added."""
+
+    count: int
+    envelope: bytes
+
+
+class Member(msgspec.Struct, array_like=True, frozen=True):
+    """One gateway: `certificate` is a file of key and chain."""
+
+    gateway: str
+    certificate: str
+    epoch: int
+    declare: bytes
+    batches: list[Sealed]
+
+
+class Window(msgspec.Struct):
+    body: pb.Body
+    count: int
+    length_ms: int
+
+
+def make(authority: Authority, path: Path, *, gateways: int, batches: int, batch_s: int) -> tuple[str, list[Member]]:
+    """("mixed" or "generated", the members); certificates are written under `path`."""
+    kind, source = _source()
+    windows = list(_windows(source, batch_s * 1000))
+    random = Random(SEED * batch_s)
+    return kind, [_member(authority, path, number, source, windows, random, batches) for number in range(gateways)]
+
+
+def _source() -> tuple[str, Traffic]:
+    kind, recordings = mixed.mixed(folder())
+    return kind, traffic([_shortened(one) for one in recordings])
+
+
+def _shortened(one: Recording) -> Recording:
+    rows = max(2, SECONDS * 1000 // one.period_ms)
+    return Recording(one.name, one.period_ms, one.times[:rows], [Column(c.name, c.values[:rows]) for c in one.columns])
+
+
+def _windows(source: Traffic, batch_ms: int) -> Iterator[Window]:
+    first, last = source.span
+    chosen = cuts(source, batch_ms=batch_ms, from_ms=first + 20_000, to_ms=last)
+    for cut, _ in zip(chosen, range(WINDOWS), strict=False):
+        body, count = encode(source.schema, boot=BOOT, blocks=cut.blocks, base_mono_ms=cut.end_ms - batch_ms)
+        yield Window(pb.Body.FromString(body), count, batch_ms)
+
+
+def _member(
+    authority: Authority,
+    path: Path,
+    number: int,
+    source: Traffic,
+    windows: Sequence[Window],
+    random: Random,
+    batches: int,
+) -> Member:
+    gateway, epoch = f"gw-{number:010d}", random.getrandbits(32)
+    declare = pb.Declare(epoch=epoch, schema=1, groups=source.declare.groups)
+    for group in declare.groups:
+        for series in group.series:
+            series.ref += 0 if series.raw else random.randrange(-500, 500)
+    base_ms = random.randrange(1 << 34)
+    sealed = [_sealed(random.choice(windows), epoch, base_ms, index) for index in range(batches)]
+    certificate = _certificate(authority, path, gateway)
+    return Member(gateway, certificate, epoch, declare.SerializeToString(), sealed)
+
+
+def _sealed(window: Window, epoch: int, base_ms: int, index: int) -> Sealed:
+    window.body.base_mono_ms = base_ms + index * window.length_ms
+    body = window.body.SerializeToString()
+    codec, packed = pack(body)
+    batch = pb.Batch(
+        epoch=epoch,
+        schema=1,
+        codec=codec,
+        count=window.count,
+        body_len=len(body),
+        body=packed,
+        crc32=zlib.crc32(packed),
+        complete_boot=BOOT,
+        complete_mono_ms=base_ms + (index + 1) * window.length_ms,
+    )
+    return Sealed(window.count, batch.SerializeToString())
+
+
+def _certificate(authority: Authority, path: Path, gateway: str) -> str:
+    key = ec.generate_private_key(ec.SECP256R1())
+    chain = authority.sign_gateway(key.public_key(), gateway, now_ms=SystemClock().now_ms())
+    file = path / f"{gateway}.pem"
+    file.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + chain.public_bytes(Encoding.PEM)
+    )
+    return str(file)

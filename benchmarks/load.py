@@ -1,0 +1,345 @@
+"""A fleet of gateways in one process: HTTP/2 and TLS by hand on one epoll loop, far lighter than a gRPC library.
+
+    python -m benchmarks.load --address HOST:PORT --ca FILE --fleet FILE [--phase RATE:SECONDS …]
+
+Every gateway has its own certificate, connection and stream, says Hello and Declare, and sends its first batch. Then
+`{"ready": …}` is printed, and each line on stdin starts the next phase: RATE batches a second in all, spread evenly
+over the gateways in a shuffled order, whatever the server does (RATE 0: each gateway keeps one batch in flight). A
+phase ends when all of it is acknowledged; it is reported as one line of JSON. Latency runs from the moment a batch was
+due to the ack that covers it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import select
+import socket
+import ssl
+import struct
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.fleet import Member
+from protos.comboio.v1 import batch_pb2 as pb
+from protos.comboio.v1 import link_pb2 as wire
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+DATA, HEADERS, RESET, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
+INITIAL_WINDOW = 65_535
+LARGEST_FRAME = 16_384
+DRAIN_S = 30.0
+SEQ_BYTES = 6  # tag and a varint padded to five bytes, so that its length never changes
+
+
+class LoadError(RuntimeError):
+    """The server did something a healthy one doesn't."""
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    return struct.pack(">I", len(payload))[1:] + bytes((kind, flags)) + struct.pack(">I", stream) + payload
+
+
+def literal(name: bytes, value: bytes) -> bytes:
+    """A header that HPACK need not remember."""
+    return b"\0" + bytes((len(name),)) + name + bytes((len(value),)) + value
+
+
+def request_headers() -> bytes:
+    fields = {
+        b":method": b"POST",
+        b":scheme": b"https",
+        b":path": b"/comboio.v1.Link/Connect",
+        b":authority": b"localhost",
+        b"te": b"trailers",
+        b"content-type": b"application/grpc",
+    }
+    return b"".join(literal(name, value) for name, value in fields.items())
+
+
+def message(payload: bytes) -> bytes:
+    """One gRPC message as one DATA frame of stream 1."""
+    if len(payload) + 5 > LARGEST_FRAME:
+        raise LoadError(f"a message of {len(payload)} bytes needs more than one frame")
+    return frame(DATA, 0, 1, struct.pack(">BI", 0, len(payload)) + payload)
+
+
+def varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 127:
+        out.append(number & 127 | 128)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def padded_seq(seq: int) -> bytes:
+    """Field `seq` of a Batch."""
+    return bytes((0x18, *(seq >> shift & 127 | 128 for shift in (0, 7, 14, 21)), seq >> 28 & 127))
+
+
+def template(envelope: bytes) -> bytes:
+    """The frame of an Uplink with this batch, all but its seq."""
+    inner = len(envelope) + SEQ_BYTES
+    uplink = b"\x1a" + varint(inner) + envelope
+    whole = len(uplink) + SEQ_BYTES
+    if whole + 5 > LARGEST_FRAME:
+        raise LoadError(f"a batch of {whole} bytes needs more than one frame")
+    header = struct.pack(">I", whole + 5)[1:] + bytes((DATA, 0)) + struct.pack(">I", 1)
+    return header + struct.pack(">BI", 0, whole) + uplink
+
+
+class Gateway:
+    """One connection. Its windows count what the server lets us send."""
+
+    def __init__(self, member: Member, address: tuple[str, int], ca: str) -> None:
+        self.member = member
+        self._templates = [template(one.envelope) for one in member.batches]
+        self.seq = self.acked = self.readings = 0
+        self.window = self.stream_window = self._initial = INITIAL_WINDOW
+        self.due: deque[float] = deque()
+        self.unsent: deque[float] = deque()
+        self._in = bytearray()
+        self._out = bytearray()
+        self.sock = self._connect(address, ca)
+
+    def _connect(self, address: tuple[str, int], ca: str) -> ssl.SSLSocket:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(ca)
+        context.load_cert_chain(self.member.certificate)
+        context.set_alpn_protocols(["h2"])
+        raw = socket.create_connection(address, timeout=20)
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock = context.wrap_socket(raw, server_hostname="localhost")
+        settings = frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 0x7FFFFFFF))
+        grow = frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", 0x7FFFFFFF - INITIAL_WINDOW))
+        sock.sendall(PREFACE + settings + grow + frame(HEADERS, 4, 1, request_headers()))
+        sock.setblocking(False)
+        return sock
+
+    def say(self, uplink: wire.Uplink) -> None:
+        data = message(uplink.SerializeToString())
+        self._out += data
+        self.window -= len(data) - 9
+        self.stream_window -= len(data) - 9
+
+    def offer(self, due: float) -> None:
+        """Send the next batch as soon as the windows allow."""
+        self.unsent.append(due)
+        self.push()
+
+    def push(self) -> None:
+        while self.unsent:
+            data = self._templates[self.seq % len(self._templates)]
+            size = len(data) + SEQ_BYTES - 9
+            if self.window < size or self.stream_window < size:
+                return
+            self.window -= size
+            self.stream_window -= size
+            self.seq += 1
+            self.due.append(self.unsent.popleft())
+            self._out += data + padded_seq(self.seq)
+
+    def flush(self) -> None:
+        while self._out:
+            try:
+                sent = self.sock.send(self._out)
+            except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
+                return
+            del self._out[:sent]
+
+    @property
+    def blocked(self) -> bool:
+        return bool(self._out)
+
+    def receive(self) -> Iterator[wire.Downlink]:
+        while True:
+            try:
+                data = self.sock.recv(1 << 16)
+            except (ssl.SSLWantReadError, BlockingIOError):
+                return
+            if not data:
+                raise LoadError(f"{self.member.gateway}: the server hung up")
+            self._in += data
+            yield from self._frames()
+            if not self.sock.pending():
+                return
+
+    def _frames(self) -> Iterator[wire.Downlink]:
+        at = 0
+        while len(self._in) - at >= 9:
+            size = int.from_bytes(self._in[at : at + 3], "big")
+            if len(self._in) - at < 9 + size:
+                break
+            kind, flags = self._in[at + 3], self._in[at + 4]
+            stream = int.from_bytes(self._in[at + 5 : at + 9], "big")
+            payload = bytes(self._in[at + 9 : at + 9 + size])
+            at += 9 + size
+            if kind == DATA:
+                yield wire.Downlink.FromString(payload[5:])
+            else:
+                self._control(kind, flags, stream, payload)
+        del self._in[:at]
+
+    def _control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if kind == WINDOW_UPDATE:
+            more = int.from_bytes(payload, "big")
+            self.window += 0 if stream else more
+            self.stream_window += more if stream else 0
+            self.push()
+        elif kind == SETTINGS and not flags & 1:
+            for at in range(0, len(payload), 6):
+                key, value = struct.unpack_from(">HI", payload, at)
+                if key == 4:
+                    self.stream_window += value - self._initial
+                    self._initial = value
+            self._out += frame(SETTINGS, 1, 0)
+        elif kind == PING and not flags & 1:
+            self._out += frame(PING, 1, 0, payload)
+        elif kind in (GOAWAY, RESET) or (kind == HEADERS and flags & 1):
+            raise LoadError(f"{self.member.gateway}: the server ended the stream: {payload!r}")
+
+    def take(self, cum: int, now: float, latencies: list[float]) -> int:
+        """Count what an ack covers; returns its batches."""
+        batches = cum - self.acked
+        latencies.extend(now - self.due.popleft() for _ in range(batches))
+        for seq in range(self.acked, cum):
+            self.readings += self.member.batches[seq % len(self.member.batches)].count
+        self.acked = cum
+        return batches
+
+
+class Fleet:
+    def __init__(self, members: list[Member], address: tuple[str, int], ca: str) -> None:
+        self._epoll = select.epoll()
+        self._by_fd: dict[int, Gateway] = {}
+        self.latencies: list[float] = []
+        self.batches = 0
+        for member in members:
+            self._join(Gateway(member, address, ca))
+        self.gateways = list(self._by_fd.values())
+        random.Random(3).shuffle(self.gateways)
+
+    def _join(self, gateway: Gateway) -> None:
+        epoch = gateway.member.epoch
+        hello = wire.Hello(protocol=1, epoch=epoch, opens=1, boot=17, boot_id=bytes(16), run_id=os.urandom(16))
+        gateway.say(wire.Uplink(hello=hello))
+        gateway.say(wire.Uplink(declare=pb.Declare.FromString(gateway.member.declare)))
+        gateway.flush()
+        self._by_fd[gateway.sock.fileno()] = gateway
+        self._epoll.register(gateway.sock.fileno(), select.EPOLLIN)
+
+    def wait(self, timeout_s: float) -> list[Gateway]:
+        """Handle what came; the gateways that got acks."""
+        heard = []
+        for fd, _ in self._epoll.poll(max(0.0, timeout_s)):
+            gateway = self._by_fd[fd]
+            for downlink in gateway.receive():
+                kind = downlink.WhichOneof("msg")
+                if kind == "ack":
+                    self.batches += gateway.take(downlink.ack.lanes[0].acked, time.monotonic(), self.latencies)
+                    heard.append(gateway)
+                elif kind != "welcome":
+                    raise LoadError(f"{gateway.member.gateway}: {downlink}")
+            gateway.flush()
+        return heard
+
+    def settle(self) -> None:
+        """Until everything offered is acknowledged."""
+        deadline = time.monotonic() + DRAIN_S
+        while any(one.due or one.unsent for one in self.gateways):
+            if time.monotonic() > deadline:
+                raise LoadError("not everything was acknowledged in time")
+            self.wait(0.05)
+            for one in self.gateways:
+                if one.blocked:
+                    one.flush()
+
+    def first(self) -> None:
+        """One batch of each, a few at a time."""
+        for start in range(0, len(self.gateways), 50):
+            for gateway in self.gateways[start : start + 50]:
+                gateway.offer(time.monotonic())
+                gateway.flush()
+            self.settle()
+
+    def open_loop(self, rate: float, seconds: float) -> None:
+        started = time.monotonic()
+        for number in range(int(rate * seconds)):
+            due = started + number / rate
+            while (left := due - time.monotonic()) > 0:
+                self.wait(left)
+            gateway = self.gateways[number % len(self.gateways)]
+            gateway.offer(due)
+            gateway.flush()
+            if number % 16 == 0:
+                self.wait(0)
+
+    def closed_loop(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        ready = list(self.gateways)
+        while (now := time.monotonic()) < end:
+            for gateway in ready:
+                if not gateway.due and not gateway.unsent:
+                    gateway.offer(now)
+                    gateway.flush()
+            ready = self.wait(0.05)
+
+    def phase(self, rate: float, seconds: float) -> dict[str, float]:
+        self.latencies.clear()
+        batches, readings = self.batches, sum(one.readings for one in self.gateways)
+        cpu, started, began = time.process_time(), time.monotonic(), time.time()
+        if rate:
+            self.open_loop(rate, seconds)
+        else:
+            self.closed_loop(seconds)
+        self.settle()
+        took = time.monotonic() - started
+        ordered = sorted(self.latencies)
+        return {
+            "began": began,
+            "took_s": took,
+            "batches": self.batches - batches,
+            "readings": sum(one.readings for one in self.gateways) - readings,
+            "p50_ms": ordered[len(ordered) // 2] * 1000,
+            "p99_ms": ordered[int(len(ordered) * 0.99)] * 1000,
+            "cpu": (time.process_time() - cpu) / took,
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.load", description=__doc__)
+    parser.add_argument("--address", required=True)
+    parser.add_argument("--ca", required=True)
+    parser.add_argument("--fleet", required=True, type=Path, help="as benchmarks.fleet made it")
+    parser.add_argument("--phase", action="append", default=[], metavar="RATE:SECONDS")
+    asked = parser.parse_args()
+    host, _, port = asked.address.rpartition(":")
+    members = msgspec.msgpack.decode(asked.fleet.read_bytes(), type=list[Member])
+    started = time.monotonic()
+    fleet = Fleet(members, (host, int(port)), asked.ca)
+    connected_s = time.monotonic() - started
+    fleet.first()
+    say({"ready": len(members), "connected_s": connected_s})
+    for phase in asked.phase:
+        sys.stdin.readline()
+        rate, _, seconds = phase.partition(":")
+        say(fleet.phase(float(rate), float(seconds)))
+    sys.stdin.readline()
+    say({one.member.gateway: one.readings for one in fleet.gateways})
+
+
+def say(line: dict[str, float] | dict[str, int]) -> None:
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from control_plane.simulators import expected
+from control_plane.simulators.balance import answered
+from control_plane.simulators.scenario import Box, Device, Installation
+from tests.journeys.disturbances import Disturbances
+
+RULE = expected.Rule(high=8.0, hysteresis=0.5, open_after_ms=2000, close_after_ms=2000)
+SETTINGS = """\
+[ingest]
+batch_interval_s = 0.4
+[[rules.cold_chain]]
+name = "journey"
+low = 2.0
+high = 8.0
+hysteresis = 0.5
+open_after_s = 2.0
+close_after_s = 2.0
+gap_s = 8.0
+hold_max_s = 120.0
+"""
+# What a kill may cost: 250 ms, and the time the device's answer takes to become a row on a loaded machine.
+UNWRITTEN_MS = 250 + 150
+
+
+def _box(name: str, folder: Path) -> Box:
+    curve = folder / "air.csv"
+    if not curve.exists():
+        lines = ["ts_ms,air"]
+        for step in range(0, 600_000, 200):
+            inside = step % 20_000
+            lines.append(
+                f"{step},{(9.0 + inside / 10_000) if 7_000 < inside < 13_000 else (4.0 + inside / 40_000):.2f}"
+            )
+        curve.write_text("\n".join(lines) + "\n")
+    return Box(
+        name,
+        (
+            Device(sensor="counter", profile="comboio-counter@1", every_s=0.1, counting=True),
+            Device(
+                sensor="cargo",
+                profile="xy-md02@1",
+                every_s=0.2,
+                signals=(f"temperature={curve}:air",),
+                cargo="temperature",
+            ),
+        ),
+        batch_interval_s=0.4,
+    )
+
+
+@pytest.mark.journey
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_twenty_kills_lose_nothing_double_nothing_and_invent_nothing(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    database = None
+    if kind == "postgresql":
+        database = request.getfixturevalue("postgresql").new_database()
+    seed = int(os.environ.get("COMBOIO_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 30)
+    print(f"COMBOIO_SEED={seed}")
+    with Installation(tmp_path, database=database, settings=SETTINGS) as here:
+        here.start()
+        for name in ("north", "south"):
+            here.add(_box(name, tmp_path))
+        here.behave(fail="after_commit", **{"for": 1})
+        disturbed = Disturbances(here, seed)
+        disturbed.run()
+        here.stop_devices()
+        accounts = here.settle(timeout_s=45)
+        for one in accounts:
+            assert one.produced > 100, f"{one.sensor}: hardly any load"
+            assert not one.missing, f"{one.sensor}: {len(one.missing)} reads lost without a trace, seed {seed}"
+            assert not one.invented, f"{one.sensor}: {len(one.invented)} doubled or invented, seed {seed}"
+        assert min(disturbed.kills.values()) >= 3, disturbed.kills
+        assert sum(disturbed.kills.values()) + disturbed.cuts == 20
+        for box in here.boxes:
+            _lost_only_what_was_not_written(here, box, seed)
+        verdict = _events(here, tmp_path)
+        assert not verdict.problems, f"seed {seed}: {verdict.problems}"
+        assert verdict.effects == verdict.made >= 2
+        assert verdict.requests > verdict.effects, (
+            "no delivery was ever repeated: the reply that was lost tested nothing"
+        )
+
+
+def _lost_only_what_was_not_written(here: Installation, box: Box, seed: int) -> None:
+    """Kills of other processes lose none; a kill of the gateway, what was answered in the last 250 ms."""
+    for one in here.accounts(box):
+        for at in one.lost_at_ms:
+            near = any(-UNWRITTEN_MS <= at - kill <= 500 for kill in box.kills_ms)
+            assert near, f"{one.sensor}: a read was lost at {at}, kills at {box.kills_ms}, seed {seed}"
+
+
+def _events(here: Installation, folder: Path) -> expected.Verdict:
+    want: list[expected.Happened] = []
+    for box in here.boxes:
+        for quantities, reads in answered(folder / f"{box.name}-cargo.reads", "xy-md02@1", 1).items():
+            want += expected.excursions(RULE, reads, quantities.index("temperature"))
+    assert want, "the signal never left its limits: nothing was tested"
+    end = time.monotonic() + 45
+    while True:
+        events = here.get("/events", limit=1000)["items"]
+        deliveries = here.get("/deliveries", limit=1000)["items"]
+        verdict = expected.judge(want, events, deliveries, here.received())
+        if not verdict.problems or time.monotonic() > end:
+            return verdict
+        time.sleep(1.0)

@@ -52,7 +52,7 @@ shapes = st.builds(
 
 @st.composite
 def stories(draw: st.DrawFn, *, drifting: bool) -> Story:
-    """Runs of equal temperature, 1 s apart, with holes; the second boot begins where the first one may have ended."""
+    """Runs of equal temperature, 1 s apart, with holes; drifting anchors may even make the boots overlap."""
     readings: dict[int, list[Reading]] = {}
     for boot in (1, 2):
         at, some = 1000, []
@@ -63,7 +63,8 @@ def stories(draw: st.DrawFn, *, drifting: bool) -> Story:
                 at += 1000
         readings[boot] = some
     anchors = []
-    for boot, wall in ((1, WALL0_MS), (2, WALL0_MS + draw(st.integers(20, 200)) * 1000)):
+    second = draw(st.integers(-20, 100)) * 1000 if drifting else draw(st.integers(0, 5)) * 1000
+    for boot, wall in ((1, WALL0_MS), (2, WALL0_MS + readings[1][-1][0] + second)):
         for number in range(draw(st.integers(1, 3))):
             drift = draw(st.integers(-400, 400)) if drifting else 0
             anchors.append((boot, 1000 + number * 9000, wall + 1000 + number * 9000 + drift))

@@ -21,8 +21,6 @@ from typing import Any, NamedTuple
 import msgspec
 import structlog
 from sqlalchemy import Connection, Row, func, or_, select
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from control_plane.clock import Clock
 from control_plane.projections.reading import HistoryReader
@@ -34,6 +32,7 @@ from control_plane.reconcile.watermark import watermark_ms
 from control_plane.settings import ColdChainRule, Destination
 from control_plane.store.engine import Stores
 from control_plane.store.tables import batch, cursor, event, history, reconcile_cursor, rule_checkpoint, series
+from control_plane.store.upsert import upsert
 from protos.comboio.v1 import batch_pb2 as pb
 
 CURSOR = "history"
@@ -155,7 +154,7 @@ class Reconciler:
 
     def _move(self, position: int) -> None:
         with self._stores.business.write() as connection:
-            _upsert(connection, reconcile_cursor, ["name"], {"name": CURSOR, "position": position})
+            upsert(connection, reconcile_cursor, [{"name": CURSOR, "position": position}])
 
     def _may_settle(self, gateway: str) -> bool:
         """Without news, only a moved watermark or an expired wait can change anything."""
@@ -224,7 +223,7 @@ class Reconciler:
             made = settle(connection, wanted=wanted, standing=standing, destinations=self._destinations, now_ms=now_ms)
             body = msgspec.json.encode(resting).decode()
             key = {"rule": rule.name, "subject": subject.key}
-            _upsert(connection, rule_checkpoint, ["rule", "subject"], {**key, "body": body})
+            upsert(connection, rule_checkpoint, [{**key, "body": body}])
         if made:
             log.info("events.settled", subject=subject.key, versions=made)
         open_ends = [one.decided_ms for one in wanted if not one.final]
@@ -336,10 +335,3 @@ def _thin(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
             kept.pop()
         kept.append(checkpoint)
     return kept[-KEPT_CHECKPOINTS:]
-
-
-def _upsert(connection: Connection, table: Any, key: list[str], row: dict[str, Any]) -> None:
-    insert = sqlite_insert if connection.dialect.name == "sqlite" else pg_insert
-    fresh = insert(table).values(**row)
-    rest = {name: fresh.excluded[name] for name in row if name not in key}
-    connection.execute(fresh.on_conflict_do_update(index_elements=key, set_=rest))

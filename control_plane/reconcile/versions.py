@@ -19,11 +19,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection, Row, func, select, update
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from control_plane.settings import Destination
 from control_plane.store.tables import event, key_seq, outbox
+from control_plane.store.upsert import insert
 
 SOURCE = "urn:comboio:reconciler"
 _encode = msgspec.json.Encoder(order="sorted").encode
@@ -179,8 +178,7 @@ def _told(connection: Connection, dests: Sequence[str], entities: set[str]) -> d
 
 def _take_seqs(connection: Connection, counts: dict[tuple[str, str], int], now_ms: int) -> dict[tuple[str, str], int]:
     """Lock each key, in one order for everybody, and take that many numbers of it; returns the last ones."""
-    insert = sqlite_insert if connection.dialect.name == "sqlite" else pg_insert
-    fresh = insert(key_seq)
+    fresh = insert(connection, key_seq)
     taking = fresh.on_conflict_do_update(
         index_elements=["dest", "key"],
         set_={

@@ -14,6 +14,7 @@ GROUPS = {
     "wire": "benchmarks.wire:figures",
     "codec": "benchmarks.codec:figures",
     "ingest": "benchmarks.ingest:figures",
+    "gateway": "benchmarks.gateway:figures",
 }
 
 

@@ -36,7 +36,7 @@ async def run(
     data_dir: Path,
     clock: Clock,
     profiles: Profiles,
-    version: str,
+    version: Callable[[], str],
     ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Run until SIGTERM or SIGINT. Raises Misconfigured for what a person must mend first, OSError for the disk."""

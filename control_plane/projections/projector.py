@@ -16,8 +16,6 @@ from typing import Any, NamedTuple
 
 import structlog
 from sqlalchemy import Connection, Row, select
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from control_plane.clock import Clock
 from control_plane.projections.completeness import CompletenessProjection
@@ -27,6 +25,7 @@ from control_plane.projections.projection import Bad, Decoded, Envelope, Portion
 from control_plane.projections.vanished import Vanished
 from control_plane.store.engine import Store
 from control_plane.store.tables import batch, cursor, declare
+from control_plane.store.upsert import upsert
 from protos import columns
 from protos.comboio.v1 import batch_pb2 as pb
 
@@ -74,6 +73,8 @@ class Projector:
         """Project one portion. True if there may be more at once. Raises DBAPIError; nothing is then lost."""
         self._vanished.read_hellos()  # before the batches: see invariant 3
         rows, drained = self._read()
+        if not rows and not self._vanished.news:
+            return False
         now_ms = self._clock.now_ms()
         try:
             with self._telemetry.write() as connection:
@@ -115,11 +116,7 @@ class Projector:
         return rows, len(rows) < MAX_BATCHES
 
     def _move(self, connection: Connection, position: int) -> None:
-        insert = sqlite_insert if connection.dialect.name == "sqlite" else pg_insert
-        fresh = insert(cursor).values(name=CURSOR, position=position)
-        connection.execute(
-            fresh.on_conflict_do_update(index_elements=["name"], set_={"position": fresh.excluded.position})
-        )
+        upsert(connection, cursor, [{"name": CURSOR, "position": position}])
 
     # --- decoding --------------------------------------------------------------------------------------
 

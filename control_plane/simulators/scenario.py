@@ -153,14 +153,18 @@ class Installation:
         kept = home / "identity" / "current" / "identity.json"
         if kept.exists():
             return str(json.loads(kept.read_text())["gateway_id"])
-        assert self._client is not None
-        made = self._client.post("/join-tokens", json={"gateway_name": box.name}).raise_for_status().json()
         enrol = self._family.child(
             f"{box.name}-enrol",
-            *("gateway", "enrol", "--server", self.said["http"], "--token", made["token"]),
+            *("gateway", "enrol", "--server", self.said["http"], "--token", self.join_token(box.name)),
             *("--data-dir", str(home), "--json"),
         ).start()
         return str(enrol.said["gateway_id"])
+
+    def join_token(self, name: str) -> str:
+        """One for a gateway of that name."""
+        assert self._client is not None
+        made = self._client.post("/join-tokens", json={"gateway_name": name}).raise_for_status().json()
+        return str(made["token"])
 
     def _device(self, box: Box, device: Device) -> Child:
         log = self.folder / f"{box.name}-{device.sensor}.reads"

@@ -46,8 +46,10 @@ from protos.ranges import Ranges
 FLUSH_EVERY_S = 0.15
 URGENT_WITHIN_S = 0.02
 LOOK_EVERY_S = 0.1
+FIRST_SEAL_S = 1.0
 RETRY_S = 2.0
 TIDY_EVERY_S = 30.0
+SEAL_AT_READINGS = 50_000  # in memory a reading takes 40 bytes until it is sealed, and as many again while it is
 MAX_UNSEALED_READINGS = 1_000_000
 BYTES_PER_READING = 1.6  # first guess of the encoded size; then as measured
 
@@ -237,7 +239,7 @@ class DiskBuffer:
         while True:
             await asyncio.sleep(FLUSH_EVERY_S)
             if self._unflushed:
-                await self._flush()
+                await self.flush()
 
     async def _sync_loop(self) -> None:
         while True:
@@ -258,17 +260,23 @@ class DiskBuffer:
 
     async def _seal_loop(self) -> None:
         started = self._clock.mono_ms()
+        first = True  # whoever has just switched the box on waits for its first values
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            if self._clock.mono_ms() - started < self.batch_interval_s * 1000 and not self._big_enough():
+            interval_s = min(FIRST_SEAL_S, self.batch_interval_s) if first else self.batch_interval_s
+            if self._clock.mono_ms() - started < interval_s * 1000 and not self.wants_sealing():
                 continue
             started = self._clock.mono_ms()
+            first = first and not self._unsealed
             try:
                 await self.seal()
             except OSError as error:
                 await self._refused("store", error)
 
-    def _big_enough(self) -> bool:
+    def wants_sealing(self) -> bool:
+        """What waits has the size of a batch, whatever the interval."""
+        if self._unsealed_readings >= SEAL_AT_READINGS:
+            return True
         if self._unsealed_readings * self._bytes_per_reading >= self._settings.seal_max_kb * 1024:
             return True
         return sum(map(len, self._unsealed.values())) >= self._settings.seal_max_rows
@@ -288,7 +296,7 @@ class DiskBuffer:
     # --- the tail ------------------------------------------------------------------------------------
 
     @whole
-    async def _flush(self) -> None:
+    async def flush(self) -> None:
         async with self._flush_lock:
             rows, ticket = self._unflushed, self._ticket
             self._unflushed = []
@@ -326,7 +334,7 @@ class DiskBuffer:
     async def synced(self, ticket: int) -> None:
         """Return once rows up to `ticket` are on stable storage."""
         while self._synced_ticket < ticket:
-            await self._flush()
+            await self.flush()
             await self._sync()
             if self._synced_ticket < ticket:
                 await asyncio.sleep(RETRY_S)

@@ -11,7 +11,7 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
-from gateway.buffer.sealed import SCHEMA_VERSION, TABLES
+from gateway.buffer.tables import PAGE_BYTES, SCHEMA_VERSION, TABLES
 
 
 def salvage(damaged: Path, target: Path) -> bool:
@@ -30,6 +30,7 @@ def salvage(damaged: Path, target: Path) -> bool:
         if not {"epoch", "opens", "clean", "tail_generation", "tail_offset"} <= {key for key, _ in facts}:
             return False
         with contextlib.closing(sqlite3.connect(target, isolation_level=None)) as copy:
+            copy.execute(f"PRAGMA page_size={PAGE_BYTES}")
             copy.execute("BEGIN")
             for statement in TABLES.split(";"):
                 copy.execute(statement)

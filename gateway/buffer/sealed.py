@@ -22,28 +22,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.buffer.buffer import LaneView, SealedBatch
+from gateway.buffer.tables import PAGE_BYTES, SCHEMA_VERSION, TABLES
 from gateway.buffer.tail import Position
 from gateway.errors import Misconfigured
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.ranges import Ranges
 
-SCHEMA_VERSION = 1
+"""A commit rewrites whole pages: a batch of 10 s and the five facts beside it cost half the writes of 4096."""
+LOG_PAGES = 2048
 LANES = (pb.URGENT, pb.TELEMETRY)
-TABLES = """
-CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE boot(ordinal INTEGER PRIMARY KEY, boot_id BLOB NOT NULL UNIQUE);
-CREATE TABLE schema(number INTEGER PRIMARY KEY, body BLOB NOT NULL, shape BLOB NOT NULL);
-CREATE TABLE last_reading(group_id INTEGER PRIMARY KEY, boot INTEGER NOT NULL, mono_ms INTEGER NOT NULL);
-CREATE TABLE lane(lane INTEGER PRIMARY KEY, next_seq INTEGER NOT NULL, acked BLOB NOT NULL,
-                  complete_boot INTEGER NOT NULL, complete_mono_ms INTEGER NOT NULL);
-CREATE TABLE batch(lane INTEGER NOT NULL, seq INTEGER NOT NULL, schema INTEGER NOT NULL, codec INTEGER NOT NULL,
-                   dictionary INTEGER NOT NULL, count INTEGER NOT NULL, body_len INTEGER NOT NULL,
-                   crc32 INTEGER NOT NULL,
-                   complete_boot INTEGER NOT NULL, complete_mono_ms INTEGER NOT NULL, urgent_seq INTEGER NOT NULL,
-                   sealed_ms INTEGER NOT NULL, body BLOB NOT NULL, UNIQUE(lane, seq));
-CREATE TABLE set_aside(lane INTEGER NOT NULL, seq INTEGER NOT NULL, reason TEXT NOT NULL, at_ms INTEGER NOT NULL,
-                       count INTEGER NOT NULL, body BLOB NOT NULL, UNIQUE(lane, seq));
-"""
 BATCH_COLUMNS = (
     "lane, seq, schema, codec, dictionary, count, body_len, crc32, complete_boot, complete_mono_ms, urgent_seq, body"
 )
@@ -113,10 +100,11 @@ class Sealed:
 
     def _prepare(self, now_ms: int) -> None:
         run = self._db.execute
+        run(f"PRAGMA page_size={PAGE_BYTES}")  # a file that is there keeps its own
         run("PRAGMA journal_mode=WAL")
         run("PRAGMA synchronous=FULL")
         run("PRAGMA busy_timeout=5000")
-        run("PRAGMA wal_autocheckpoint=512")
+        run(f"PRAGMA wal_autocheckpoint={LOG_PAGES}")
         run("PRAGMA journal_size_limit=4194304")
         run("PRAGMA cache_size=-2048")
         version = run("PRAGMA user_version").fetchone()[0]

@@ -13,15 +13,11 @@ import signal
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from firmware_configs.loader import ProfileError, Profiles
-from gateway.clock import SystemClock
-from gateway.simulators.control import ControlPort, Handler
-from gateway.simulators.link import LinkProxy, obey
-from gateway.simulators.modbus_device import ModbusDevice
-from gateway.simulators.modbus_unit import SimulatedUnit, default_signals
-from gateway.simulators.read_log import ReadLog
-from gateway.simulators.signals import Signal, constant, replay
+if TYPE_CHECKING:
+    from gateway.simulators.control import Handler
+    from gateway.simulators.signals import Signal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run the simulator until told to end. 0, or 2 with a sentence for mistaken arguments."""
+    from firmware_configs.loader import ProfileError
+
     run = _modbus if args.simulator == "modbus" else _link
     try:
         asyncio.run(run(args))
@@ -55,6 +53,12 @@ def main(args: argparse.Namespace) -> int:
 
 
 async def _modbus(args: argparse.Namespace) -> None:
+    from firmware_configs.loader import Profiles
+    from gateway.clock import SystemClock
+    from gateway.simulators.modbus_device import ModbusDevice
+    from gateway.simulators.modbus_unit import SimulatedUnit, default_signals
+    from gateway.simulators.read_log import ReadLog
+
     profile = Profiles().modbus(args.profile)
     chosen = dict(_signal(text) for text in args.signal)
     if unknown := chosen.keys() - {register.quantity for register in profile.expanded()}:
@@ -78,6 +82,8 @@ async def _modbus(args: argparse.Namespace) -> None:
 
 
 async def _link(args: argparse.Namespace) -> None:
+    from gateway.simulators.link import LinkProxy, obey
+
     link = LinkProxy(to=args.to)
     async with AsyncExitStack() as stack:
         port = await link.start(*args.listen)
@@ -88,6 +94,8 @@ async def _link(args: argparse.Namespace) -> None:
 async def _serve(args: argparse.Namespace, stack: AsyncExitStack, port: int, handler: Handler) -> None:
     said = {"simulator": args.simulator, "host": args.listen[0], "port": port}
     if args.control is not None:
+        from gateway.simulators.control import ControlPort
+
         control = ControlPort(handler=handler)
         said["control_port"] = await control.start(*args.control)
         stack.push_async_callback(control.close)
@@ -111,6 +119,8 @@ def _address(text: str) -> tuple[str, int]:
 
 
 def _signal(text: str) -> tuple[str, Signal]:
+    from gateway.simulators.signals import constant, replay
+
     quantity, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"--signal {text!r} is not QUANTITY=VALUE or QUANTITY=CSV:COLUMN")

@@ -30,6 +30,7 @@ PROTOCOL = 1
 METHOD = "/comboio.v1.Link/Connect"
 WELCOME_TIMEOUT_S = 15.0
 HEARTBEAT_EVERY_S = 10.0
+LONG_AWAY_S = 600.0
 MAX_MESSAGE_BYTES = 20 << 20
 CHANNEL_OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
@@ -81,7 +82,7 @@ class Link:
         endpoint: Endpoint,
         set_batch_interval: Callable[[float], None],
         anchors: Anchors,
-        version: str,
+        version: Callable[[], str],
     ) -> None:
         self._buffer = buffer
         self._clock = clock
@@ -91,6 +92,7 @@ class Link:
         self._anchors = anchors
         self._version = version
         self._backoff = Backoff()
+        self._away_since_ms = clock.mono_ms()
         self.health = LinkHealth()
 
     async def run(self) -> None:
@@ -108,9 +110,18 @@ class Link:
                 self._failed(_sentence(error))
             except* (OSError, Misconfigured) as group:
                 self._failed(str(_first(group)))
-            self.health.connected = False
-            self._set_batch_interval(self._settings.batch_interval_s)
+            self._away()
             await asyncio.sleep(max(delay_s or 0.0, self._backoff.next_s()))
+
+    def _away(self) -> None:
+        """Nobody waits for batches after a long outage: larger ones take a third of the space."""
+        now_ms = self._clock.mono_ms()
+        if self.health.connected:
+            self._away_since_ms = now_ms
+        self.health.connected = False
+        long = now_ms - self._away_since_ms >= LONG_AWAY_S * 1000
+        interval_s = self._settings.batch_interval_s
+        self._set_batch_interval(max(interval_s, LONG_AWAY_S) if long else interval_s)
 
     def _failed(self, why: str) -> None:
         self.health.last_error = why
@@ -152,6 +163,7 @@ class Link:
 
         window = min(self._settings.window, welcome.limits.max_inflight or self._settings.window)
         sender = Sender(buffer=self._buffer, write=write, window=window, known_schema=welcome.schema)
+        self._set_batch_interval(self._settings.batch_interval_s)
         self._pace(welcome.pace, sender)
         await sender.acknowledged(welcome.lanes)
         self.health.connected = True
@@ -182,7 +194,7 @@ class Link:
             wall_ms=self._clock.wall_ms(),
             clock=wire.ClockState(source=last.source, err_ms=last.err_ms) if last else None,
             running=wire.RunningConfig(local_management=True),
-            version=self._version,
+            version=await asyncio.to_thread(self._version),
             run_id=opening.run_id,
         )
 

@@ -59,8 +59,8 @@ def test_a_profile_is_found_by_its_own_name(profile: ModbusProfile) -> None:
     assert Profiles().modbus(profile.name) == profile
 
 
-def test_only_the_counter_is_simulated() -> None:
-    assert [profile.name for profile in SHIPPED if profile.simulated] == ["comboio-counter@1"]
+def test_only_the_counters_are_simulated() -> None:
+    assert [profile.name for profile in SHIPPED if profile.simulated] == ["comboio-counter@1", "comboio-counter-10@1"]
 
 
 def test_a_block_unrolls_into_numbered_registers() -> None:

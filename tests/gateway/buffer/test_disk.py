@@ -34,7 +34,7 @@ async def test_seals_each_row_once_when_killed_before_the_seal(box: Box) -> None
     buffer = await box.open()
     for n in range(10):
         box.row(n)
-    await buffer._flush()
+    await buffer.flush()
     await box.kill()
     buffer = await box.open()
     assert await values(buffer) == [n / 10 for n in range(10)]
@@ -48,7 +48,7 @@ async def test_seals_each_row_once_when_killed_after_the_seal(box: Box) -> None:
     await buffer.seal()
     for n in range(10, 15):
         box.row(n)
-    await buffer._flush()
+    await buffer.flush()
     await box.kill()
     buffer = await box.open()
     box.row(15)
@@ -85,7 +85,7 @@ async def test_seals_each_row_once_when_the_store_refuses_and_then_recovers(
 async def test_rows_sealed_while_the_tail_is_full_do_not_come_again(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     buffer = await box.open()
     box.row(1)
-    await buffer._flush()
+    await buffer.flush()
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -93,10 +93,10 @@ async def test_rows_sealed_while_the_tail_is_full_do_not_come_again(box: Box, mo
     with monkeypatch.context() as patch:
         patch.setattr(buffer._tail, "append", full)
         box.row(2)
-        await buffer._flush()
+        await buffer.flush()
         await buffer.seal()
     box.row(3)
-    await buffer._flush()
+    await buffer.flush()
     await box.kill()
     buffer = await box.open()
     assert await values(buffer) == [0.1, 0.2, 0.3]
@@ -165,7 +165,7 @@ async def test_an_unclean_stop_leaves_one_restart_gap_per_group(box: Box) -> Non
     box.row(1)
     buffer.append(box.ids[1], Row(box.clock.mono, (1.0,)))
     last = box.clock.mono
-    await buffer._flush()
+    await buffer.flush()
     await box.kill()
     box.clock.mono += 60_000
     buffer = await box.open([COOLING, METER])
@@ -207,7 +207,7 @@ async def test_opens_counts_every_start_and_the_run_id_tells_them_apart(box: Box
 async def test_another_boot_gets_its_own_ordinal_and_its_own_batches(box: Box) -> None:
     buffer = await box.open()
     box.row(1)
-    await buffer._flush()
+    await buffer.flush()
     await box.kill()
     box.clock = TurnedClock(mono=5_000, boot=b"c" * 16)
     buffer = await box.open()
@@ -318,7 +318,7 @@ async def test_a_full_disk_stops_no_driver_and_what_went_is_counted(box: Box, mo
         for n in range(500):
             box.row(n)
             if n % 20 == 0:
-                await buffer._flush()
+                await buffer.flush()
                 with pytest.raises(OSError, match="No space"):
                     await buffer.seal()
     await buffer.seal()
@@ -354,7 +354,7 @@ async def test_a_damaged_tail_loses_only_the_damaged_records(box: Box) -> None:
     buffer = await box.open()
     for n in range(6):
         box.row(n)
-        await buffer._flush()
+        await buffer.flush()
     path = box.folder / f"tail-{buffer._tail.end.generation & 1}.log"
     await box.kill()
     path = box.folder / path.name
@@ -371,9 +371,9 @@ async def test_a_damaged_tail_loses_only_the_damaged_records(box: Box) -> None:
 async def test_a_torn_last_record_is_overwritten(box: Box) -> None:
     buffer = await box.open()
     box.row(1)
-    await buffer._flush()
+    await buffer.flush()
     box.row(2)
-    await buffer._flush()
+    await buffer.flush()
     end = buffer._tail.end
     await box.kill()
     path = box.folder / f"tail-{end.generation & 1}.log"
@@ -382,7 +382,7 @@ async def test_a_torn_last_record_is_overwritten(box: Box) -> None:
     path.write_bytes(bytes(data))
     buffer = await box.open()
     box.row(3)
-    await buffer._flush()
+    await buffer.flush()
     await box.kill()
     buffer = await box.open()
     assert await values(buffer) == [0.1, 0.3]
@@ -450,7 +450,7 @@ async def test_references_and_scales_are_learnt_once_and_values_stay_exact(box: 
     assert found[0].columns[0] == [(200 + n) / 10 for n in range(20)]
     assert found[1].columns[0] == [230.1 + n / 10 for n in range(20)]
     buffer.append(box.ids[1], Row(box.clock.mono + 1, (1 / 3,)))
-    await buffer._flush()
+    await buffer.flush()
     await box.kill()
     buffer = await box.open([COOLING, METER])
     assert (await blocks(buffer))[-1].columns[0] == [1 / 3]

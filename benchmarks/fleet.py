@@ -52,12 +52,29 @@ class Window(msgspec.Struct):
     length_ms: int
 
 
-def make(authority: Authority, path: Path, *, gateways: int, batches: int, batch_s: int) -> tuple[str, list[Member]]:
-    """("mixed" or "generated", the members); certificates are written under `path`."""
-    kind, source = _source()
-    windows = list(_windows(source, batch_s * 1000))
-    random = Random(SEED * batch_s)
-    return kind, [_member(authority, path, number, source, windows, random, batches) for number in range(gateways)]
+class Maker:
+    """Makes fleets from one load of the recordings, which takes longer than all else. `folder` gets certificates."""
+
+    def __init__(self, folder: Path) -> None:
+        self.authority = Authority.open(folder)
+        self.folder = folder
+        self.kind, self._source = _source()
+
+    def make(self, *, gateways: int, batches: int, batch_s: int) -> list[Member]:
+        windows = list(_windows(self._source, batch_s * 1000))
+        random = Random(SEED * batch_s)
+        return [self._member(number, windows, random, batches) for number in range(gateways)]
+
+    def _member(self, number: int, windows: Sequence[Window], random: Random, batches: int) -> Member:
+        gateway, epoch = f"gw-{number:010d}", random.getrandbits(32)
+        declare = pb.Declare(epoch=epoch, schema=1, groups=self._source.declare.groups)
+        for group in declare.groups:
+            for series in group.series:
+                series.ref += 0 if series.raw else random.randrange(-500, 500)
+        base_ms = random.randrange(1 << 34)
+        sealed = [_sealed(random.choice(windows), epoch, base_ms, index) for index in range(batches)]
+        certificate = _certificate(self.authority, self.folder, gateway)
+        return Member(gateway, certificate, epoch, declare.SerializeToString(), sealed)
 
 
 def _source() -> tuple[str, Traffic]:
@@ -76,26 +93,6 @@ def _windows(source: Traffic, batch_ms: int) -> Iterator[Window]:
     for cut, _ in zip(chosen, range(WINDOWS), strict=False):
         body, count = encode(source.schema, boot=BOOT, blocks=cut.blocks, base_mono_ms=cut.end_ms - batch_ms)
         yield Window(pb.Body.FromString(body), count, batch_ms)
-
-
-def _member(
-    authority: Authority,
-    path: Path,
-    number: int,
-    source: Traffic,
-    windows: Sequence[Window],
-    random: Random,
-    batches: int,
-) -> Member:
-    gateway, epoch = f"gw-{number:010d}", random.getrandbits(32)
-    declare = pb.Declare(epoch=epoch, schema=1, groups=source.declare.groups)
-    for group in declare.groups:
-        for series in group.series:
-            series.ref += 0 if series.raw else random.randrange(-500, 500)
-    base_ms = random.randrange(1 << 34)
-    sealed = [_sealed(random.choice(windows), epoch, base_ms, index) for index in range(batches)]
-    certificate = _certificate(authority, path, gateway)
-    return Member(gateway, certificate, epoch, declare.SerializeToString(), sealed)
 
 
 def _sealed(window: Window, epoch: int, base_ms: int, index: int) -> Sealed:

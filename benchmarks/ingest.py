@@ -17,29 +17,29 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
 from sqlalchemy import select
 
-from benchmarks import fleet
 from benchmarks.figures import Figure
-from benchmarks.fleet import Member
+from benchmarks.fleet import Maker, Member
 from benchmarks.plane import Plane, running
 from control_plane.projections import state as latest
 from control_plane.store.tables import state
 from protos.columns import Schema, decode, unpack
 from protos.comboio.v1 import batch_pb2 as pb
 
-GATEWAYS = 1000
-RATE_60S = 1000
-RATE_10S = 1000
+GATEWAYS = 500  # a quick run; `python -m benchmarks.ingest --gateways 2000` is the full one
+RATE = 1000.0
 SECONDS = 8.0
 COMPARED = 20
-SLOWEST_S = 60.0
+SLOWEST_S = 120.0
 KEYS = ("sqlite", "postgresql", "sqlite_10s")
 
 
@@ -54,35 +54,33 @@ class Outcome:
 
 
 def figures(
-    *, gateways: int = GATEWAYS, rate: float = RATE_60S, seconds: float = SECONDS, only: Sequence[str] = KEYS
+    *, gateways: int = GATEWAYS, rate: float = RATE, seconds: float = SECONDS, only: Sequence[str] = KEYS
 ) -> Iterator[Figure]:
-    if "sqlite" in only or "postgresql" in only:
-        needed = 1 + int(rate * seconds / gateways + 1)
-        for database in ("sqlite", "postgresql"):
-            if database in only:
-                (one,) = measure(database, gateways, needed, 60, [(rate, seconds)])
-                yield Figure(f"ingest.{database}", one.readings_s, "readings/s", one.remark)
-    if "sqlite_10s" in only:
-        needed = 1 + int(RATE_10S * seconds / gateways + 1)
-        paced, free = measure("sqlite", gateways, needed, 10, [(RATE_10S, seconds), (0, seconds)])
-        yield Figure("ingest.ack_p99", paced.p99_ms, "ms", paced.remark)
-        yield Figure("ingest.sqlite_10s", free.readings_s, "readings/s", free.remark)
-        yield Figure("ingest.batches", free.batches_s, "batches/s", "the same run, 10 s batches")
+    each = 2 + int(rate * seconds / gateways)  # so many batches that none is sent twice while the rate is paced
+    with tempfile.TemporaryDirectory(prefix="comboio-fleet-") as folder:
+        maker = Maker(Path(folder))
+        for database in [key for key in ("sqlite", "postgresql") if key in only]:
+            members = maker.make(gateways=gateways, batches=each, batch_s=60)
+            (one,) = measure(database, maker, members, [(rate, seconds)])
+            yield Figure(f"ingest.{database}", one.readings_s, "readings/s", one.remark)
+        if "sqlite_10s" in only:
+            members = maker.make(gateways=gateways, batches=each, batch_s=10)
+            paced, free = measure("sqlite", maker, members, [(rate, seconds), (0, seconds)])
+            yield Figure("ingest.ack_p99", paced.p99_ms, "ms", paced.remark)
+            yield Figure("ingest.sqlite_10s", free.readings_s, "readings/s", free.remark)
+            yield Figure("ingest.batches", free.batches_s, "batches/s", "the same run, 10 s batches")
 
 
-def measure(
-    database: str, gateways: int, batches: int, batch_s: int, phases: Sequence[tuple[float, float]]
-) -> list[Outcome]:
+def measure(database: str, maker: Maker, members: list[Member], phases: Sequence[tuple[float, float]]) -> list[Outcome]:
     """Raises RuntimeError where what was decoded is not what was acknowledged."""
-    with running(database) as plane:
-        kind, members = fleet.make(plane.authority, plane.folder, gateways=gateways, batches=batches, batch_s=batch_s)
+    with running(database, pki=maker.authority.folder) as plane:
         with load(plane, members, phases) as generator:
             ready = generator.say()
             plane.await_projected(SLOWEST_S)
             found = [_phase(plane, generator, rate) for rate, _ in phases]
             acked: dict[str, int] = generator.go()
         _compare(plane, members, acked)
-    shared = f"{kind}, {gateways} gateways connected in {ready['connected_s']:.0f} s, no sealing yet"
+    shared = f"{maker.kind}, {len(members)} gateways connected in {ready['connected_s']:.0f} s, no sealing yet"
     for one in found:
         one.remark = f"{one.remark}; {shared}"
     return found
@@ -152,7 +150,7 @@ def _compare(plane: Plane, members: Sequence[Member], acked: dict[str, int]) -> 
 
 
 def _latest(member: Member, readings: int) -> dict[int, tuple[int, float]]:
-    """As the one-by-one decoder says, over the batches that were acknowledged."""
+    """As the one-by-one decoder says, over the batches that were acknowledged; what is sent twice is no later."""
     schema = Schema.from_declare(pb.Declare.FromString(member.declare))
     found: dict[int, tuple[int, float]] = {}
     for one in member.batches:
@@ -171,7 +169,7 @@ def _latest(member: Member, readings: int) -> dict[int, tuple[int, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.ingest", description=__doc__)
     parser.add_argument("--gateways", type=int, default=GATEWAYS)
-    parser.add_argument("--rate", type=float, default=RATE_60S, help="60 s batches offered a second, in all")
+    parser.add_argument("--rate", type=float, default=RATE, help="batches offered a second, in all")
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--only", choices=KEYS, nargs="+", default=KEYS)
     asked = parser.parse_args()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,6 @@ from pathlib import Path
 import psutil
 from sqlalchemy import func, select
 
-from control_plane.fleet.authority import Authority
 from control_plane.listen import bound, reserved
 from control_plane.settings import Address
 from control_plane.store.engine import Stores
@@ -32,7 +32,6 @@ class Plane:
         self.folder = folder
         self.address = address
         self.stores = stores
-        self.authority = Authority.open(folder)
         self._postgresql = postgresql
         self._roles: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -90,10 +89,11 @@ def _used(process: psutil.Process) -> float:
 
 
 @contextmanager
-def running(database: str) -> Iterator[Plane]:
-    """`database`: sqlite (synchronous=FULL) or postgresql (fsync on). All gone afterwards."""
+def running(database: str, *, pki: Path) -> Iterator[Plane]:
+    """`database`: sqlite (synchronous=FULL) or postgresql (fsync on); `pki` holds the fleet's CA. Gone afterwards."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="comboio-bench-")))
+        shutil.copytree(pki, folder / "pki")
         url, server = f"sqlite:///{folder}", None
         if database == "postgresql":
             found = binaries()

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError
 
 from control_plane.clock import SystemClock
 from control_plane.errors import Misconfigured
 from control_plane.fleet.accounts import Accounts
 from control_plane.fleet.authority import Authority
 from control_plane.settings import Settings
+from control_plane.store.damage import set_right
 from control_plane.store.engine import Stores
 
 
@@ -27,6 +28,7 @@ def prepare(settings: Settings) -> Prepared:
     clock = SystemClock()
     authority.server_identity(certificate_names(settings), now_ms=clock.now_ms())
     with Stores(settings.database_url) as stores:
+        set_right(stores, ran_before=(settings.data / "run.json").exists(), now_ms=clock.now_ms())
         migrate(stores)
         password = Accounts(store=stores.business, clock=clock).ensure_admin()
     return Prepared(authority.fingerprint, password)
@@ -35,7 +37,7 @@ def prepare(settings: Settings) -> Prepared:
 def migrate(stores: Stores) -> None:
     try:
         stores.migrate()
-    except OperationalError as error:
+    except DatabaseError as error:
         raise Misconfigured(f"--database: can't be used: {error.orig}") from None
 
 

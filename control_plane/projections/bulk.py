@@ -1,7 +1,8 @@
-"""The schema as arrays, and what bulk decoding gives: flat arrays at the levels of body, group, column and reading."""
+"""Schemas as arrays, and what bulk decoding gives: flat arrays at the levels of body, group, column and reading."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,19 +16,62 @@ Float64 = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
-class Table:
-    """A Declare as arrays: all series flat, in the order of groups; a group is a stretch of them."""
+class Tables:
+    """Declared series as arrays, flat, in the order of groups; a group is a stretch of them.
+
+    `Table` holds one schema, `joined` puts many side by side: each is then a *part*, and a body says which is its own.
+    """
+
+    series: Sequence[ColumnSpec]
+    # per group
+    group_ids: Int64
+    columns: Int64
+    first_series: Int64
+    period_ms: Int64
+    late: Bools
+    keys: Int64
+    """part << 32 | group id, ascending, and"""
+    order: Int64
+    """the position of the group with that key."""
+    # per series
+    ids: Int64
+    ref: Int64
+    power: Float64
+    scale: Float64
+    offset: Float64
+    raw: Bools
+    type: Int64
+    types: frozenset[int]
+
+    def find(self, ids: Int64, parts: Int64) -> Int64:
+        """Positions of the groups with these ids in these parts; BodyError for one that is not declared."""
+        wanted = parts << 32 | ids
+        if not self.keys.size:
+            if ids.size:
+                raise BodyError("no group is declared")
+            return ids
+        at = np.searchsorted(self.keys, wanted).clip(max=self.keys.size - 1)
+        if not (self.keys[at] == wanted).all():
+            raise BodyError("a group is not declared")
+        found: Int64 = self.order[at]
+        return found
+
+
+class Table(Tables):
+    """One schema."""
 
     def __init__(self, schema: Schema) -> None:
         groups = list(schema.groups.values())
         self.schema = schema
-        self.series: tuple[ColumnSpec, ...] = tuple(column for group in groups for column in group.columns)
+        self.series = tuple(column for group in groups for column in group.columns)
         self.group_ids = np.array([group.id for group in groups], np.int64)
         self.columns = np.array([len(group.columns) for group in groups], np.int64)
         self.first_series = np.cumsum(self.columns) - self.columns
         self.period_ms = np.array([group.period_ms for group in groups], np.int64)
         self.late = np.array([group.late_source for group in groups], bool)
-        self.order = np.argsort(self.group_ids)
+        self.order = np.argsort(self.group_ids).astype(np.int64)
+        self.keys = self.group_ids[self.order]
+        self.ids = np.array([column.id for column in self.series], np.int64)
         self.ref = np.array([column.ref for column in self.series], np.int64)
         self.power = np.array([column.power for column in self.series], np.float64)
         self.scale = np.array([column.scale for column in self.series], np.float64)
@@ -41,24 +85,33 @@ class Table:
         """Raises BodyError as `Schema.from_declare` does."""
         return cls(Schema.from_declare(declare))
 
-    def find(self, ids: Int64) -> Int64:
-        """Positions of group ids in this table; BodyError for one that is not declared."""
-        if not self.group_ids.size:
-            if ids.size:
-                raise BodyError("no group is declared")
-            return ids
-        at = self.order[np.searchsorted(self.group_ids, ids, sorter=self.order).clip(max=self.group_ids.size - 1)]
-        if not (self.group_ids[at] == ids).all():
-            raise BodyError("a group is not declared")
-        found: Int64 = at.astype(np.int64)
-        return found
+
+_SIDE_BY_SIDE = (
+    "group_ids", "columns", "period_ms", "late", "ids", "ref", "power", "scale", "offset", "raw", "type",
+)  # fmt: skip
+
+
+def joined(tables: Sequence[Table]) -> Tables:
+    """Many schemas as one, part by part."""
+    if len(tables) == 1:
+        return tables[0]
+    whole = Tables()
+    for name in _SIDE_BY_SIDE:
+        setattr(whole, name, np.concatenate([getattr(table, name) for table in tables]))
+    whole.series = [spec for table in tables for spec in table.series]
+    whole.types = frozenset().union(*(table.types for table in tables))
+    whole.first_series = np.cumsum(whole.columns) - whole.columns
+    sizes = np.array([table.group_ids.size for table in tables], np.int64)
+    whole.order = np.concatenate([table.order for table in tables]) + np.repeat(np.cumsum(sizes) - sizes, sizes)
+    whole.keys = np.concatenate([table.keys for table in tables]) + np.repeat(np.arange(len(tables)) << 32, sizes)
+    return whole
 
 
 @dataclass(slots=True)
 class Bulk:
     """Readings of many bodies. Group occurrences, column occurrences and readings are three levels of flat arrays."""
 
-    table: Table
+    table: Tables
     # per body
     boot: Int64
     base: Int64

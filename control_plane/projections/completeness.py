@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 
 from google.protobuf.message import DecodeError
 from sqlalchemy import Connection, select
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from control_plane.journal.journal import MAX_SEQ
 from control_plane.projections.projection import Bad, Decoded, Envelope, Portion
 from control_plane.store.tables import anchor, gap, integrity, progress, quarantine
+from control_plane.store.upsert import keep_first, upsert
 from protos.columns import MAX_TIME_MS
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.ranges import Ranges
@@ -87,13 +86,7 @@ class CompletenessProjection:
         """Write the lanes touched since the last save."""
         if not self._touched:
             return
-        insert = _insert(connection)
-        fresh = insert(progress)
-        names = ("cum", "above", "marks", "complete_boot", "complete_mono_ms", "updated_ms")
-        upsert = fresh.on_conflict_do_update(
-            index_elements=["gateway", "epoch", "lane"], set_={name: fresh.excluded[name] for name in names}
-        )
-        connection.execute(upsert, [self._row(key, now_ms) for key in sorted(self._touched)])
+        upsert(connection, progress, [self._row(key, now_ms) for key in sorted(self._touched)])
         self._touched.clear()
 
     def lane(self, connection: Connection, key: LaneKey) -> LaneProgress:
@@ -135,14 +128,14 @@ class CompletenessProjection:
             "reason": record.reason,
             "recorded_ms": now_ms,
         }
-        connection.execute(_insert(connection)(gap).on_conflict_do_nothing(), row)
+        keep_first(connection, gap, row)
         if seqs:
             self.resolve(connection, (gateway, epoch, record.lane), seqs)
 
     def note(self, connection: Connection, *, id_: str, gateway: str, kind: str, text: str, now_ms: int) -> None:
         """Raise an integrity alert, once per id."""
         row = {"id": id_, "gateway": gateway, "kind": kind, "text": text, "at_ms": now_ms}
-        connection.execute(_insert(connection)(integrity).on_conflict_do_nothing(), row)
+        keep_first(connection, integrity, row)
 
     def _received(self, connection: Connection, envelope: Envelope) -> None:
         key = (envelope.gateway, envelope.epoch, envelope.lane)
@@ -155,14 +148,13 @@ class CompletenessProjection:
         self._touched.add(key)
 
     def _events(self, connection: Connection, decoded: Decoded, now_ms: int) -> None:
-        sensors = {group.id: group.sensor for group in decoded.declare.groups}
         numbers: Counter[int] = Counter()
         for index, _, event in decoded.bulk.events:
             envelope = decoded.envelopes[index]
             number = numbers[index]  # within its batch, however batches were decoded together
             numbers[index] += 1
             try:
-                self._event(connection, envelope, number, event, sensors, now_ms)
+                self._event(connection, envelope, number, event, decoded.declares[index], now_ms)
             except (DecodeError, ValueError):
                 text = f"event {number} of batch {envelope.id} has an unreadable detail"
                 id_ = f"event-{envelope.id}-{number}"
@@ -174,7 +166,7 @@ class CompletenessProjection:
         envelope: Envelope,
         number: int,
         event: pb.Event,
-        sensors: dict[int, str],
+        declare: pb.Declare,
         now_ms: int,
     ) -> None:
         if event.kind == pb.EVENT_GAP:
@@ -186,7 +178,7 @@ class CompletenessProjection:
                 id_=f"{envelope.id}-{number}",
                 gateway=envelope.gateway,
                 epoch=envelope.epoch,
-                sensor=sensors.get(record.group, ""),
+                sensor=next((group.sensor for group in declare.groups if group.id == record.group), ""),
                 record=record,
                 now_ms=now_ms,
             )
@@ -202,7 +194,7 @@ class CompletenessProjection:
                 "err_ms": fact.err_ms,
                 "source": fact.source,
             }
-            connection.execute(_insert(connection)(anchor).on_conflict_do_nothing(), row)
+            keep_first(connection, anchor, row)
         elif event.kind == pb.EVENT_INTEGRITY:
             text = event.detail.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
             id_ = f"event-{envelope.id}-{number}"
@@ -216,7 +208,7 @@ class CompletenessProjection:
             "error": bad.error.replace("\0", "?"),
             "at_ms": now_ms,
         }
-        connection.execute(_insert(connection)(quarantine).on_conflict_do_nothing(), row)
+        keep_first(connection, quarantine, row)
         record = pb.Gap(
             lane=pb.Lane.ValueType(envelope.lane),
             seqs=[pb.Range(first=envelope.seq, last=envelope.seq)],
@@ -262,7 +254,3 @@ def _load(connection: Connection, key: LaneKey) -> LaneProgress:
         return LaneProgress()
     marks = {seq: (boot, mono) for seq, boot, mono in _MARK.iter_unpack(row.marks)}
     return LaneProgress(row.cum, Ranges.unpack(row.above), marks, (row.complete_boot, row.complete_mono_ms))
-
-
-def _insert(connection: Connection):  # type: ignore[no-untyped-def]  # noqa: ANN202 - two dialects' Insert classes
-    return sqlite_insert if connection.dialect.name == "sqlite" else pg_insert

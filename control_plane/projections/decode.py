@@ -1,6 +1,6 @@
-"""Bulk decoding: many bodies of one schema in one numpy pass, with the results of `protos.columns.decode` to the bit.
+"""Bulk decoding: many bodies in one numpy pass, with the results of `protos.columns.decode` to the bit.
 
-Cost is per array operation, not per body, so the caller groups batches by schema and gives as many at once as memory
+Cost is per array operation, not per body, so the caller joins the schemas and gives as many bodies at once as memory
 allows: about 60 bytes per reading while it runs.
 
 The order of everything is that of the wire: bodies, their group occurrences, their columns, their rows.
@@ -15,20 +15,20 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from control_plane.projections.bulk import Bools, Bulk, Float64, Table, absent, exact
+from control_plane.projections.bulk import Bools, Bulk, Float64, Table, Tables, absent, exact, joined
 from control_plane.projections.varints import Int64, Joined, doubles, join, positions, running_sums, sums
 from protos import body_fields
 from protos.body_fields import Fields
 from protos.columns import MAX_COUNT, MAX_TIME_MS, BodyError
 from protos.comboio.v1 import batch_pb2 as pb
 
-__all__ = ["Bulk", "Table", "decode_many", "exact"]
+__all__ = ["Bulk", "Table", "decode_all", "decode_many", "exact", "joined"]
 
 
-def decode_many(table: Table, bodies: Sequence[bytes], counts: Sequence[int]) -> Bulk:
+def decode_many(table: Tables, bodies: Sequence[bytes], counts: Sequence[int]) -> Bulk:
     """All of them, or BodyError with the `index` of the first bad one, so that the caller can set it aside."""
     try:
-        return _decode(table, bodies, counts)
+        return decode_all(table, bodies, counts)
     except BodyError as error:
         last = error
     # Bodies don't depend on one another: the shortest prefix that fails ends with the first bad one.
@@ -36,12 +36,12 @@ def decode_many(table: Table, bodies: Sequence[bytes], counts: Sequence[int]) ->
     while bad - good > 1:
         middle = (good + bad) // 2
         try:
-            _decode(table, bodies[good:middle], counts[good:middle])
+            decode_all(table, bodies[good:middle], counts[good:middle])
             good = middle
         except BodyError as error:
             bad, last = middle, error
     try:
-        _decode(table, bodies[good:bad], counts[good:bad])
+        decode_all(table, bodies[good:bad], counts[good:bad])
     except BodyError as error:
         last = error
     raise BodyError(str(last), index=good)
@@ -62,12 +62,16 @@ class _Layout:
     per_body: Int64  # column occurrences
 
 
-def _decode(table: Table, bodies: Sequence[bytes], counts: Sequence[int]) -> Bulk:
+def decode_all(
+    table: Tables, bodies: Sequence[bytes], counts: Sequence[int], parts_of: Sequence[int] | None = None
+) -> Bulk:
+    """All of them or BodyError. `parts_of` names each body's part of a joined table."""
     parts = [body_fields.split(body) for body in bodies]
     base = np.array([part.base_mono_ms for part in parts], np.uint64)
     if (base >= MAX_TIME_MS).any():
         raise BodyError("the base time is out of range")
-    layout = _layout(table, parts, np.array(counts, np.int64))
+    part_of = np.zeros(len(parts), np.int64) if parts_of is None else np.array(parts_of, np.int64)
+    layout = _layout(table, parts, np.array(counts, np.int64), part_of)
     base_ms = base.view(np.int64)
     times = _times(table, layout, parts, base_ms)
     val0 = np.cumsum(layout.col_rows) - layout.col_rows
@@ -111,12 +115,13 @@ def _packed(parts: Sequence[Fields], number: int) -> list[bytes]:
     return [part.packed[number] for part in parts]
 
 
-def _layout(table: Table, parts: Sequence[Fields], counts: Int64) -> _Layout:
+def _layout(table: Tables, parts: Sequence[Fields], counts: Int64, part_of: Int64) -> _Layout:
     groups, row_counts = join(_packed(parts, body_fields.GROUP)), join(_packed(parts, body_fields.ROWS))
     rows = row_counts.unsigned32()
     if (groups.lengths != row_counts.lengths).any() or not ((rows > 0) & (rows <= MAX_COUNT)).all():
         raise BodyError("groups and rows don't match")
-    where = table.find(groups.unsigned32())
+    batch = np.repeat(np.arange(len(parts)), groups.lengths)
+    where = table.find(groups.unsigned32(), part_of[batch])
     columns = table.columns[where]
     if not columns.all():
         raise BodyError("rows of a group without columns")
@@ -127,7 +132,7 @@ def _layout(table: Table, parts: Sequence[Fields], counts: Int64) -> _Layout:
     series = table.first_series[where][col_occ] + positions(columns)
     return _Layout(
         where=where,
-        batch=np.repeat(np.arange(len(parts)), groups.lengths),
+        batch=batch,
         rows=rows,
         col_occ=col_occ,
         series=series,
@@ -138,7 +143,7 @@ def _layout(table: Table, parts: Sequence[Fields], counts: Int64) -> _Layout:
     )
 
 
-def _times(table: Table, layout: _Layout, parts: Sequence[Fields], base: Int64) -> Int64:
+def _times(table: Tables, layout: _Layout, parts: Sequence[Fields], base: Int64) -> Int64:
     joined = join(_packed(parts, body_fields.T))
     _same_lengths(joined, layout, layout.rows, "times")
     steps = joined.zigzag()
@@ -158,7 +163,7 @@ def _same_lengths(joined: Joined, layout: _Layout, per_occurrence: Int64, what: 
         raise BodyError(f"{what} and rows don't match")
 
 
-def _device_ms(table: Table, layout: _Layout, parts: Sequence[Fields]) -> Int64 | None:
+def _device_ms(table: Tables, layout: _Layout, parts: Sequence[Fields]) -> Int64 | None:
     joined = join(_packed(parts, body_fields.DEVICE_MS))
     late = table.late[layout.where]
     _same_lengths(joined, layout, layout.rows * late, "device times")
@@ -169,7 +174,7 @@ def _device_ms(table: Table, layout: _Layout, parts: Sequence[Fields]) -> Int64 
     return device_ms
 
 
-def _values(table: Table, layout: _Layout, parts: Sequence[Fields]) -> tuple[Int64, Float64]:
+def _values(table: Tables, layout: _Layout, parts: Sequence[Fields]) -> tuple[Int64, Float64]:
     """Integers as carried and real values, every column at its full length."""
     constant = _constant(layout, _packed(parts, body_fields.CONSTANT))
     series, rows = layout.series[layout.scaled], layout.col_rows[layout.scaled]
@@ -215,7 +220,7 @@ def _constant(layout: _Layout, chunks: Sequence[bytes]) -> Bools:
     return result
 
 
-def _scaled(table: Table, series: Int64, lengths: Int64, ints: Int64) -> Float64:
+def _scaled(table: Tables, series: Int64, lengths: Int64, ints: Int64) -> Float64:
     """float64(v) / 10^exp or float64(v) * scale + offset, rounded to float32 where that is the type."""
     with np.errstate(over="ignore"):
         real = ints.astype(np.float64)
@@ -242,7 +247,7 @@ def _strings(parts: Sequence[Fields]) -> list[list[str]]:
         raise BodyError(f"a string is not UTF-8: {error}") from None
 
 
-def _check_types(table: Table, layout: _Layout, ints: Int64, strings: Sequence[Sequence[str]]) -> None:
+def _check_types(table: Tables, layout: _Layout, ints: Int64, strings: Sequence[Sequence[str]]) -> None:
     """Bools are 0 or 1, strings are in their body's table; stand-ins included."""
     limits: Mapping[int, NDArray[np.int64]] = {
         pb.VT_BOOL: np.full(len(strings), 2),
@@ -258,7 +263,7 @@ def _check_types(table: Table, layout: _Layout, ints: Int64, strings: Sequence[S
                 raise BodyError("neither true nor false, or no such string")
 
 
-def _exceptions(table: Table, layout: _Layout, parts: Sequence[Fields]) -> tuple[Int64, Float64]:
+def _exceptions(table: Tables, layout: _Layout, parts: Sequence[Fields]) -> tuple[Int64, Float64]:
     joined = join(_packed(parts, body_fields.XPOS))
     values, lengths = doubles(_packed(parts, body_fields.XVAL))
     if (joined.lengths != lengths).any():

@@ -6,11 +6,10 @@ import json
 
 import numpy as np
 from sqlalchemy import Connection
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from control_plane.projections.projection import Decoded, Portion
 from control_plane.store.tables import history, series
+from control_plane.store.upsert import insert
 from protos.columns import BodyError
 from protos.comboio.v1 import batch_pb2 as pb
 
@@ -27,10 +26,10 @@ class HistoryProjection:
         if rows:
             connection.execute(history.insert(), rows)
         for decoded in portion.decoded:
-            for envelope in decoded.envelopes:
+            for envelope, said in zip(decoded.envelopes, decoded.declares, strict=True):
                 key = (envelope.gateway, envelope.epoch, envelope.schema)
                 if key not in self._declared:
-                    _register(connection, envelope.gateway, envelope.epoch, decoded.declare)
+                    _register(connection, envelope.gateway, envelope.epoch, said)
                     self._declared.add(key)
 
 
@@ -104,8 +103,7 @@ def _register(connection: Connection, gateway: str, epoch: int, declare: pb.Decl
     ]
     if not rows:
         return
-    insert = sqlite_insert if connection.dialect.name == "sqlite" else pg_insert
-    fresh = insert(series)
+    fresh = insert(connection, series)
     names = ("unit", "type", "period_ms", "attrs", "epoch", "schema", "group_id", "series_id")
     upsert = fresh.on_conflict_do_update(
         index_elements=["key"],

@@ -36,11 +36,11 @@ class Envelope(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Batches that share a schema's content, decoded together; `envelopes[i]` is body i of `bulk`."""
+    """Batches decoded together: `envelopes[i]` is body i of `bulk`, and `declares[i]` what it was decoded by."""
 
     envelopes: Sequence[Envelope]
     bulk: Bulk
-    declare: pb.Declare
+    declares: Sequence[pb.Declare]
 
 
 class Bad(NamedTuple):

@@ -12,21 +12,20 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from sqlalchemy import Connection, Row, select
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from control_plane.clock import Clock
 from control_plane.projections.completeness import CompletenessProjection
-from control_plane.projections.decode import Bulk, Table, decode_many
+from control_plane.projections.decode import Bulk, Table, decode_all, joined
 from control_plane.projections.history import check_names
 from control_plane.projections.projection import Bad, Decoded, Envelope, Portion, Projection
 from control_plane.projections.vanished import Vanished
 from control_plane.store.engine import Store
 from control_plane.store.tables import batch, cursor, declare
+from control_plane.store.upsert import upsert
 from protos import columns
 from protos.comboio.v1 import batch_pb2 as pb
 
@@ -36,7 +35,15 @@ MAX_READINGS = 400_000
 TABLES_KEPT = 4096
 
 log = structlog.get_logger("control_plane.projections")
-Item = tuple[Envelope, bytes]  # with its decompressed body
+
+
+class Item(NamedTuple):
+    """A batch ready to be decoded."""
+
+    envelope: Envelope
+    body: bytes
+    table: Table
+    declare: pb.Declare
 
 
 class Projector:
@@ -57,7 +64,7 @@ class Projector:
         self._completeness = completeness
         self._projections: tuple[Projection, ...] = (*others, completeness)
         self._vanished = Vanished(journal=journal, completeness=completeness)
-        self._tables: OrderedDict[tuple[str, int, int], tuple[bytes, Table, pb.Declare]] = OrderedDict()
+        self._tables: OrderedDict[tuple[str, int, int], tuple[Table, pb.Declare]] = OrderedDict()
         self._shared: OrderedDict[bytes, Table] = OrderedDict()
         self._position: int | None = None
         self.batches = self.readings = 0
@@ -66,6 +73,8 @@ class Projector:
         """Project one portion. True if there may be more at once. Raises DBAPIError; nothing is then lost."""
         self._vanished.read_hellos()  # before the batches: see invariant 3
         rows, drained = self._read()
+        if not rows and not self._vanished.news:
+            return False
         now_ms = self._clock.now_ms()
         try:
             with self._telemetry.write() as connection:
@@ -107,55 +116,42 @@ class Projector:
         return rows, len(rows) < MAX_BATCHES
 
     def _move(self, connection: Connection, position: int) -> None:
-        insert = sqlite_insert if connection.dialect.name == "sqlite" else pg_insert
-        fresh = insert(cursor).values(name=CURSOR, position=position)
-        connection.execute(
-            fresh.on_conflict_do_update(index_elements=["name"], set_={"position": fresh.excluded.position})
-        )
+        upsert(connection, cursor, [{"name": CURSOR, "position": position}])
 
     # --- decoding --------------------------------------------------------------------------------------
 
     def _decode(self, rows: Sequence[Row[Any]], now_ms: int) -> Portion:
-        groups: dict[bytes, list[Item]] = {}
+        items: list[Item] = []
         bad: list[Bad] = []
         for row in rows:
             envelope = _envelope(row)
             try:
-                digest, _, _ = self._table(envelope)
+                table, said = self._table(envelope)
                 body = columns.unpack(row.codec, row.body, body_len=row.body_len)
             except columns.BodyError as error:
                 bad.append(Bad(envelope, str(error)))
             else:
-                groups.setdefault(digest, []).append((envelope, body))
-        decoded: list[Decoded] = []
-        for items in groups.values():
-            decoded += self._decode_group(items, bad)
-        return Portion(decoded, bad, now_ms)
+                items.append(Item(envelope, body, table, said))
+        return Portion(self._decode_items(items, bad), bad, now_ms)
 
-    def _decode_group(self, items: list[Item], bad: list[Bad]) -> list[Decoded]:
-        """Decode together; take bad ones out one by one.
+    def _decode_items(self, items: list[Item], bad: list[Bad]) -> list[Decoded]:
+        """Decode together, whatever the schemas; in halves where one of them can't be, down to that one."""
+        if not items:
+            return []
+        try:
+            bulk = _decode_together(items)
+        except Exception as error:  # another error than BodyError is a bug in the decoder: it costs only what meets it
+            if len(items) > 1:
+                middle = len(items) // 2
+                return self._decode_items(items[:middle], bad) + self._decode_items(items[middle:], bad)
+            known = isinstance(error, columns.BodyError)
+            if not known:
+                log.exception("decoder.broken", batch=items[0].envelope.id)
+            bad.append(Bad(items[0].envelope, str(error) if known else f"{type(error).__name__}: {error}"))
+            return []
+        return [Decoded([one.envelope for one in items], bulk, [one.declare for one in items])]
 
-        A decoder that breaks in another way is not trusted with the rest: each body then stands alone, so that a bug
-        costs only what meets it.
-        """
-        while items:
-            _, table, said = self._table(items[0][0])
-            try:
-                bulk: Bulk = decode_many(table, [body for _, body in items], [e.readings for e, _ in items])
-            except columns.BodyError as error:
-                index = error.index or 0
-                bad.append(Bad(items.pop(index)[0], str(error)))
-                continue
-            except Exception as error:
-                if len(items) > 1:
-                    return [one for item in items for one in self._decode_group([item], bad)]
-                log.exception("decoder.broken", batch=items[0][0].id)
-                bad.append(Bad(items[0][0], f"{type(error).__name__}: {error}"))
-                return []
-            return [Decoded([envelope for envelope, _ in items], bulk, said)]
-        return []
-
-    def _table(self, envelope: Envelope) -> tuple[bytes, Table, pb.Declare]:
+    def _table(self, envelope: Envelope) -> tuple[Table, pb.Declare]:
         """The compiled declaration; equal content of many gateways shares one."""
         key = (envelope.gateway, envelope.epoch, envelope.schema)
         found = self._tables.get(key)
@@ -167,7 +163,7 @@ class Projector:
             if table is None:
                 table = self._shared[digest] = Table.from_declare(said)
                 _trim(self._shared)
-            found = self._tables[key] = (digest, table, said)
+            found = self._tables[key] = (table, said)
             _trim(self._tables)
         return found
 
@@ -182,6 +178,17 @@ class Projector:
         if body is None:
             raise columns.BodyError(f"schema {envelope.schema} is not in the journal")
         return pb.Declare.FromString(body)
+
+
+def _decode_together(items: Sequence[Item]) -> Bulk:
+    tables = {id(one.table): one.table for one in items}
+    part = {key: number for number, key in enumerate(tables)}
+    return decode_all(
+        joined(list(tables.values())),
+        [one.body for one in items],
+        [one.envelope.readings for one in items],
+        [part[id(one.table)] for one in items],
+    )
 
 
 def _envelope(row: Row[Any]) -> Envelope:

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, select
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from control_plane.projections.projection import Decoded, Portion
 from control_plane.store.tables import state
+from control_plane.store.upsert import upsert
 
 ROW = np.dtype([("series", "<u4"), ("boot", "<u4"), ("mono_ms", "<i8"), ("value", "<f8"), ("quality", "u1")])
 _HEAD = struct.Struct("<I")
@@ -52,13 +51,7 @@ class StateProjection:
             touched |= self._take(connection, decoded)
         if not touched:
             return
-        insert = sqlite_insert if connection.dialect.name == "sqlite" else pg_insert
-        fresh = insert(state)
-        names = ("epoch", "updated_ms", "readings", "body")
-        upsert = fresh.on_conflict_do_update(
-            index_elements=["gateway"], set_={name: fresh.excluded[name] for name in names}
-        )
-        connection.execute(upsert, [self._row(gateway, portion.now_ms) for gateway in sorted(touched)])
+        upsert(connection, state, [self._row(gateway, portion.now_ms) for gateway in sorted(touched)])
 
     def _row(self, gateway: str, now_ms: int) -> dict[str, object]:
         latest = self._known[gateway]
@@ -75,9 +68,8 @@ class StateProjection:
         if not len(bulk.col_occ):
             return set()
         body = bulk.batch[bulk.col_occ]
-        ids = np.array([column.id for column in bulk.table.series], np.uint32)
         seen = np.empty(len(bulk.col_occ), ROW)
-        seen["series"] = ids[bulk.series]
+        seen["series"] = bulk.table.ids[bulk.series]
         seen["boot"] = bulk.boot[body]
         seen["mono_ms"] = bulk.last_time
         seen["value"] = bulk.last_value

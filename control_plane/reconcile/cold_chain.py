@@ -4,7 +4,8 @@ A candidate opens at the first observation outside the limits and becomes an exc
 `open_after_ms` without a gap. An excursion closes when it has been back inside by `hysteresis` for `close_after_ms`
 without a gap. Times of opening and closing are interpolated at the limit between the two observations around it; next
 to a gap the observation itself is taken, because nobody knows what happened in between. A gap never closes an excursion
-and never counts as inside.
+and never counts as inside. The two sides know nothing of each other: cargo that goes from too warm straight to too cold
+has two excursions, each with its own times.
 
 The result depends on the observations alone, in order of event time: not on arrival, batching or duplicates.
 """
@@ -54,10 +55,10 @@ class Excursion(msgspec.Struct, kw_only=True):
 
 
 class State(msgspec.Struct, kw_only=True):
-    """Where the fold stands; JSON-able, so that it may rest and resume."""
+    """Where the fold stands; JSON-able, so that it may rest and resume. `running` is by side."""
 
     last: tuple[int, float, tuple[int, int, int]] | None = None
-    excursion: Excursion | None = None
+    running: dict[str, Excursion] = {}
 
 
 class Opened(NamedTuple):
@@ -82,91 +83,116 @@ class Closed(NamedTuple):
 
 
 Decision = Opened | Closed
+SIDES = ("high", "low")
 
 
 def fold(limits: Limits, state: State, observations: Iterable[Observation]) -> list[Decision]:
     """Take observations in order of time; `state` moves on in place."""
     decisions: list[Decision] = []
     for seen in observations:
-        decisions += _take(limits, state, seen)
+        last = Observation(*state.last) if state.last is not None else None
+        known = None if last is None or seen.time_ms - last.time_ms > limits.gap_ms else last
+        for side in SIDES:
+            decision = _take(limits, state.running, side, last, known, seen)
+            if decision is not None:
+                decisions.append(decision)
         state.last = (seen.time_ms, seen.value, seen.origin)
     return decisions
 
 
-def _take(limits: Limits, state: State, seen: Observation) -> list[Decision]:
-    last = Observation(*state.last) if state.last is not None else None
-    gap = last is None or seen.time_ms - last.time_ms > limits.gap_ms
-    current = state.excursion
-    if current is not None and current.decided_ms is None and (gap or not _outside(limits, current.side, seen.value)):
-        current = state.excursion = None  # it did not last, or nobody knows whether it did
+def _take(
+    limits: Limits,
+    running: dict[str, Excursion],
+    side: str,
+    last: Observation | None,
+    known: Observation | None,
+    seen: Observation,
+) -> Decision | None:
+    """One side's step. `known` is the observation before, None next to a gap."""
+    outside = _outside(limits, side, seen.value)
+    current = running.get(side)
+    if current is not None and current.decided_ms is None and (known is None or not outside):
+        current = None  # it did not last, or nobody knows whether it did
+        del running[side]
     if current is None:
-        side = _side(limits, seen.value)
-        if side is None:
-            return []
-        current = state.excursion = _begin(limits, side, seen, None if gap else last)
-    if last is not None and current.first != seen.origin:
-        _account(limits, current, last, seen, gap=gap)
+        if not outside:
+            return None
+        current = running[side] = _begin(limits, side, known, seen)
+    else:
+        _account(limits, current, last, known, seen)
     current.observations += 1
-    current.peak = (max if current.side == "high" else min)(current.peak, seen.value)
-    if current.decided_ms is None:
-        if seen.time_ms - current.opened_ms < limits.open_after_ms:
-            return []
-        current.decided_ms = seen.time_ms
-        return [Opened(current.first, current.opened_ms, seen.time_ms, current.side, current.first_value)]
-    return _maybe_close(limits, state, current, last, seen, gap=gap)
+    current.peak = (max if side == "high" else min)(current.peak, seen.value)
+    if current.decided_ms is not None:
+        return _maybe_close(limits, running, current, known, seen)
+    if seen.time_ms - current.opened_ms < limits.open_after_ms:
+        return None
+    current.decided_ms = seen.time_ms
+    return Opened(current.first, current.opened_ms, seen.time_ms, side, current.first_value)
 
 
 def _maybe_close(
-    limits: Limits, state: State, current: Excursion, last: Observation | None, seen: Observation, *, gap: bool
-) -> list[Decision]:
+    limits: Limits, running: dict[str, Excursion], current: Excursion, known: Observation | None, seen: Observation
+) -> Closed | None:
     if _outside(limits, current.side, seen.value):
         current.back_ms = current.inside_since_ms = None
-        return []
-    if current.back_ms is None or gap:
+        return None
+    if known is None:
         current.back_ms = seen.time_ms
-        if last is not None and not gap and _outside(limits, current.side, last.value):
-            current.back_ms = _crossing(_limit(limits, current.side), last, seen)
+        current.inside_since_ms = None
+    elif current.back_ms is None:
+        current.back_ms = _crossing(_limit(limits, current.side), known, seen)
     if not _well_inside(limits, current.side, seen.value):
         current.inside_since_ms = None
-        return []
-    if current.inside_since_ms is None or gap:
+        return None
+    if current.inside_since_ms is None:
         current.inside_since_ms = seen.time_ms
     if seen.time_ms - current.inside_since_ms < limits.close_after_ms:
-        return []
-    state.excursion = None
-    return [
-        Closed(
-            current.first,
-            current.back_ms,
-            seen.time_ms,
-            current.opened_ms,
-            current.side,
-            current.peak,
-            current.observations,
-            current.known_ms,
-            current.longest_gap_ms,
-            round(current.degree_ms / 60_000, 3),
-        )
-    ]
+        return None
+    del running[current.side]
+    return _closed(current, current.back_ms, seen.time_ms)
 
 
-def _begin(limits: Limits, side: str, seen: Observation, last: Observation | None) -> Excursion:
+def _closed(current: Excursion, back_ms: int, decided_ms: int) -> Closed:
+    return Closed(
+        current.first,
+        back_ms,
+        decided_ms,
+        current.opened_ms,
+        current.side,
+        current.peak,
+        current.observations,
+        current.known_ms,
+        current.longest_gap_ms,
+        round(current.degree_ms / 60_000, 3),
+    )
+
+
+def _begin(limits: Limits, side: str, known: Observation | None, seen: Observation) -> Excursion:
     opened_ms = seen.time_ms
-    if last is not None and not _outside(limits, side, last.value):
-        opened_ms = _crossing(_limit(limits, side), last, seen)
-    return Excursion(first=seen.origin, side=side, opened_ms=opened_ms, peak=seen.value, first_value=seen.value)
+    if known is not None and not _outside(limits, side, known.value):
+        opened_ms = _crossing(_limit(limits, side), known, seen)
+    begun = Excursion(first=seen.origin, side=side, opened_ms=opened_ms, peak=seen.value, first_value=seen.value)
+    begun.known_ms = seen.time_ms - opened_ms
+    begun.degree_ms = begun.known_ms * abs(seen.value - _limit(limits, side)) / 2
+    return begun
 
 
-def _account(limits: Limits, current: Excursion, last: Observation, seen: Observation, *, gap: bool) -> None:
-    """Trapezoids of what was outside; a gap counts as nothing but a gap."""
-    span = seen.time_ms - last.time_ms
-    if gap:
-        current.longest_gap_ms = max(current.longest_gap_ms, span)
+def _account(
+    limits: Limits, current: Excursion, last: Observation | None, known: Observation | None, seen: Observation
+) -> None:
+    """The area outside between two observations; a gap counts as nothing but a gap."""
+    if known is None:
+        if last is not None:
+            current.longest_gap_ms = max(current.longest_gap_ms, seen.time_ms - last.time_ms)
         return
+    span = seen.time_ms - known.time_ms
     current.known_ms += span
     limit = _limit(limits, current.side)
-    over = [max(0.0, (v - limit) if current.side == "high" else (limit - v)) for v in (last.value, seen.value)]
-    current.degree_ms += span * (over[0] + over[1]) / 2
+    inner, outer = sorted((v - limit if current.side == "high" else limit - v) for v in (known.value, seen.value))
+    if inner >= 0:
+        current.degree_ms += span * (inner + outer) / 2
+    elif outer > 0:
+        current.degree_ms += span * outer * outer / (outer - inner) / 2  # the triangle beyond the crossing
 
 
 def _crossing(limit: float, last: Observation, seen: Observation) -> int:
@@ -174,12 +200,6 @@ def _crossing(limit: float, last: Observation, seen: Observation) -> int:
         return seen.time_ms
     share = (limit - last.value) / (seen.value - last.value)
     return last.time_ms + round((seen.time_ms - last.time_ms) * min(1.0, max(0.0, share)))
-
-
-def _side(limits: Limits, value: float) -> str | None:
-    if value > limits.high:
-        return "high"
-    return "low" if value < limits.low else None
 
 
 def _limit(limits: Limits, side: str) -> float:

@@ -1,9 +1,11 @@
 """Keeps business events in step with history: what changed is computed again in event time and settled as versions.
 
 Invariants
-1. Only observations, in event time, decide what events there are; arrival time decides finality alone.
+1. Only observations, in event time, decide what events there are; arrival time decides finality alone. The same
+   observation found twice counts once; two of the same instant are taken in order of their values.
 2. A checkpoint lies at or before the watermark and is valid only for observations after it; data that arrives earlier
-   drops every checkpoint from its time on and starts from an older one.
+   drops every checkpoint from its time on and starts from an older one. So does a boot whose mapping to wall time
+   changed, from where it began or now begins.
 3. Versions, outbox rows and checkpoints of a subject commit in one business transaction, and the cursor moves after
    them: a kill repeats the pass, and the repeated pass finds nothing to do.
 """
@@ -11,15 +13,14 @@ Invariants
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import msgspec
 import structlog
-from sqlalchemy import Connection, Row, func, select
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy import Connection, Row, func, or_, select
 
 from control_plane.clock import Clock
 from control_plane.projections.reading import HistoryReader
@@ -30,10 +31,12 @@ from control_plane.reconcile.versions import Wanted, settle
 from control_plane.reconcile.watermark import watermark_ms
 from control_plane.settings import ColdChainRule, Destination
 from control_plane.store.engine import Stores
-from control_plane.store.tables import event, history, reconcile_cursor, rule_checkpoint, series
+from control_plane.store.tables import batch, cursor, event, history, reconcile_cursor, rule_checkpoint, series
+from control_plane.store.upsert import upsert
 from protos.comboio.v1 import batch_pb2 as pb
 
 CURSOR = "history"
+PROJECTED = "telemetry"  # the projector's cursor
 ROWS = 2000
 KEPT_CHECKPOINTS = 96
 FAR_FUTURE_MS = 1 << 50
@@ -49,11 +52,18 @@ class Checkpoint(msgspec.Struct, kw_only=True):
     state: State
 
 
+class Placed(NamedTuple):
+    """By which mapping a boot was laid into wall time, and where its first reading came to lie."""
+
+    digest: str
+    start_ms: int
+
+
 class Resting(msgspec.Struct, kw_only=True):
-    """What is kept per rule and subject: checkpoints, oldest first, and the anchors they were mapped by."""
+    """What is kept per rule and subject: checkpoints, oldest first, and how the boots in them were placed."""
 
     checkpoints: list[Checkpoint] = []
-    anchors: dict[str, str] = {}
+    placed: dict[str, Placed] = {}
 
 
 class Subject(NamedTuple):
@@ -63,6 +73,24 @@ class Subject(NamedTuple):
     quantity: str
     period_ms: int
     attrs: dict[str, str]
+
+
+class Unsettled(NamedTuple):
+    """A gateway with provisional events: the watermark they were judged by, and when the first of them expires."""
+
+    mark_ms: int | None
+    expires_ms: int
+
+
+@dataclass(slots=True)
+class News:
+    """Batches projected after `position` up to `upto`. Earliest reading per gateway, (epoch, boot): mono_ms."""
+
+    position: int
+    upto: int
+    more: bool
+    earliest: dict[str, dict[tuple[int, int], int]] = field(default_factory=dict)
+    urgent: set[str] = field(default_factory=set)
 
 
 class Reconciler:
@@ -82,46 +110,64 @@ class Reconciler:
         self._rules = rules
         self._destinations = destinations
         self._clock = clock
-        self._unsettled: set[str] | None = None  # gateways that may still need a final version
+        self._unsettled: dict[str, Unsettled | None] | None = None  # gateways that may still need a final version
         self.versions = 0
 
     def step(self) -> bool:
         """Reconcile what came since the last pass. True if there may be more at once."""
         if self._unsettled is None:
             self._unsettled = self._load_unsettled()
-        rows = self._new_rows()
-        earliest: dict[str, dict[tuple[int, int], int]] = defaultdict(dict)
-        for row in rows:
-            boots = earliest[row.gateway]
-            boot = (row.epoch, row.boot)
-            boots[boot] = min(boots.get(boot, row.first_mono_ms), row.first_mono_ms)
+        news = self._news()
         made = 0
-        for gateway in sorted(earliest.keys() | self._unsettled):
-            made += self._gateway(gateway, earliest.get(gateway, {}))
-        if rows:
-            self._move(rows[-1].batch_id)
+        fresh = news.earliest.keys() | news.urgent
+        for gateway in sorted(fresh | self._unsettled.keys()):
+            if gateway in fresh or self._may_settle(gateway):
+                made += self._gateway(gateway, news.earliest.get(gateway, {}))
+        if news.upto > news.position:
+            self._move(news.upto)
         self.versions += made
-        return len(rows) >= ROWS
+        return news.more
 
     # --- what is new -----------------------------------------------------------------------------------
 
-    def _new_rows(self) -> list[Any]:
+    def _news(self) -> News:
+        """What was projected since the last pass: readings, and URGENT batches, which may hold anchors."""
         with self._stores.business.read() as connection:
             found = connection.execute(select(reconcile_cursor.c.position).where(reconcile_cursor.c.name == CURSOR))
             position = found.scalar_one_or_none() or 0
         columns = (history.c.batch_id, history.c.gateway, history.c.epoch, history.c.boot, history.c.first_mono_ms)
         query = select(*columns).where(history.c.batch_id > position).order_by(history.c.batch_id).limit(ROWS)
         with self._stores.telemetry.read() as connection:
-            return list(connection.execute(query).fetchall())
+            projected = select(cursor.c.position).where(cursor.c.name == PROJECTED)
+            upto = connection.execute(projected).scalar_one_or_none() or 0
+            rows = connection.execute(query.where(history.c.batch_id <= upto)).fetchall()
+        news = News(position, rows[-1].batch_id if len(rows) >= ROWS else upto, more=len(rows) >= ROWS)
+        for row in rows:
+            boots = news.earliest.setdefault(row.gateway, {})
+            boot = (row.epoch, row.boot)
+            boots[boot] = min(boots.get(boot, row.first_mono_ms), row.first_mono_ms)
+        if news.upto > position:
+            between = (batch.c.id > position, batch.c.id <= news.upto, batch.c.lane == pb.URGENT)
+            with self._stores.journal.read() as connection:
+                news.urgent.update(connection.execute(select(batch.c.gateway).distinct().where(*between)).scalars())
+        return news
 
     def _move(self, position: int) -> None:
         with self._stores.business.write() as connection:
-            _upsert(connection, reconcile_cursor, ["name"], {"name": CURSOR, "position": position})
+            upsert(connection, reconcile_cursor, [{"name": CURSOR, "position": position}])
 
-    def _load_unsettled(self) -> set[str]:
+    def _may_settle(self, gateway: str) -> bool:
+        """Without news, only a moved watermark or an expired wait can change anything."""
+        waiting = (self._unsettled or {}).get(gateway)
+        if waiting is None or self._clock.now_ms() > waiting.expires_ms:
+            return True
+        with self._stores.telemetry.read() as connection:
+            return watermark_ms(connection, gateway) != waiting.mark_ms
+
+    def _load_unsettled(self) -> dict[str, Unsettled | None]:
         query = select(func.distinct(event.c.subject)).where(event.c.current, event.c.finality == "provisional")
         with self._stores.business.read() as connection:
-            return {subject.split("/", 1)[0] for subject in connection.execute(query).scalars()}
+            return {subject.split("/", 1)[0]: None for subject in connection.execute(query).scalars()}
 
     # --- one gateway -----------------------------------------------------------------------------------
 
@@ -134,14 +180,16 @@ class Reconciler:
             mark = watermark_ms(connection, gateway)
             starts = _boot_starts(connection, gateway)
         made = 0
-        unsettled = False
+        expires: list[int] = []
         for subject in subjects:
             for rule in self._rules:
-                versions, open_ends = self._subject(rule, subject, earliest, walls, mark, starts)
+                versions, expires_ms = self._subject(rule, subject, earliest, walls, mark, starts)
                 made += versions
-                unsettled |= open_ends
+                expires += [expires_ms] if expires_ms is not None else []
         assert self._unsettled is not None
-        (self._unsettled.add if unsettled else self._unsettled.discard)(gateway)
+        self._unsettled.pop(gateway, None)
+        if expires:
+            self._unsettled[gateway] = Unsettled(mark, min(expires))
         return made
 
     def _subject(
@@ -152,8 +200,8 @@ class Reconciler:
         walls: dict[tuple[int, int], WallTime],
         mark: int | None,
         starts: dict[tuple[int, int], int],
-    ) -> tuple[int, bool]:
-        """(versions made, whether something is not final yet)."""
+    ) -> tuple[int, int | None]:
+        """(versions made, when the first wait for a final one is over; None if all is final)."""
         resting = self._load_resting(rule.name, subject.key)
         changed_ms = _changed_from(resting, earliest, walls, starts)
         resting.checkpoints = [c for c in resting.checkpoints if changed_ms is None or c.at_ms < changed_ms]
@@ -168,26 +216,31 @@ class Reconciler:
             resting.checkpoints = _thin([*resting.checkpoints, Checkpoint(at_ms=settled[-1].time_ms, state=at_rest)])
         decisions += cold_chain.fold(limits, state, seen[len(settled) :])
         wanted = [self._wanted(rule, subject, decision, mark) for decision in decisions]
-        resting.anchors = {_boot_key(boot): wall.digest() for boot, wall in walls.items()}
+        resting.placed = _placed(walls, starts)
         now_ms = self._clock.now_ms()
         with self._stores.business.write() as connection:
-            standing = _standing(connection, rule.name, subject.key, after_ms=start.at_ms)
+            standing = _standing(connection, rule.name, subject.key, after_ms=start.at_ms, wanted=wanted)
             made = settle(connection, wanted=wanted, standing=standing, destinations=self._destinations, now_ms=now_ms)
             body = msgspec.json.encode(resting).decode()
             key = {"rule": rule.name, "subject": subject.key}
-            _upsert(connection, rule_checkpoint, ["rule", "subject"], {**key, "body": body})
+            upsert(connection, rule_checkpoint, [{**key, "body": body}])
         if made:
             log.info("events.settled", subject=subject.key, versions=made)
-        return made, any(not one.final for one in wanted)
+        open_ends = [one.decided_ms for one in wanted if not one.final]
+        return made, round(min(open_ends) + rule.hold_max_s * 1000) if open_ends else None
 
     def _observations(self, subject: Subject, after_ms: int) -> list[Observation]:
         key = (subject.sensor, subject.quantity)
         found = self._reader.read(subject.gateway, [key], from_ms=after_ms + 1, to_ms=FAR_FUTURE_MS)[key]
-        return [
-            Observation(at, float(value), origin)
-            for at, value, code, origin in zip(found.times_ms, found.values, found.quality, found.origin, strict=True)
-            if code not in NO_VALUE and isinstance(value, int | float) and value == value  # noqa: PLR0124 - NaN
-        ]
+        every = zip(found.times_ms, found.values, found.quality, found.origin, strict=True)
+        return sorted(
+            {
+                Observation(at, float(value), origin)
+                for at, value, code, origin in every
+                if code not in NO_VALUE and isinstance(value, int | float) and math.isfinite(value)
+            },
+            key=lambda one: (one.time_ms, one.origin, one.value),
+        )
 
     def _wanted(self, rule: ColdChainRule, subject: Subject, decision: cold_chain.Decision, mark: int | None) -> Wanted:
         final = mark is not None and decision.decided_ms <= mark
@@ -233,32 +286,45 @@ def _changed_from(
     walls: dict[tuple[int, int], WallTime],
     starts: dict[tuple[int, int], int],
 ) -> int | None:
-    """The earliest wall time at which something is new: rows that came, or boots whose mapping changed."""
+    """The earliest wall time at which something is new: readings that came, or boots that lie elsewhere now."""
     times = [walls[boot].wall(mono_ms) for boot, mono_ms in earliest.items() if walls.get(boot)]
-    for boot, wall in walls.items():
-        if boot in starts and resting.anchors.get(_boot_key(boot)) != wall.digest():
-            times.append(wall.wall(starts[boot]) - _SLACK_MS)
+    for key, now in _placed(walls, starts).items():
+        before = resting.placed.get(key)
+        if before is None:
+            times.append(now.start_ms)
+        elif before.digest != now.digest:
+            times.append(min(before.start_ms, now.start_ms))
     return min(times, default=None)
 
 
-_SLACK_MS = 60_000
-"""A boot whose mapping moved may have been placed this much later before; further moves start from the beginning."""
+def _placed(walls: dict[tuple[int, int], WallTime], starts: dict[tuple[int, int], int]) -> dict[str, Placed]:
+    """Every boot that has readings and can be placed."""
+    return {
+        f"{boot[0]:08x}/{boot[1]}": Placed(wall.digest(), wall.wall(starts[boot]))
+        for boot, wall in walls.items()
+        if boot in starts
+    }
 
 
-def _boot_key(boot: tuple[int, int]) -> str:
-    return f"{boot[0]:08x}/{boot[1]}"
+def _standing(
+    connection: Connection, rule: str, subject: str, *, after_ms: int, wanted: Sequence[Wanted]
+) -> list[Row[Any]]:
+    """Current versions that the recomputed stretch must account for.
 
-
-def _standing(connection: Connection, rule: str, subject: str, *, after_ms: int) -> list[Row[Any]]:
-    """Current versions that the recomputed stretch must account for."""
+    That is what was decided in it, and what is decided in it now though a version since taken back was decided before.
+    """
+    keys = {(one.entity_id, one.type) for one in wanted}
     query = select(event).where(
         event.c.subject == subject,
         event.c.type.in_((cold_chain_events.OPENED, cold_chain_events.CLOSED)),
         event.c.current,
-        event.c.decided_ms > after_ms,
+        or_(event.c.decided_ms > after_ms, event.c.entity_id.in_({entity for entity, _ in keys})),
     )
-    rows = connection.execute(query).fetchall()
-    return [row for row in rows if json.loads(row.data).get("rule") == rule]
+    return [
+        row
+        for row in connection.execute(query)
+        if json.loads(row.data).get("rule") == rule and (row.decided_ms > after_ms or (row.entity_id, row.type) in keys)
+    ]
 
 
 def _thin(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
@@ -269,10 +335,3 @@ def _thin(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
             kept.pop()
         kept.append(checkpoint)
     return kept[-KEPT_CHECKPOINTS:]
-
-
-def _upsert(connection: Connection, table: Any, key: list[str], row: dict[str, Any]) -> None:
-    insert = sqlite_insert if connection.dialect.name == "sqlite" else pg_insert
-    fresh = insert(table).values(**row)
-    rest = {name: fresh.excluded[name] for name in row if name not in key}
-    connection.execute(fresh.on_conflict_do_update(index_elements=key, set_=rest))

@@ -6,22 +6,23 @@ Invariants
    make no version at all.
 3. An event and its outbox rows commit together, and the row's seq is taken under its key's lock: order per key is
    commit order.
+4. What a destination reads (`change`, `supersedes`) is told by what that destination was sent before, not by versions
+   it never saw.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, Row, select, update
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy import Connection, Row, func, select, update
 
 from control_plane.settings import Destination
 from control_plane.store.tables import event, key_seq, outbox
+from control_plane.store.upsert import insert
 
 SOURCE = "urn:comboio:reconciler"
 _encode = msgspec.json.Encoder(order="sorted").encode
@@ -55,20 +56,15 @@ def settle(
     now_ms: int,
 ) -> int:
     """Bring the current versions `standing` (rows of event) to `wanted`; returns how many versions were made."""
-    targets = list(destinations)
     by_key = {(row.entity_id, row.type): row for row in standing}
-    made = 0
-    for one in wanted:
-        row = by_key.pop((one.entity_id, one.type), None)
-        version = _next(one, row)
-        if version is not None:
-            _write(connection, version, row, targets, now_ms)
-            made += 1
-    for row in by_key.values():
-        if row.change != "retract":
-            _write(connection, _retraction(row), row, targets, now_ms)
-            made += 1
-    return made
+    versions = [_next(one, by_key.pop((one.entity_id, one.type), None)) for one in wanted]
+    versions += [_retraction(row) for row in by_key.values() if row.change != "retract"]
+    made = [version for version in versions if version is not None]
+    if made:
+        facts = [_facts(version, now_ms) for version in made]
+        _store(connection, made, facts)
+        _post(connection, facts, list(destinations), now_ms)
+    return len(made)
 
 
 class _Version(NamedTuple):
@@ -77,6 +73,14 @@ class _Version(NamedTuple):
     change: str
     data: bytes
     supersedes: str | None
+
+
+class _Told(NamedTuple):
+    """The newest version of an entity that a destination was given."""
+
+    id: str
+    data_sha256: str
+    change: str
 
 
 def _next(one: Wanted, row: Row[Any] | None) -> _Version | None:
@@ -94,15 +98,11 @@ def _retraction(row: Row[Any]) -> _Version:
     return _Version(one, row.version + 1, "retract", row.data.encode(), row.id)
 
 
-def _write(
-    connection: Connection, version: _Version, row: Row[Any] | None, targets: Sequence[Destination], now_ms: int
-) -> None:
+def _facts(version: _Version, now_ms: int) -> dict[str, Any]:
+    """The row of a version."""
     one = version.wanted
-    id_ = f"evt_{one.entity_id}_{slug(one.type)}_v{version.number}"
-    if row is not None:
-        connection.execute(update(event).where(event.c.id == row.id).values(current=False))
-    facts = {
-        "id": id_,
+    return {
+        "id": f"evt_{one.entity_id}_{slug(one.type)}_v{version.number}",
         "entity_id": one.entity_id,
         "type": one.type,
         "version": version.number,
@@ -118,56 +118,104 @@ def _write(
         "data": version.data.decode(),
         "current": True,
     }
-    connection.execute(event.insert(), facts)
+
+
+def _store(connection: Connection, versions: Sequence[_Version], facts: Sequence[dict[str, Any]]) -> None:
+    replaced = [version.supersedes for version in versions if version.supersedes is not None]
+    for some in _portions(replaced):
+        connection.execute(update(event).where(event.c.id.in_(some)).values(current=False))
+    connection.execute(event.insert(), list(facts))
+
+
+def _post(connection: Connection, facts: Sequence[dict[str, Any]], targets: Sequence[Destination], now_ms: int) -> None:
+    """Outbox rows for whoever wants to know."""
+    again = {one["entity_id"] for one in facts if one["version"] > 1}
+    told = _told(connection, [target.name for target in targets], again)
+    posts: dict[tuple[str, str], list[tuple[dict[str, Any], str, str | None]]] = {}
     for target in targets:
-        if target.wants(one.type) and (one.final or target.finality == "provisional_ok"):
-            _post(connection, target.name, one.subject, facts, now_ms)
+        for one in facts:
+            known = told.get((target.name, one["entity_id"], one["type"]))
+            change = _change_for(target, one, known)
+            if change is not None:
+                post = (one, change, known.id if known is not None else None)
+                posts.setdefault((target.name, one["subject"]), []).append(post)
+    if not posts:
+        return
+    last = _take_seqs(connection, {key: len(some) for key, some in posts.items()}, now_ms)
+    rows = [
+        _row(key, last[key] - len(some) + number, post, now_ms)
+        for key, some in posts.items()
+        for number, post in enumerate(some, start=1)
+    ]
+    connection.execute(outbox.insert(), rows)
 
 
-def _post(connection: Connection, dest: str, key: str, facts: dict[str, Any], now_ms: int) -> None:
-    supersedes = _last_sent(connection, dest, facts["entity_id"], facts["type"], facts["version"])
-    change = facts["change"]
-    if supersedes is None and change == "retract":
-        return  # it was never told: nothing to take back
-    insert = sqlite_insert if connection.dialect.name == "sqlite" else pg_insert
-    row = insert(key_seq).values(dest=dest, key=key, last=1, fence=0, lease_until_ms=0, next_at_ms=now_ms)
-    due = key_seq.c.next_at_ms
-    query = row.on_conflict_do_update(index_elements=["dest", "key"], set_={"last": key_seq.c.last + 1}).returning(
-        key_seq.c.last
-    )
-    seq = connection.execute(query).scalar_one()
-    connection.execute(
-        update(key_seq).where(key_seq.c.dest == dest, key_seq.c.key == key, due.is_(None)).values(next_at_ms=now_ms)
-    )
-    body = _encode(cloud_event(facts, seq=seq, supersedes=supersedes))
-    connection.execute(
-        outbox.insert(),
-        {
-            "dest": dest,
-            "key": key,
-            "seq": seq,
-            "event_id": facts["id"],
-            "ext_ref": facts["id"],
-            "body": body,
-            "body_sha256": hashlib.sha256(body).hexdigest(),
-            "state": "pending",
-            "next_at_ms": now_ms,
-            "created_ms": now_ms,
+def _change_for(target: Destination, facts: dict[str, Any], known: _Told | None) -> str | None:
+    """What this version is to a destination, by what that one was told before; None if nothing."""
+    if not target.wants(facts["type"]):
+        return None
+    if facts["change"] == "retract":  # also a provisional one: whoever believes it must hear
+        return "retract" if known is not None and known.change != "retract" else None
+    if facts["finality"] != "final" and target.finality != "provisional_ok":
+        return None
+    if known is None:
+        return "create"
+    same = known.data_sha256 == facts["data_sha256"] and known.change != "retract"
+    return "amend" if same else "supersede"
+
+
+def _told(connection: Connection, dests: Sequence[str], entities: set[str]) -> dict[tuple[str, str, str], _Told]:
+    """By destination, entity and type."""
+    found: dict[tuple[str, str, str], _Told] = {}
+    columns = (outbox.c.dest, event.c.entity_id, event.c.type, event.c.id, event.c.data_sha256, event.c.change)
+    query = select(*columns).join(outbox, outbox.c.event_id == event.c.id).where(outbox.c.dest.in_(dests))
+    query = query.order_by(event.c.version)
+    for some in _portions(sorted(entities)):
+        for dest, entity, type_, *rest in connection.execute(query.where(event.c.entity_id.in_(some))):
+            found[dest, entity, type_] = _Told(*rest)
+    return found
+
+
+def _take_seqs(connection: Connection, counts: dict[tuple[str, str], int], now_ms: int) -> dict[tuple[str, str], int]:
+    """Lock each key, in one order for everybody, and take that many numbers of it; returns the last ones."""
+    fresh = insert(connection, key_seq)
+    taking = fresh.on_conflict_do_update(
+        index_elements=["dest", "key"],
+        set_={
+            "last": key_seq.c.last + fresh.excluded.last,
+            "next_at_ms": func.coalesce(key_seq.c.next_at_ms, fresh.excluded.next_at_ms),
         },
     )
+    idle = {"fence": 0, "lease_until_ms": 0, "next_at_ms": now_ms}
+    connection.execute(taking, [{"dest": d, "key": k, "last": n, **idle} for (d, k), n in sorted(counts.items())])
+    found: dict[tuple[str, str], int] = {}
+    for some in _portions(sorted({key for _, key in counts})):
+        query = select(key_seq.c.dest, key_seq.c.key, key_seq.c.last).where(key_seq.c.key.in_(some))
+        found.update({(dest, key): last for dest, key, last in connection.execute(query)})
+    return found
 
 
-def _last_sent(connection: Connection, dest: str, entity_id: str, type_: str, version: int) -> str | None:
-    """The newest earlier version of this entity that this destination was given."""
-    query = (
-        select(event.c.id)
-        .join(outbox, outbox.c.event_id == event.c.id)
-        .where(outbox.c.dest == dest, event.c.entity_id == entity_id, event.c.type == type_)
-        .where(event.c.version < version)
-        .order_by(event.c.version.desc())
-        .limit(1)
-    )
-    return connection.execute(query).scalar_one_or_none()
+def _row(key: tuple[str, str], seq: int, post: tuple[dict[str, Any], str, str | None], now_ms: int) -> dict[str, Any]:
+    facts, change, supersedes = post
+    body = _encode(cloud_event(facts | {"change": change}, seq=seq, supersedes=supersedes))
+    return {
+        "dest": key[0],
+        "key": key[1],
+        "seq": seq,
+        "event_id": facts["id"],
+        "ext_ref": facts["id"],
+        "body": body,
+        "body_sha256": hashlib.sha256(body).hexdigest(),
+        "state": "pending",
+        "next_at_ms": now_ms,
+        "created_ms": now_ms,
+    }
+
+
+def _portions(items: Sequence[str]) -> Iterator[Sequence[str]]:
+    """So that no statement grows beyond what a database takes."""
+    for start in range(0, len(items), 500):
+        yield items[start : start + 500]
 
 
 def cloud_event(facts: dict[str, Any], *, seq: int, supersedes: str | None) -> dict[str, Any]:
@@ -189,7 +237,7 @@ def cloud_event(facts: dict[str, Any], *, seq: int, supersedes: str | None) -> d
         "change": facts["change"],
         "finality": facts["finality"],
         "datahash": f"sha256:{facts['data_sha256']}",
-        "data": msgspec.json.decode(facts["data"]),
+        "data": msgspec.Raw(facts["data"].encode()),
     }
     if supersedes is not None:
         body["supersedes"] = supersedes

@@ -11,7 +11,7 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
-from gateway.buffer.sealed import PAGE_BYTES, SCHEMA_VERSION, TABLES
+from gateway.buffer.tables import PAGE_BYTES, SCHEMA_VERSION, TABLES
 
 
 def salvage(damaged: Path, target: Path) -> bool:

@@ -25,32 +25,16 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 
 from gateway.buffer.buffer import LaneView, SealedBatch
+from gateway.buffer.salvage import salvage
+from gateway.buffer.tables import PAGE_BYTES, SCHEMA_VERSION, TABLES
 from gateway.buffer.tail import Position
 from gateway.errors import Misconfigured
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.ranges import Ranges
 
-SCHEMA_VERSION = 1
-PAGE_BYTES = 1024
-"""A commit rewrites whole pages: a batch of 10 s and the five facts beside it cost half the writes of 4096."""
 LOG_PAGES = 2048
 BUSY_MS = 5000
 LANES = (pb.URGENT, pb.TELEMETRY)
-TABLES = """
-CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE boot(ordinal INTEGER PRIMARY KEY, boot_id BLOB NOT NULL UNIQUE);
-CREATE TABLE schema(number INTEGER PRIMARY KEY, body BLOB NOT NULL, shape BLOB NOT NULL);
-CREATE TABLE last_reading(group_id INTEGER PRIMARY KEY, boot INTEGER NOT NULL, mono_ms INTEGER NOT NULL);
-CREATE TABLE lane(lane INTEGER PRIMARY KEY, next_seq INTEGER NOT NULL, acked BLOB NOT NULL,
-                  complete_boot INTEGER NOT NULL, complete_mono_ms INTEGER NOT NULL);
-CREATE TABLE batch(lane INTEGER NOT NULL, seq INTEGER NOT NULL, schema INTEGER NOT NULL, codec INTEGER NOT NULL,
-                   dictionary INTEGER NOT NULL, count INTEGER NOT NULL, body_len INTEGER NOT NULL,
-                   crc32 INTEGER NOT NULL,
-                   complete_boot INTEGER NOT NULL, complete_mono_ms INTEGER NOT NULL, urgent_seq INTEGER NOT NULL,
-                   sealed_ms INTEGER NOT NULL, body BLOB NOT NULL, UNIQUE(lane, seq));
-CREATE TABLE set_aside(lane INTEGER NOT NULL, seq INTEGER NOT NULL, reason TEXT NOT NULL, at_ms INTEGER NOT NULL,
-                       count INTEGER NOT NULL, body BLOB NOT NULL, UNIQUE(lane, seq));
-"""
 DAMAGE = (sqlite3.DatabaseError, DecodeError, struct.error, ValueError, TypeError)
 BATCH_COLUMNS = (
     "lane, seq, schema, codec, dictionary, count, body_len, crc32, complete_boot, complete_mono_ms, urgent_seq, body"
@@ -118,8 +102,6 @@ class Sealed:
         except DAMAGE as error:
             _raise_unless_damage(error)
         aside = _set_aside(path, now_ms)
-        from gateway.buffer.salvage import salvage  # noqa: PLC0415 - only on the worst day
-
         salvage(aside, path)
         try:
             return cls._checked(path, now_ms=now_ms, damage=aside.name)

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from random import Random
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from control_plane.projections.decode import Bulk, Table, decode_many, exact
+from control_plane.projections.decode import Bulk, Table, decode_all, decode_many, exact, joined
 from protos.columns import Block, BodyError, Decoded, Schema, decode, encode
 from protos.comboio.v1 import batch_pb2 as pb
 from tests.protos.bodies import NO_VALUE, TIMES, blocks, column_bits, declares
@@ -40,7 +41,7 @@ def fleets(draw: st.DrawFn) -> Fleet:
     return Fleet(schema, Table(schema), bodies, counts)
 
 
-def same(bulk: Bulk, decoded: list[Decoded]) -> None:
+def same(bulk: Bulk, decoded: list[Decoded], schemas: list[Schema]) -> None:
     """Everything that the one-by-one decoder says, bit for bit."""
     assert bulk.boot.tolist() == [one.boot for one in decoded]
     assert bulk.base.tolist() == [one.base_mono_ms for one in decoded]
@@ -55,7 +56,7 @@ def same(bulk: Bulk, decoded: list[Decoded]) -> None:
     for occurrence, (number, at) in enumerate(columns):
         block = flat[number][1]
         spec = bulk.table.series[bulk.series[occurrence]]
-        assert spec is bulk.table.schema.groups[block.group].columns[at]
+        assert spec is schemas[bulk.batch[number]].groups[block.group].columns[at]
         values = block.columns[at]
         assert column_bits(exact(bulk, occurrence)) == column_bits(values)
         start = int(bulk.val0[occurrence])
@@ -83,7 +84,35 @@ def same(bulk: Bulk, decoded: list[Decoded]) -> None:
 @given(fleets())
 def test_many_bodies_at_once_give_what_they_give_one_by_one(fleet: Fleet) -> None:
     decoded = [decode(fleet.schema, data, count=n) for data, n in zip(fleet.bodies, fleet.counts, strict=True)]
-    same(decode_many(fleet.table, fleet.bodies, fleet.counts), decoded)
+    same(decode_many(fleet.table, fleet.bodies, fleet.counts), decoded, [fleet.schema] * len(decoded))
+
+
+@settings(SLOW, max_examples=100)
+@given(st.lists(fleets(), min_size=1, max_size=4), st.randoms())
+def test_bodies_of_many_schemas_at_once_give_what_they_give_one_by_one(many: list[Fleet], random: Random) -> None:
+    tagged = [
+        (part, body, count)
+        for part, fleet in enumerate(many)
+        for body, count in zip(fleet.bodies, fleet.counts, strict=True)
+    ]
+    random.shuffle(tagged)
+    parts = [part for part, _, _ in tagged]
+    bodies = [body for _, body, _ in tagged]
+    counts = [count for _, _, count in tagged]
+    schemas = [many[part].schema for part in parts]
+    decoded = [decode(schema, body, count=n) for schema, body, n in zip(schemas, bodies, counts, strict=True)]
+    same(decode_all(joined([fleet.table for fleet in many]), bodies, counts, parts), decoded, schemas)
+
+
+def test_a_group_of_another_part_is_not_ones_own() -> None:
+    one, other = (
+        Schema.from_declare(pb.Declare(groups=[pb.Group(id=number, series=[pb.Series(id=1)])])) for number in (1, 2)
+    )
+    body, count = encode(other, boot=1, blocks=[Block(2, [5], [[1]])])
+    tables = joined([Table(one), Table(other)])
+    assert decode_all(tables, [body], [count], [1]).values.tolist() == [1.0]
+    with pytest.raises(BodyError, match="not declared"):
+        decode_all(tables, [body], [count], [0])
 
 
 @settings(SLOW, max_examples=400)
@@ -99,7 +128,7 @@ def test_both_decoders_agree_on_what_is_damaged(fleet: Fleet, edits: list[tuple[
             decode_many(fleet.table, fleet.bodies, fleet.counts)
         assert caught.value.index == which
     else:
-        same(decode_many(fleet.table, fleet.bodies, fleet.counts), decoded)
+        same(decode_many(fleet.table, fleet.bodies, fleet.counts), decoded, [fleet.schema] * len(decoded))
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=3))
@@ -150,7 +179,7 @@ def test_both_decoders_agree_at_the_edges(body: bytes, count: int, wanted: list[
         return
     decoded = decode(schema, body, count=count)
     assert decoded.blocks[0].columns == [wanted]
-    same(decode_many(Table(schema), [body], [count]), [decoded])
+    same(decode_many(Table(schema), [body], [count]), [decoded], [schema])
 
 
 def test_times_that_leave_64_bits_and_come_back_are_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from sqlalchemy import select
 
 from control_plane.projections import projector as module
 from control_plane.projections.completeness import CompletenessProjection
-from control_plane.projections.decode import decode_many
+from control_plane.projections.decode import decode_all
 from control_plane.store.tables import batch as batches
 from control_plane.store.tables import cursor, history, integrity, quarantine, series, state
 from protos.comboio.v1 import batch_pb2 as pb
@@ -110,12 +111,12 @@ def test_an_undecodable_batch_is_quarantined_and_the_rest_goes_on(road: Road, ma
 
 
 def test_a_decoder_that_breaks_costs_only_what_meets_it(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
-    def breaking(table: Any, bodies: list[bytes], counts: list[int]) -> Any:
+    def breaking(table: Any, bodies: Sequence[bytes], counts: Sequence[int], parts: Sequence[int]) -> Any:
         if 3 in counts:
             raise IndexError("a bug")
-        return decode_many(table, bodies, counts)
+        return decode_all(table, bodies, counts, parts)
 
-    monkeypatch.setattr(module, "decode_many", breaking)
+    monkeypatch.setattr(module, "decode_all", breaking)
     road.declare()
     road.arrive(batch(1, 10), batch(2, 1, 2, 3), batch(3, 30, at_ms=3000))
     road.project()

@@ -1,0 +1,31 @@
+"""INSERT … ON CONFLICT, which SQLite and PostgreSQL spell alike and SQLAlchemy keeps in two dialects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Table
+from sqlalchemy.dialects import postgresql, sqlite
+
+Insert = sqlite.Insert | postgresql.Insert
+
+
+def insert(connection: Connection, table: Table) -> Insert:
+    """The dialect's own INSERT, which knows `excluded` and `on_conflict_…`."""
+    return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
+
+
+def upsert(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows by the table's primary key; what is there takes the new values of the columns given."""
+    if not rows:
+        return
+    fresh = insert(connection, table)
+    key = [column.name for column in table.primary_key]
+    changed = {name: fresh.excluded[name] for name in rows[0] if name not in key}
+    connection.execute(fresh.on_conflict_do_update(index_elements=key, set_=changed), rows)
+
+
+def keep_first(connection: Connection, table: Table, row: Mapping[str, Any]) -> None:
+    """Write a row unless one of its keys is taken; what is there stays."""
+    connection.execute(insert(connection, table).on_conflict_do_nothing(), row)

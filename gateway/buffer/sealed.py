@@ -16,21 +16,26 @@ from __future__ import annotations
 import contextlib
 import secrets
 import sqlite3
+import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from google.protobuf.message import DecodeError
+
 from gateway.buffer.buffer import LaneView, SealedBatch
+from gateway.buffer.salvage import salvage
 from gateway.buffer.tables import PAGE_BYTES, SCHEMA_VERSION, TABLES
 from gateway.buffer.tail import Position
 from gateway.errors import Misconfigured
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.ranges import Ranges
 
-"""A commit rewrites whole pages: a batch of 10 s and the five facts beside it cost half the writes of 4096."""
 LOG_PAGES = 2048
+BUSY_MS = 5000
 LANES = (pb.URGENT, pb.TELEMETRY)
+DAMAGE = (sqlite3.DatabaseError, DecodeError, struct.error, ValueError, TypeError)
 BATCH_COLUMNS = (
     "lane, seq, schema, codec, dictionary, count, body_len, crc32, complete_boot, complete_mono_ms, urgent_seq, body"
 )
@@ -75,27 +80,44 @@ class Sealed:
         self._path = path
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=64)
         self.damage = damage  # name under which an unreadable predecessor was set aside
-        self._prepare(now_ms)
-        self.epoch = int(self._meta("epoch"))
-        self.clean = bool(int(self._meta("clean")))
-        self.lanes = self._load_lanes()
+        try:
+            self._prepare(now_ms)
+            self.epoch = int(self._meta("epoch"))
+            self.clean = bool(int(self._meta("clean")))
+            self.lanes = self._load_lanes()
+        except BaseException:
+            self._db.close()
+            raise
 
     @classmethod
     def open(cls, path: Path, *, now_ms: int) -> Sealed:
-        """Open or make the store; an unreadable file is set aside by name and what can be read is kept."""
-        try:
-            store = cls(path, now_ms=now_ms)
-            store.check()
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError) and "disk" in str(error):
-                raise
-            with contextlib.suppress(NameError, UnboundLocalError):
-                store.close()
-            aside = _set_aside(path, now_ms)
-            from gateway.buffer.salvage import salvage  # noqa: PLC0415 - only on the worst day
+        """Open or make the store; an unreadable file is set aside by name and what can be read is kept.
 
-            salvage(aside, path)
-            store = cls(path, now_ms=now_ms, damage=aside.name)
+        Only damage is dealt with so: a full disk, a lock or a missing right says nothing about the file.
+        """
+        try:
+            if path.exists() and not path.stat().st_size and not path.with_name(path.name + "-wal").exists():
+                raise sqlite3.DatabaseError("the file is empty")
+            return cls._checked(path, now_ms=now_ms)
+        except DAMAGE as error:
+            _raise_unless_damage(error)
+        aside = _set_aside(path, now_ms)
+        salvage(aside, path)
+        try:
+            return cls._checked(path, now_ms=now_ms, damage=aside.name)
+        except DAMAGE as error:
+            _raise_unless_damage(error)
+        _set_aside(path, now_ms + 1)  # what was salvaged can't be used either
+        return cls._checked(path, now_ms=now_ms, damage=aside.name)
+
+    @classmethod
+    def _checked(cls, path: Path, *, now_ms: int, damage: str | None = None) -> Sealed:
+        store = cls(path, now_ms=now_ms, damage=damage)
+        try:
+            store.check()
+        except BaseException:
+            store.close()
+            raise
         return store
 
     def _prepare(self, now_ms: int) -> None:
@@ -103,7 +125,7 @@ class Sealed:
         run(f"PRAGMA page_size={PAGE_BYTES}")  # a file that is there keeps its own
         run("PRAGMA journal_mode=WAL")
         run("PRAGMA synchronous=FULL")
-        run("PRAGMA busy_timeout=5000")
+        run(f"PRAGMA busy_timeout={BUSY_MS}")
         run(f"PRAGMA wal_autocheckpoint={LOG_PAGES}")
         run("PRAGMA journal_size_limit=4194304")
         run("PRAGMA cache_size=-2048")
@@ -127,8 +149,9 @@ class Sealed:
             run(f"PRAGMA user_version={SCHEMA_VERSION}")
 
     def check(self) -> None:
-        """Touch what every start needs; raises sqlite3.DatabaseError when the file is damaged there."""
+        """Touch what every start needs; raises one of DAMAGE when the file is damaged there."""
         run = self._db.execute
+        self.schemas()
         run("SELECT count(*), max(length(body)) FROM schema").fetchone()
         run("SELECT * FROM last_reading").fetchall()
         run("SELECT lane, max(seq) FROM batch GROUP BY lane").fetchall()
@@ -372,6 +395,12 @@ def _batch(row: tuple[int, int, int, int, int, int, int, int, int, int, int, byt
         urgent_seq=urgent_seq,
         body=body,
     )
+
+
+def _raise_unless_damage(error: Exception) -> None:
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+    if code not in {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+        raise error
 
 
 def _set_aside(path: Path, now_ms: int) -> Path:

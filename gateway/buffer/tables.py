@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 PAGE_BYTES = 1024
+"""A commit rewrites whole pages: a batch of 10 s and the five facts beside it cost half the writes of 4096."""
 SCHEMA_VERSION = 1
 TABLES = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;

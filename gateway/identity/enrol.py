@@ -21,7 +21,7 @@ import msgspec
 
 from gateway.errors import Misconfigured, Retryable
 from gateway.identity.files import sync_folder
-from gateway.identity.identity import CURRENT, Facts, Identity, root, store
+from gateway.identity.identity import CURRENT, DamagedIdentityError, Facts, Identity, root, set_aside, store
 from gateway.identity.keys import certificate_request, signing_key, tls_key
 from gateway.identity.listener import CALL_TIMEOUT_S, call
 from protos.comboio.v1 import identity_pb2 as pb
@@ -50,8 +50,7 @@ def enrol(server_url: str, token: str, data_dir: Path, *, hardware: str = "", se
     """
     parsed, folder = parse_token(token), root(data_dir)
     if (folder / CURRENT).exists():
-        known = Identity.load(data_dir)
-        raise Misconfigured(f"{data_dir}: already enrolled as {known.gateway_id}; remove {folder} to enrol anew")
+        _check_damaged(data_dir, folder)
     told = _ask(server_url)
     ca_pem = told.ca_pem.encode()
     _check_ca(ca_pem, parsed, server_url)
@@ -64,6 +63,16 @@ def enrol(server_url: str, token: str, data_dir: Path, *, hardware: str = "", se
     stored.in_force()
     shutil.rmtree(folder / "enrolling", ignore_errors=True)
     return stored
+
+
+def _check_damaged(data_dir: Path, folder: Path) -> None:
+    """Only an identity that can't be read may be replaced; it is kept by name."""
+    try:
+        known = Identity.load(data_dir)
+    except DamagedIdentityError:
+        set_aside(data_dir)
+    else:
+        raise Misconfigured(f"{data_dir}: already enrolled as {known.gateway_id}; remove {folder} to enrol anew")
 
 
 def parse_token(token: str) -> Token:

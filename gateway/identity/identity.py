@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,10 +20,15 @@ import grpc
 import msgspec
 from cryptography import x509
 
-from gateway.errors import Misconfigured
+from gateway.errors import Misconfigured, StorageDamaged
 from gateway.identity.files import point_durably, sync_folder, write_durably
+from gateway.identity.keys import tls_key
 
 CURRENT = "current"
+
+
+class DamagedIdentityError(Misconfigured, StorageDamaged):
+    """There is an identity and it can't be read: sensors are read on, a person enrols the box again."""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +54,7 @@ class Identity:
 
     @classmethod
     def load(cls, data_dir: Path) -> Self:
-        """Raises Misconfigured when the box is not enrolled or its identity is damaged."""
+        """Raises Misconfigured when the box is not enrolled, DamagedIdentityError when that can't be read."""
         current = root(data_dir) / CURRENT
         if not current.exists():
             raise Misconfigured(f"{data_dir}: not enrolled; run: comboio-gateway enrol --server URL --token TOKEN")
@@ -59,8 +65,9 @@ class Identity:
         try:
             facts = msgspec.json.decode((folder / "identity.json").read_bytes(), type=Facts)
             certificate = x509.load_pem_x509_certificate((folder / "certificate.pem").read_bytes())
-        except (OSError, ValueError) as error:
-            raise Misconfigured(f"{folder}: damaged ({error}); remove it and enrol again") from None
+            _check_keys(folder, certificate)
+        except (OSError, ValueError, Misconfigured) as error:
+            raise DamagedIdentityError(f"{folder}: damaged ({error}); enrol this box again") from None
         return cls(
             gateway_id=facts.gateway_id,
             folder=folder,
@@ -105,6 +112,24 @@ class Identity:
         for other in self.folder.parent.iterdir():
             if other.is_dir() and not other.is_symlink() and other.name.isdigit() and other != self.folder:
                 shutil.rmtree(other, ignore_errors=True)
+
+
+def _check_keys(folder: Path, certificate: x509.Certificate) -> None:
+    """Raises for a key or CA that can't be used: gRPC ends the whole process when it is given one."""
+    x509.load_pem_x509_certificates((folder / "ca.pem").read_bytes())
+    if not (folder / "tls.key").exists():
+        raise ValueError("tls.key is missing")  # and must not be made anew
+    if tls_key(folder / "tls.key").public_key() != certificate.public_key():
+        raise ValueError("tls.key is not the key of certificate.pem")
+
+
+def set_aside(data_dir: Path) -> Path:
+    """Move the damaged identity in force out of the way, by name; returns where it is now."""
+    folder = (root(data_dir) / CURRENT).resolve()
+    aside = folder.with_name(f"{folder.name}.damaged-{secrets.token_hex(4)}")
+    folder.rename(aside)
+    sync_folder(folder.parent)
+    return aside
 
 
 def root(data_dir: Path) -> Path:

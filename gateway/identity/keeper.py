@@ -9,7 +9,7 @@ import structlog
 
 from gateway.clock import Clock
 from gateway.errors import Misconfigured, Retryable
-from gateway.identity.identity import Identity
+from gateway.identity.identity import DamagedIdentityError, Identity
 from gateway.identity.renew import Candidate, renew
 
 TRY_AGAIN_MS = 60_000
@@ -27,30 +27,39 @@ class Keeper:
     """
 
     def __init__(self, data_dir: Path, *, clock: Clock) -> None:
-        """Raises Misconfigured when the box is not enrolled."""
+        """Raises Misconfigured when the box is not enrolled; a damaged identity is left to `before_connecting`."""
         self._clock = clock
-        self._current = Identity.load(data_dir)
+        self._data_dir = data_dir
+        self._current = self._load()
         self._candidate: Candidate | None = None
         self._tried_mono_ms: int | None = None
         self._failures = 0
 
+    def _load(self) -> Identity | None:
+        try:
+            return Identity.load(self._data_dir)
+        except DamagedIdentityError as error:
+            log.error("identity.damaged", why=str(error), until="then readings are kept on this box")
+            return None
+
     @property
     def gateway_id(self) -> str:
-        return self._current.gateway_id
-
-    @property
-    def in_force(self) -> Identity:
-        return self._current
+        """Empty while the identity can't be read."""
+        return self._current.gateway_id if self._current else ""
 
     async def before_connecting(self) -> Identity:
-        """The identity to connect with; asks for a new certificate when two thirds of this one's life are over."""
-        if self._candidate is None and self._due():
+        """The identity to connect with; asks for a new certificate when two thirds of this one's life are over.
+
+        Raises Misconfigured while what is on the disk can't be read: each attempt looks again.
+        """
+        current = self._current = self._current or Identity.load(self._data_dir)
+        if self._candidate is None and self._due(current):
             self._tried_mono_ms = self._clock.mono_ms()
             try:
-                self._candidate = await asyncio.to_thread(renew, self._current)
+                self._candidate = await asyncio.to_thread(renew, current)
             except (Retryable, Misconfigured) as error:
-                log.warning("certificate.not_renewed", why=str(error), valid_until=str(self._current.not_after))
-        return self._candidate.identity if self._candidate else self._current
+                log.warning("certificate.not_renewed", why=str(error), valid_until=str(current.not_after))
+        return self._candidate.identity if self._candidate else current
 
     def connected(self) -> None:
         """The control plane accepted what `before_connecting` gave."""
@@ -67,9 +76,9 @@ class Keeper:
             self._candidate.revert()
             self._candidate = None
 
-    def _due(self) -> bool:
+    def _due(self, current: Identity) -> bool:
         tried = self._tried_mono_ms
         since_ms = None if tried is None else self._clock.mono_ms() - tried
-        if self._current.renewal_due(self._clock.wall_ms()):
+        if current.renewal_due(self._clock.wall_ms()):
             return since_ms is None or since_ms >= TRY_AGAIN_MS
         return self._failures >= DOUBT_AFTER and (since_ms is None or since_ms >= DOUBT_AGAIN_MS)

@@ -468,3 +468,92 @@ async def test_a_telemetry_batch_says_how_far_the_urgent_lane_is_complete(box: B
     assert [b.urgent_seq for b in await batches(buffer)] == [0, 1]
     assert [b.seq for b in await batches(buffer, pb.URGENT)] == [1]
     await buffer.close()
+
+
+@pytest.mark.parametrize("sql", ["UPDATE lane SET acked = x'0102'", "UPDATE schema SET body = x'ffff'"])
+async def test_facts_that_make_no_sense_are_set_aside_by_name_and_the_start_goes_on(box: Box, sql: str) -> None:
+    buffer = await box.open()
+    box.row(1)
+    await buffer.close()
+    with sqlite3.connect(box.folder / "sealed.db") as db:
+        db.execute(sql)
+    db.close()
+    buffer = await box.open()
+    box.row(2)
+    await buffer.seal()
+    assert (await values(buffer))[-1] == 0.2
+    assert list(box.folder.glob("sealed.db.damaged-*"))
+    await buffer.close()
+
+
+async def test_an_emptied_store_is_damage_and_not_a_fresh_start(box: Box) -> None:
+    buffer = await box.open()
+    box.row(1)
+    await buffer.close()
+    (box.folder / "sealed.db").write_bytes(b"")
+    buffer = await box.open()
+    assert list(box.folder.glob("sealed.db.damaged-*"))
+    assert list(box.folder.glob("tail-*.log.damaged-*"))
+    await buffer.close()
+
+
+async def test_a_locked_store_is_not_damage(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = await box.open()
+    await buffer.close()
+    monkeypatch.setattr("gateway.buffer.sealed.BUSY_MS", 50)
+    with sqlite3.connect(box.folder / "sealed.db", isolation_level=None) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        again = Box(box.folder, box.clock)
+        with pytest.raises(OSError, match="locked"):
+            await again.open()
+        for thread in again.buffer._threads.values():
+            thread.shutdown()
+        other.execute("ROLLBACK")
+    other.close()
+    assert not list(box.folder.glob("sealed.db.damaged-*"))
+
+
+async def test_nothing_is_written_while_nothing_is_read(box: Box) -> None:
+    buffer = await box.open()
+    box.row(1)
+    await buffer.seal()
+    await buffer.tidy()
+    before = {path.name: (path.stat().st_mtime_ns, path.stat().st_size) for path in box.folder.iterdir()}
+    loops = asyncio.create_task(buffer.run())
+    buffer.batch_interval_s = 0.1
+    await asyncio.sleep(0.5)
+    loops.cancel()
+    await asyncio.gather(loops, return_exceptions=True)
+    after = {path.name: (path.stat().st_mtime_ns, path.stat().st_size) for path in box.folder.iterdir()}
+    assert after == before
+    await buffer.close()
+
+
+async def test_the_first_rows_of_an_opening_are_sealed_without_waiting_for_the_interval(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "LOOK_EVERY_S", 0.01)
+    buffer = await box.open()
+    buffer.batch_interval_s = 3600
+    loops = asyncio.create_task(buffer.run())
+    await asyncio.sleep(0.05)
+    for n in range(3):
+        box.row(n)
+        await asyncio.sleep(0.3)
+    assert await values(buffer) == [0.0]
+    loops.cancel()
+    await asyncio.gather(loops, return_exceptions=True)
+    await buffer.close()
+
+
+async def test_a_batch_is_sealed_at_its_size_so_that_memory_stays_bounded(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "SEAL_AT_READINGS", 20)
+    buffer = await box.open()
+    for n in range(9):
+        box.row(n)
+    assert not buffer.wants_sealing()
+    box.row(9)
+    assert buffer.wants_sealing()
+    await buffer.close()

@@ -203,8 +203,20 @@ def test_renewal_is_due_after_two_thirds_of_the_life(control: Up, token: str, tm
 def test_a_damaged_identity_says_what_to_do(control: Up, token: str, tmp_path: Path) -> None:
     joined = enrol(control.http, token, tmp_path)
     joined.certificate_path.write_text("")
-    with pytest.raises(Misconfigured, match="remove it and enrol again"):
+    with pytest.raises(Misconfigured, match="enrol this box again"):
         Identity.load(tmp_path)
+
+
+def test_a_damaged_identity_is_set_aside_by_name_when_the_box_is_enrolled_again(
+    control: Up, token: str, tmp_path: Path
+) -> None:
+    first = enrol(control.http, token, tmp_path)
+    first.tls_key_path.write_text("")
+    second = enrol(control.http, control.join_token(name="truck 18"), tmp_path)
+    assert Identity.load(tmp_path) == second
+    assert second.gateway_id != first.gateway_id
+    (aside,) = (tmp_path / "identity").glob("1.damaged-*")
+    assert (aside / "certificate.pem").exists()
 
 
 def parse_token_parts(token: str) -> tuple[str, str, str]:

@@ -1,0 +1,102 @@
+"""A control plane in the test's own loop: a real gRPC server that speaks the contract and does what it is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import grpc
+
+from protos.comboio.v1 import batch_pb2 as pb
+from protos.comboio.v1 import link_pb2 as wire
+from protos.ranges import Ranges
+
+Context = grpc.aio.ServicerContext[wire.Uplink, wire.Downlink]
+
+
+@dataclass
+class Plane:
+    """What it heard, and how it answers."""
+
+    acks: bool = True
+    welcome: wire.Welcome = field(default_factory=lambda: wire.Welcome(session=1))
+    hellos: list[wire.Hello] = field(default_factory=list)
+    declares: list[pb.Declare] = field(default_factory=list)
+    batches: list[pb.Batch] = field(default_factory=list)
+    heartbeats: list[wire.Heartbeat] = field(default_factory=list)
+    others: list[wire.Uplink] = field(default_factory=list)
+    says: list[wire.Downlink] = field(default_factory=list)
+    """Sent once, right after Welcome."""
+    rejects: set[int] = field(default_factory=set)
+    asks_for_schema: int = 0
+    received: dict[int, Ranges] = field(default_factory=dict)
+    port: int = 0
+
+    async def connect(self, _: AsyncIterator[wire.Uplink], context: Context) -> None:
+        hello = await context.read()
+        assert isinstance(hello, wire.Uplink)
+        self.hellos.append(hello.hello)
+        await context.write(wire.Downlink(welcome=self.welcome))
+        while self.says:
+            await context.write(self.says.pop(0))
+        while isinstance(message := await context.read(), wire.Uplink):
+            await self._take(message, context)
+
+    async def _take(self, message: wire.Uplink, context: Context) -> None:
+        kind = message.WhichOneof("msg")
+        if kind == "batch":
+            await self._batch(message.batch, context)
+        elif kind == "declare":
+            self.declares.append(message.declare)
+        elif kind == "heartbeat":
+            self.heartbeats.append(message.heartbeat)
+        else:
+            self.others.append(message)
+
+    async def _batch(self, batch: pb.Batch, context: Context) -> None:
+        self.batches.append(batch)
+        if self.asks_for_schema:
+            self.asks_for_schema -= 1
+            await context.write(wire.Downlink(ack=wire.Ack(epoch=batch.epoch, need_schema=True)))
+        elif batch.seq in self.rejects and batch.lane == pb.TELEMETRY:
+            self.rejects.discard(batch.seq)
+            no = wire.Reject(epoch=batch.epoch, lane=batch.lane, seq=batch.seq, reason="over a limit")
+            await context.write(wire.Downlink(reject=no))
+        elif self.acks:
+            held = self.received.setdefault(batch.lane, Ranges())
+            held.add(batch.seq)
+            above = [pb.Range(first=first, last=last) for first, last in held]
+            lane = wire.LaneReceived(lane=batch.lane, above=above)
+            await context.write(wire.Downlink(ack=wire.Ack(epoch=batch.epoch, lanes=[lane])))
+
+    def telemetry(self) -> list[int]:
+        return [batch.seq for batch in self.batches if batch.lane == pb.TELEMETRY]
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Listen on the port of before, or a free one."""
+        handler = grpc.stream_stream_rpc_method_handler(
+            self.connect,
+            request_deserializer=wire.Uplink.FromString,
+            response_serializer=wire.Downlink.SerializeToString,
+        )
+        server = grpc.aio.server()
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("comboio.v1.Link", {"Connect": handler}),)
+        )
+        self.port = server.add_secure_port(f"127.0.0.1:{self.port}", grpc.local_server_credentials())
+        await server.start()
+        try:
+            yield
+        finally:
+            await server.stop(None)
+
+
+async def until(condition: object, *, within_s: float = 8.0) -> None:
+    """Wait until `condition()` holds."""
+    assert callable(condition)
+    async with asyncio.timeout(within_s):
+        while not condition():
+            await asyncio.sleep(0.01)

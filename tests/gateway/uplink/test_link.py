@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+
+from gateway.buffer.disk import DiskBuffer
+from gateway.clock import SystemClock
+from gateway.uplink.anchors import Anchors
+from gateway.uplink.link import Link
+from protos.comboio.v1 import batch_pb2 as pb
+from protos.comboio.v1 import link_pb2 as wire
+from protos.config import UplinkSection
+from tests.gateway.buffer.boxes import Box, batches, gaps
+from tests.gateway.uplink.plane import Plane, until
+
+
+class Door:
+    def __init__(self, plane: Plane) -> None:
+        self.plane = plane
+        self.connections = self.failures = 0
+
+    async def before_connecting(self) -> tuple[str, grpc.ChannelCredentials]:
+        return f"127.0.0.1:{self.plane.port}", grpc.local_channel_credentials()
+
+    def connected(self) -> None:
+        self.connections += 1
+
+    def failed(self) -> None:
+        self.failures += 1
+
+
+@pytest.fixture
+async def box(tmp_path: Path) -> AsyncIterator[Box]:
+    box = Box(tmp_path / "buffer")
+    await box.open()
+    yield box
+    await box.buffer.close()
+
+
+async def seal(box: Box, count: int) -> None:
+    for n in range(count):
+        box.row(n)
+        await box.buffer.seal()
+
+
+@asynccontextmanager
+async def linked(buffer: DiskBuffer, plane: Plane, **settings: float) -> AsyncIterator[Link]:
+    """The uplink running, with an anchor from the server at each Welcome."""
+    clock = SystemClock()
+
+    def record(anchor: pb.Anchor) -> None:
+        buffer.event(pb.EVENT_ANCHOR, anchor.SerializeToString())
+
+    link = Link(
+        buffer=buffer,
+        clock=clock,
+        settings=UplinkSection(**{"ack_timeout_s": 0.6, **settings}),  # type: ignore[arg-type]
+        endpoint=Door(plane),
+        set_batch_interval=lambda seconds: setattr(buffer, "batch_interval_s", seconds),
+        anchors=Anchors(clock=clock, boot=1, record=record, kernel=lambda: None),
+        version=lambda: "test",
+    )
+    running = asyncio.create_task(link.run())
+    try:
+        yield link
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def waiting(buffer: DiskBuffer) -> int:
+    return len(await batches(buffer))
+
+
+async def test_every_batch_arrives_declared_and_is_acknowledged(box: Box) -> None:
+    await seal(box, 5)
+    plane = Plane()
+    async with plane.serving(), linked(box.buffer, plane):
+        await until(lambda: sorted(plane.telemetry()) == [1, 2, 3, 4, 5])
+        await until(lambda: len(box.buffer._store.lanes[pb.TELEMETRY].acked) == 5)
+        assert [d.schema for d in plane.declares][:1] == [1]
+    assert await waiting(box.buffer) == 0
+    (hello,) = plane.hellos
+    held = {state.lane: [(r.first, r.last) for r in state.held] for state in hello.lanes}
+    assert held[pb.TELEMETRY] == [(1, 5)]
+    assert (hello.opens, len(hello.run_id), len(hello.boot_id)) == (1, 16, 16)
+
+
+async def test_what_welcome_says_is_held_is_not_sent_again(box: Box) -> None:
+    await seal(box, 5)
+    lane = wire.LaneReceived(lane=pb.TELEMETRY, acked=2, above=[pb.Range(first=4, last=4)], max_seen=4)
+    plane = Plane(welcome=wire.Welcome(session=7, lanes=[lane], schema=1))
+    async with plane.serving(), linked(box.buffer, plane):
+        await until(lambda: len(plane.telemetry()) >= 2)
+    assert plane.telemetry() == [3, 5]
+
+
+async def test_no_more_than_the_window_is_on_the_way(box: Box) -> None:
+    await seal(box, 9)
+    plane = Plane(acks=False)
+    async with plane.serving(), linked(box.buffer, plane, window=4, ack_timeout_s=30):
+        await until(lambda: len(plane.batches) >= 4)
+        await asyncio.sleep(0.3)
+        assert len(plane.batches) == 4
+
+
+async def test_a_link_without_acknowledgement_is_given_up_and_nothing_is_lost(box: Box) -> None:
+    await seal(box, 3)
+    plane = Plane(acks=False)
+    async with plane.serving(), linked(box.buffer, plane) as link:
+        await until(lambda: len(plane.hellos) >= 2)
+        assert "no acknowledgement" in link.health.last_error
+        plane.acks = True
+        await until(lambda: len(box.buffer._store.lanes[pb.TELEMETRY].acked) == 3)
+    assert plane.telemetry().count(1) >= 2
+
+
+async def test_a_server_that_comes_back_gets_what_waited(box: Box) -> None:
+    await seal(box, 2)
+    plane = Plane()
+    async with plane.serving():
+        pass
+    async with linked(box.buffer, plane) as link:
+        await until(lambda: link.health.last_error)
+        async with plane.serving():
+            await until(lambda: len(box.buffer._store.lanes[pb.TELEMETRY].acked) == 2, within_s=20)
+
+
+async def test_a_rejected_batch_is_set_aside_with_its_gap_and_the_rest_goes_on(box: Box) -> None:
+    await seal(box, 3)
+    plane = Plane(rejects={2})
+    async with plane.serving(), linked(box.buffer, plane):
+        await until(lambda: len(box.buffer._store.lanes[pb.TELEMETRY].acked) == 3)
+        await until(lambda: plane.batches and plane.batches[-1].lane == pb.URGENT)
+    lost = [gap for gap in await gaps(box.buffer) if gap.reason == pb.GAP_REJECTED]
+    lost += [
+        gap
+        for batch in plane.batches
+        if batch.lane == pb.URGENT
+        for gap in await _gaps_of(box, batch)
+        if gap.reason == pb.GAP_REJECTED
+    ]
+    assert [(r.first, r.last) for r in lost[0].seqs] == [(2, 2)]
+
+
+async def _gaps_of(box: Box, batch: pb.Batch) -> list[pb.Gap]:
+    from protos import columns
+
+    schemas = {d.schema: columns.Schema.from_declare(d) for d in await box.buffer.schemas()}
+    body = columns.unpack(batch.codec, batch.body, body_len=batch.body_len)
+    events = columns.decode(schemas[batch.schema], body, count=batch.count).events
+    return [pb.Gap.FromString(event.detail) for _, event in events if event.kind == pb.EVENT_GAP]
+
+
+async def test_a_missing_schema_is_declared_again_and_the_batch_sent_again(box: Box) -> None:
+    await seal(box, 1)
+    plane = Plane(welcome=wire.Welcome(session=1, schema=1), asks_for_schema=1)
+    async with plane.serving(), linked(box.buffer, plane):
+        await until(lambda: len(box.buffer._store.lanes[pb.TELEMETRY].acked) == 1)
+    assert [d.schema for d in plane.declares] == [1]
+
+
+async def test_goodbye_says_when_to_come_back(box: Box) -> None:
+    bye = wire.Goodbye(reason=wire.GOODBYE_DRAINING, text="restarting", return_after_ms=1500)
+    plane = Plane(says=[wire.Downlink(goodbye=bye)])
+    async with plane.serving(), linked(box.buffer, plane) as link:
+        await until(lambda: "restarting" in link.health.last_error)
+        left = asyncio.get_running_loop().time()
+        await until(lambda: len(plane.hellos) == 2)
+        assert asyncio.get_running_loop().time() - left >= 1.4
+
+
+async def test_commands_and_offers_of_later_versions_are_refused_in_words(box: Box) -> None:
+    command = wire.Downlink(command=wire.Command(id="c1", name="reboot"))
+    offer = wire.Downlink(config_offer=wire.ConfigOffer(generation=4, hash=b"h"))
+    plane = Plane(says=[command, offer])
+    async with plane.serving(), linked(box.buffer, plane):
+        await until(lambda: len(plane.others) == 2)
+    result, status = plane.others[0].command_result, plane.others[1].config_status
+    assert (result.id, result.state) == ("c1", wire.COMMAND_UNSUPPORTED)
+    assert "reboot" in result.text
+    assert (status.generation, status.phase) == (4, wire.CONFIG_REJECTED)
+
+
+async def test_on_silence_a_heartbeat_says_how_far_both_lanes_are_complete(box: Box) -> None:
+    plane = Plane()
+    async with plane.serving(), linked(box.buffer, plane):
+        await until(lambda: plane.heartbeats, within_s=14)
+    assert {said.lane for said in plane.heartbeats[0].lanes} == {pb.URGENT, pb.TELEMETRY}
+    assert all(said.complete_to.boot == 1 for said in plane.heartbeats[0].lanes)
+
+
+async def test_the_servers_pace_wins_while_connected(box: Box) -> None:
+    plane = Plane(welcome=wire.Welcome(session=1, pace=wire.Pace(batch_interval_ms=2500, window=3)))
+    async with plane.serving(), linked(box.buffer, plane) as link:
+        await until(lambda: link.health.connected)
+        assert box.buffer.batch_interval_s == 2.5
+    bye = wire.Downlink(goodbye=wire.Goodbye(text="later", return_after_ms=60_000))
+    plane.says.append(bye)
+    async with plane.serving(), linked(box.buffer, plane) as link:
+        await until(lambda: "later" in link.health.last_error)
+        await until(lambda: box.buffer.batch_interval_s == 10.0)

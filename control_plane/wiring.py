@@ -98,12 +98,16 @@ def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
 
         async def run() -> None:
             connectors = [WebhookConnector(target) for target in targets]
-            for target, connector in zip(targets, connectors, strict=True):
-                deliverer = Deliverer(store=stores.business, destination=target, connector=connector, clock=clock)
+            deliverers = [
+                Deliverer(store=stores.business, destination=target, connector=connector, clock=clock)
+                for target, connector in zip(targets, connectors, strict=True)
+            ]
+            for target, deliverer in zip(targets, deliverers, strict=True):
                 loops.append(Loop(f"relay.{target.name}", deliverer.step))
             try:
                 await work(loops, stop=stop, ready=ready)
             finally:
+                await asyncio.gather(*(deliverer.close() for deliverer in deliverers))
                 for connector in connectors:
                     await connector.close()
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple, Protocol
 
+# AUTH: not this event's fault, the destination can't be used as it is configured (credentials, address); it is paused
+# and no attempt is counted. AMBIGUOUS: it may have taken effect.
 Class = Literal["OK", "THROTTLED", "TRANSIENT", "AMBIGUOUS", "AUTH", "PERMANENT", "GONE"]
 
 

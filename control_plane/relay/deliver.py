@@ -4,6 +4,8 @@ States of a row: pending → inflight → delivered, or retry (it surely did not
 never will as it is). `inflight` and the attempt are committed before the first byte leaves; so a relay that was killed
 leaves `inflight`, which its successor reads as unknown. An unknown row rests for the destination's grace, so that the
 old request has either taken effect or died; then the far side is asked, or the event is sent again under its id.
+
+Keys run beside each other, each at its own pace; their bookkeeping is gathered into common transactions.
 """
 
 from __future__ import annotations
@@ -13,22 +15,24 @@ import random
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, Row, select, update
 
 from control_plane.clock import Clock
 from control_plane.errors import Fenced
 from control_plane.relay import retry
-from control_plane.relay.connector import Connector, Found, Outcome, Parcel
-from control_plane.relay.lease import OPEN, Lease, claim, hold, release
+from control_plane.relay.books import Answer, Ask, Begun, Books, Finished, Lost, Released, Turn
+from control_plane.relay.connector import Connector, Outcome, Parcel
+from control_plane.relay.lease import MARGIN_MS, Lease, claim
 from control_plane.settings import Destination
 from control_plane.store.engine import Store
-from control_plane.store.tables import attempt, outbox
+
+STEP_S = 0.25
+CLOSE_S = 3.0
 
 log = structlog.get_logger("control_plane.relay")
 
 
 class Deliverer:
-    """One destination. `run()` until cancelled; several relays may run at once, keys are leased."""
+    """One destination: `step` again and again, then `close`. Several relays may run at once, keys are leased."""
 
     def __init__(
         self,
@@ -44,147 +48,142 @@ class Deliverer:
         self._connector = connector
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - spreads load
+        self._books = Books(store, destination)
         self._paused_until_ms = 0
+        self._running: set[asyncio.Task[None]] = set()
+        self._waiting: list[tuple[Turn, asyncio.Future[Answer]]] = []
+        self._bookkeeping: asyncio.Task[None] | None = None
+        self._closing = False
         self.delivered = self.attempts = 0
 
-    async def step(self) -> int:
-        """Deliver what is due on up to `concurrency` keys; returns how many keys were worked on."""
+    async def step(self) -> bool:
+        """Start on the keys that are due, and wait a moment for any to end. True while keys are being worked on.
+
+        Raises what a key's work raised; that key's lease then runs out by itself.
+        """
+        free = self._destination.concurrency - len(self._running)
         now_ms = self._clock.now_ms()
-        if now_ms < self._paused_until_ms:
-            return 0
-        limit = self._destination.concurrency
-        leases = await asyncio.to_thread(claim, self._store, self._destination.name, now_ms=now_ms, limit=limit)
-        async with asyncio.TaskGroup() as tasks:
-            for lease in leases:
-                tasks.create_task(self._key(lease), name=f"relay.{lease.key}")
-        return len(leases)
+        if free > 0 and now_ms >= self._paused_until_ms:
+            for lease in await asyncio.to_thread(claim, self._store, self._destination, now_ms=now_ms, limit=free):
+                self._running.add(asyncio.create_task(self._key(lease), name=f"relay.{lease.key}"))
+        if not self._running:
+            return False
+        done, self._running = await asyncio.wait(self._running, timeout=STEP_S, return_when=asyncio.FIRST_COMPLETED)
+        errors = [error for task in done if (error := task.exception()) is not None]
+        if errors:
+            raise errors[0]
+        return True
+
+    async def close(self) -> None:
+        """Let the rows under way end, for a moment; what is cut off then is of unknown outcome, as after a kill."""
+        self._closing = True
+        if self._running:
+            _, late = await asyncio.wait(self._running, timeout=CLOSE_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
+        if self._bookkeeping is not None:
+            await asyncio.gather(self._bookkeeping, return_exceptions=True)
+
+    # --- one key ---------------------------------------------------------------------------------------
 
     async def _key(self, lease: Lease) -> None:
-        try:
-            while await self._row(lease):
-                pass
-        except Fenced as error:
-            log.warning("lease.lost", dest=lease.dest, key=lease.key, why=str(error))
-            return
-        await asyncio.to_thread(release, self._store, lease)
+        """Row after row until none is due, or the key is somebody else's."""
+        turn = Turn(lease)
+        while True:
+            answer = await self._turn(turn)
+            if isinstance(answer, Lost):
+                log.warning("lease.lost", dest=lease.dest, key=lease.key)
+            if isinstance(answer, Lost | Released):
+                return
+            turn = await (self._ask(lease, answer) if isinstance(answer, Ask) else self._send(lease, answer))
 
-    async def _row(self, lease: Lease) -> bool:
-        """Work on the key's lowest open row; True if the next one may follow at once."""
-        row = await asyncio.to_thread(self._lowest, lease)
-        if row is None or row.state in {"parked", "dead"}:
-            return False
-        now_ms = self._clock.now_ms()
-        if row.state == "inflight":
-            await asyncio.to_thread(self._left_in_flight, lease, row)
-            return True
-        if row.next_at_ms > now_ms or now_ms < self._paused_until_ms:
-            return False
-        if row.state == "unknown":
-            found = await self._connector.find(row.ext_ref)
-            if found.present:
-                await asyncio.to_thread(self._adopt, lease, row, found)
-                return True
-        attempt_id = await asyncio.to_thread(self._begin, lease, row)
-        parcel = Parcel(row.event_id, row.ext_ref, bytes(row.body), row.attempt + 1)
-        outcome = await self._connector.deliver(parcel)
+    async def _ask(self, lease: Lease, ask: Ask) -> Turn:
+        found = await self._connector.find(ask.row.ext_ref)
+        if not found.present:
+            return Turn(lease, asked=ask.row.seq)
+        values = {"delivered_ms": self._clock.now_ms(), "erp_id": found.erp_id, "last_class": "ADOPTED"}
+        return Turn(lease, Finished(ask.row.seq, {"state": "delivered", **values}))
+
+    async def _send(self, lease: Lease, begun: Begun) -> Turn:
+        row = begun.row
+        if self._clock.now_ms() - begun.sent_ms >= MARGIN_MS:
+            raise Fenced(f"{row.dest}: stopped for so long that {row.key} may have another relay by now")
+        outcome = await self._delivered(Parcel(row.event_id, row.ext_ref, bytes(row.body), row.attempt + 1))
         self.attempts += 1
-        return await asyncio.to_thread(self._finish, lease, row, attempt_id, outcome)
-
-    # --- transactions ----------------------------------------------------------------------------------
-
-    def _lowest(self, lease: Lease) -> Row[Any] | None:
-        query = (
-            select(outbox)
-            .where(outbox.c.dest == lease.dest, outbox.c.key == lease.key, outbox.c.state.in_(OPEN))
-            .order_by(outbox.c.seq)
-            .limit(1)
-        )
-        with self._store.read() as connection:
-            return connection.execute(query).one_or_none()
-
-    def _left_in_flight(self, lease: Lease, row: Row[Any]) -> None:
-        """Somebody was killed between sending and knowing."""
-        rest_ms = round(self._destination.grace_s * 1000)
-        self._change(lease, row, state="unknown", next_at_ms=row.sent_ms + rest_ms, last_class="AMBIGUOUS")
-
-    def _adopt(self, lease: Lease, row: Row[Any], found: Found) -> None:
         now_ms = self._clock.now_ms()
-        self._change(lease, row, state="delivered", delivered_ms=now_ms, erp_id=found.erp_id, last_class="ADOPTED")
+        verdict = self._verdict(row.attempt, outcome, now_ms)
+        self._tell(row, verdict["state"], outcome)
+        tried = {
+            "took_ms": now_ms - begun.sent_ms,
+            "outcome": outcome.class_,
+            "status": outcome.status,
+            "error": outcome.error,
+        }
+        values = {"last_class": outcome.class_, "last_error": outcome.error, **verdict}
+        return Turn(lease, Finished(row.seq, values, begun.attempt_id, tried))
 
-    def _begin(self, lease: Lease, row: Row[Any]) -> int:
-        now_ms = self._clock.now_ms()
-        with self._store.write() as connection:
-            hold(connection, lease, now_ms=now_ms)
-            _set(connection, row, state="inflight", sent_ms=now_ms, attempt=row.attempt + 1)
-            started = {
-                "dest": row.dest,
-                "event_id": row.event_id,
-                "number": row.attempt + 1,
-                "started_ms": now_ms,
-                "bytes": len(row.body),
-            }
-            return int(connection.execute(attempt.insert().returning(attempt.c.id), started).scalar_one())
+    async def _delivered(self, parcel: Parcel) -> Outcome:
+        try:
+            return await self._connector.deliver(parcel)
+        except Exception as error:  # a connector raises nothing; where it does, nobody knows what was sent
+            log.exception("connector.failed", dest=self._destination.name, event_id=parcel.event_id)
+            return Outcome("AMBIGUOUS", error=f"{type(error).__name__}: {error}")
 
-    def _finish(self, lease: Lease, row: Row[Any], attempt_id: int, outcome: Outcome) -> bool:
-        now_ms = self._clock.now_ms()
-        values = self._verdict(row, outcome, now_ms)
-        with self._store.write() as connection:
-            hold(connection, lease, now_ms=now_ms)
-            _set(connection, row, last_class=outcome.class_, last_error=outcome.error, **values)
-            connection.execute(
-                update(attempt)
-                .where(attempt.c.id == attempt_id)
-                .values(
-                    took_ms=now_ms - attempt.c.started_ms,
-                    outcome=outcome.class_,
-                    status=outcome.status,
-                    error=outcome.error,
-                )
-            )
-        if values["state"] == "delivered":
+    def _tell(self, row: Any, state: str, outcome: Outcome) -> None:
+        if state == "delivered":
             self.delivered += 1
-            return True
-        level = log.error if values["state"] == "parked" else log.warning
-        level("delivery." + values["state"], dest=row.dest, event_id=row.event_id, why=outcome.error)
-        return False
+            return
+        level = log.error if state == "parked" else log.warning
+        level("delivery." + state, dest=row.dest, event_id=row.event_id, why=outcome.error)
 
-    def _verdict(self, row: Row[Any], outcome: Outcome, now_ms: int) -> dict[str, Any]:
+    def _verdict(self, attempts_before: int, outcome: Outcome, now_ms: int) -> dict[str, Any]:
         if outcome.class_ == "OK":
             return {"state": "delivered", "delivered_ms": now_ms, "erp_id": outcome.erp_id}
         if outcome.class_ in {"PERMANENT", "GONE"}:
             return {"state": "parked"}
         if outcome.class_ == "AUTH":  # a wrong secret is the destination's trouble, not this event's
-            self._paused_until_ms = now_ms + round(retry.AUTH_PAUSE_S * 1000)
-            return {"state": "retry", "attempt": row.attempt, "next_at_ms": self._paused_until_ms}
-        wait = retry.delay_s(self._destination.retry, row.attempt + 1, self._rng, retry_after_s=outcome.retry_after_s)
+            self._paused_until_ms = max(self._paused_until_ms, now_ms + round(retry.AUTH_PAUSE_S * 1000))
+            return {"state": "retry", "attempt": attempts_before, "next_at_ms": self._paused_until_ms}
+        wait = retry.delay_s(
+            self._destination.retry, attempts_before + 1, self._rng, retry_after_s=outcome.retry_after_s
+        )
         if wait is None:
             return {"state": "parked"}
         if outcome.class_ == "AMBIGUOUS":
             return {"state": "unknown", "next_at_ms": now_ms + round(max(wait, self._destination.grace_s) * 1000)}
         return {"state": "retry", "next_at_ms": now_ms + round(wait * 1000)}
 
-    def _change(self, lease: Lease, row: Row[Any], **values: Any) -> None:
-        with self._store.write() as connection:
-            hold(connection, lease, now_ms=self._clock.now_ms())
-            _set(connection, row, **values)
+    # --- common transactions ---------------------------------------------------------------------------
 
+    async def _turn(self, turn: Turn) -> Answer:
+        """Book it together with whatever other keys bring while the transaction before is under way."""
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((turn, future))
+        if self._bookkeeping is None or self._bookkeeping.done():
+            self._bookkeeping = asyncio.create_task(self._keep_books(), name=f"relay.{turn.lease.dest}.books")
+        return await future
 
-def _set(connection: Connection, row: Row[Any], **values: Any) -> None:
-    where = (outbox.c.dest == row.dest, outbox.c.key == row.key, outbox.c.seq == row.seq)
-    connection.execute(update(outbox).where(*where).values(**values))
-
-
-def replay(store: Store, dest: str, event_id: str, *, now_ms: int) -> bool:
-    """Offer a parked or delivered event again under its id; False if there is none or it is still open."""
-    from control_plane.store.tables import key_seq  # noqa: PLC0415
-
-    where = (outbox.c.dest == dest, outbox.c.event_id == event_id)
-    with store.write() as connection:
-        row = connection.execute(select(outbox).where(*where)).one_or_none()
-        if row is None or row.state not in {"parked", "dead", "delivered"}:
-            return False
-        connection.execute(update(outbox).where(*where).values(state="pending", attempt=0, next_at_ms=now_ms))
-        connection.execute(
-            update(key_seq).where(key_seq.c.dest == dest, key_seq.c.key == row.key).values(next_at_ms=now_ms)
-        )
-    return True
+    async def _keep_books(self) -> None:
+        while self._waiting:
+            some, self._waiting = self._waiting, []
+            turns = [turn for turn, _ in some]
+            now_ms = self._clock.now_ms()
+            try:
+                answers = await asyncio.to_thread(
+                    self._books.turn,
+                    turns,
+                    now_ms=now_ms,
+                    not_before_ms=self._paused_until_ms,
+                    closing=self._closing,
+                )
+            except BaseException as error:
+                for _, future in some:
+                    if not future.done():
+                        future.set_exception(error)
+                if isinstance(error, asyncio.CancelledError):
+                    raise
+            else:
+                for (_, future), answer in zip(some, answers, strict=True):
+                    if not future.done():
+                        future.set_result(answer)

@@ -82,6 +82,8 @@ class Behaviour:
         self._latency_ms = 0
         self._fail: str | None = None
         self._left = 0
+        self.over = threading.Event()
+        """Set when the server ends, so that nobody is kept waiting."""
 
     def set(self, wanted: dict[str, Any]) -> None:
         fail = wanted.get("fail")
@@ -145,7 +147,7 @@ def handler(ledger: Ledger, behaviour: Behaviour, signer: Webhook) -> type[BaseH
                 self._answer(int(fail), {"error": "told to refuse"})
                 return
             if fail == "timeout":
-                time.sleep(HANG_S)
+                behaviour.over.wait(HANG_S)
                 self.close_connection = True
                 return
             if fail == "reset":
@@ -191,9 +193,19 @@ class ErpServer(ThreadingHTTPServer):
 
     daemon_threads = True
     allow_reuse_address = True
+    request_queue_size = 128
+
+    def __init__(self, address: tuple[str, int], *, secret: str) -> None:
+        self.ledger = Ledger()
+        self.behaviour = Behaviour()
+        super().__init__(address, handler(self.ledger, self.behaviour, Webhook(secret)))
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         del request, client_address
+
+    def server_close(self) -> None:
+        self.behaviour.over.set()
+        super().server_close()
 
 
 def new_secret() -> str:
@@ -210,10 +222,10 @@ def command(arguments: list[str]) -> int:
     if not args.secret_file.exists():
         args.secret_file.write_text(new_secret() + "\n")
         args.secret_file.chmod(0o600)
-    signer = Webhook(args.secret_file.read_text().strip())
+    secret = args.secret_file.read_text().strip()
     host, _, port = args.listen.rpartition(":")
     try:
-        server = ErpServer((host, int(port)), handler(Ledger(), Behaviour(), signer))
+        server = ErpServer((host, int(port)), secret=secret)
     except OSError as error:
         print(f"simulate erp: --listen {args.listen}: {error.strerror}", file=sys.stderr)
         return 1

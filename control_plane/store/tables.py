@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 NAMING = {
@@ -409,6 +410,16 @@ outbox = Table(
     PrimaryKeyConstraint("dest", "key", "seq"),
     UniqueConstraint("dest", "event_id"),
     Index(None, "state"),
+)
+OPEN_ROW = text("outbox.state <> 'delivered'")
+"""A literal, not a parameter: only so is the index of open rows used, and a key's delivered past never walked."""
+Index(
+    "ix_outbox_open",
+    outbox.c.dest,
+    outbox.c.key,
+    outbox.c.seq,
+    sqlite_where=text("state <> 'delivered'"),
+    postgresql_where=text("state <> 'delivered'"),
 )
 
 attempt = Table(

@@ -46,9 +46,7 @@ class WebhookConnector:
         )
 
     async def deliver(self, parcel: Parcel) -> Outcome:
-        refused = await self._refused_address()
-        if refused is not None:
-            return Outcome("PERMANENT", error=refused)
+        """One POST; `timeout_s` is for the whole of it, looking the name up included."""
         now = datetime.now(UTC)
         headers = {
             "Content-Type": CONTENT_TYPE,
@@ -57,13 +55,21 @@ class WebhookConnector:
             "webhook-signature": self._signer.sign(parcel.event_id, now, parcel.body.decode()),
             "Idempotency-Key": f'"{parcel.event_id}"',
         }
+        looked_up = False
         try:
-            async with asyncio.timeout(self._destination.timeout_s):  # of the whole, not of each read
+            async with asyncio.timeout(self._destination.timeout_s):
+                refused = await self._refused_address()
+                looked_up = True
+                if refused is not None:
+                    return Outcome("AUTH", error=refused)
                 answer = await self._client.post(self._destination.url, content=parcel.body, headers=headers)
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            return Outcome("TRANSIENT", error=f"not reachable: {error}")
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            return Outcome("TRANSIENT", error=f"not reachable: {error or type(error).__name__}")
         except (TimeoutError, httpx.TimeoutException):
-            return Outcome("AMBIGUOUS", error=f"no answer within {self._destination.timeout_s:g} s")
+            waited = f"no answer within {self._destination.timeout_s:g} s"
+            return Outcome("AMBIGUOUS", error=waited) if looked_up else Outcome("TRANSIENT", error=f"DNS: {waited}")
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:
+            return Outcome("AUTH", error=f"{self._destination.url}: {error}")
         except httpx.HTTPError as error:
             return Outcome("AMBIGUOUS", error=f"connection broke after sending: {error or type(error).__name__}")
         return classify(answer)

@@ -143,6 +143,14 @@ def upgrade() -> None:
         sa.UniqueConstraint("dest", "event_id", name=op.f("uq_outbox_dest_event_id")),
     )
     op.create_index(op.f("ix_outbox_state"), "outbox", ["state"], unique=False)
+    op.create_index(
+        "ix_outbox_open",
+        "outbox",
+        ["dest", "key", "seq"],
+        unique=False,
+        sqlite_where=sa.text("state <> 'delivered'"),
+        postgresql_where=sa.text("state <> 'delivered'"),
+    )
     op.create_table(
         "reconcile_cursor",
         sa.Column("name", sa.String(length=64), nullable=False),
@@ -170,6 +178,7 @@ def downgrade() -> None:
     op.drop_table("user_account")
     op.drop_table("rule_checkpoint")
     op.drop_table("reconcile_cursor")
+    op.drop_index("ix_outbox_open", table_name="outbox")
     op.drop_index(op.f("ix_outbox_state"), table_name="outbox")
     op.drop_table("outbox")
     op.drop_index(op.f("ix_key_seq_dest_next_at_ms"), table_name="key_seq")

@@ -84,7 +84,6 @@ def idle(running: Rig, *, seconds: float) -> Iterator[Figure]:
     remark = f"100 readings/s, {daily['wchar']:.0f} MB/day to write(), {daily['write_bytes']:.0f} MB/day of dirty pages"
     yield Figure("gateway.idle_cpu", 100 * spell.cpu[0] / spell.seconds, "% of a core", remark)
     _checked(site)
-    site.gateway.stop()
 
 
 def starts(running: Rig) -> Iterator[Figure]:
@@ -108,7 +107,8 @@ def starts(running: Rig) -> Iterator[Figure]:
 
 
 def _checked(site: Site) -> str:
-    """Everything that arrived so far is right, or ValueError."""
+    """End the measurement: everything that arrived so far is right, or ValueError."""
+    site.stop()
     found = site.far_end.tally(site.fleet.units)
     if found.wrong or found.doubled or found.lost:
         raise ValueError(f"{site.id}: {found.wrong} values wrong, {found.doubled} reads doubled, {found.lost} lost")

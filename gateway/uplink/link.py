@@ -140,6 +140,8 @@ class Link:
             call: Call = method()  # type: ignore[assignment]  # the stubs infer the serializer's base class
             try:
                 await self._conversation(call)
+            except* asyncio.InvalidStateError:  # a write after the call had ended: how it ended is what counts
+                raise Retryable(f"{(await call.code()).name}: {await call.details()}") from None
             finally:
                 call.cancel()
 

@@ -41,6 +41,7 @@ def test_a_server_that_never_answers_stops_no_sensor_and_loses_nothing(home: Pat
         before = daemon.report()["lanes"]["telemetry"]["waiting_readings"]
         until(lambda: daemon.report()["lanes"]["telemetry"]["waiting_readings"] > before)
         assert daemon.report()["gaps"] == []
+        assert not [event for event in daemon.events() if event["event"] == "part.failed"]
         assert daemon.stop() == 0
 
 

@@ -13,6 +13,7 @@ from benchmarks.figures import Figure
 GROUPS = {
     "wire": "benchmarks.wire:figures",
     "codec": "benchmarks.codec:figures",
+    "relay": "benchmarks.relay:figures",
 }
 
 

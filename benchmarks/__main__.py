@@ -15,6 +15,7 @@ GROUPS = {
     "codec": "benchmarks.codec:figures",
     "ingest": "benchmarks.ingest:figures",
     "gateway": "benchmarks.gateway:figures",
+    "relay": "benchmarks.relay:figures",
 }
 
 

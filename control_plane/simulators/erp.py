@@ -109,6 +109,8 @@ class Behaviour:
 def handler(ledger: Ledger, behaviour: Behaviour, signer: Webhook) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # an answer leaves in one piece
+        disable_nagle_algorithm = True
 
         def log_message(self, *_: object) -> None:
             return

@@ -68,6 +68,13 @@ def stores(database: str) -> Iterator[Stores]:
 
 
 @pytest.fixture(autouse=True)
+def logs_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command run inside a test must not tie everybody's logs to that test's captured stderr."""
+    monkeypatch.setattr("gateway.logs.configure", lambda *, role: None)
+    monkeypatch.setattr("control_plane.logs.configure", lambda *, role: None)
+
+
+@pytest.fixture(autouse=True)
 def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fails a test that leaves a thread, an asyncio task or a process running."""
     if inspect.iscoroutinefunction(getattr(request, "function", None)):

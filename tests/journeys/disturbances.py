@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -44,6 +45,19 @@ class Disturbances:
         for act in self.plan():
             time.sleep(self._rng.uniform(0.3, 1.7))
             acts[act]()
+        self._until_everybody_reads_again()
+
+    def _until_everybody_reads_again(self) -> None:
+        """A restart's gap record ends with the first new reading: without one nothing is known of its other end."""
+        now_ms = time.time_ns() // 1_000_000
+        end = time.monotonic() + 40
+        for box in self.here.boxes:
+            for device in box.devices:
+                log = self.here.folder / f"{box.name}-{device.sensor}.reads"
+                while json.loads(log.read_bytes().splitlines()[-1])["wall_ms"] < now_ms:
+                    assert time.monotonic() < end, f"{box.name} does not read {device.sensor} any more"
+                    time.sleep(0.1)
+        time.sleep(1.0)  # and what was read is taken
 
     def _box(self) -> Box:
         return self._rng.choice(self.here.boxes)

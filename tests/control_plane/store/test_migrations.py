@@ -36,7 +36,10 @@ def described(connection: Connection, schema: str | None) -> dict[str, Any]:
             ],
             "key": look.get_pk_constraint(table, schema=schema),
             "unique": named(look.get_unique_constraints(table, schema=schema)),
-            "indexes": named(look.get_indexes(table, schema=schema)),
+            "indexes": [
+                {**index, "dialect_options": {key: str(said) for key, said in index["dialect_options"].items()}}
+                for index in named(look.get_indexes(table, schema=schema))
+            ],
             "foreign": look.get_foreign_keys(table, schema=schema),
             "comment": None if connection.dialect.name == "sqlite" else look.get_table_comment(table, schema=schema),
         }

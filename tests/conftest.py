@@ -70,8 +70,8 @@ def stores(database: str) -> Iterator[Stores]:
 @pytest.fixture(autouse=True)
 def logs_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command run inside a test must not tie everybody's logs to that test's captured stderr."""
-    monkeypatch.setattr("gateway.logs.configure", lambda *, role: None)
-    monkeypatch.setattr("control_plane.logs.configure", lambda *, role: None)
+    monkeypatch.setattr("gateway.logs.configure", lambda **_: None)
+    monkeypatch.setattr("control_plane.logs.configure", lambda **_: None)
 
 
 @pytest.fixture(autouse=True)

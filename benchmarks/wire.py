@@ -73,6 +73,7 @@ def sealed(source: Traffic, cut: Cut, *, seq: int) -> pb.Batch:
         crc32=zlib.crc32(packed),
         complete_boot=BOOT,
         complete_mono_ms=cut.end_ms,
+        urgent_seq=1000,
     )
 
 

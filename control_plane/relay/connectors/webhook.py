@@ -43,7 +43,7 @@ class WebhookConnector:
             self._url = httpx.URL(destination.url)
         except httpx.InvalidURL as error:
             raise Misconfigured(f"integrations/{destination.name}.toml: url: {error}") from error
-        self._extensions = {"timeout": httpx.Timeout(destination.timeout_s).as_dict()}
+        self._extensions = {"timeout": {"connect": 0.9 * destination.timeout_s}}  # then surely nothing was sent
         self._tls = httpx.create_ssl_context(trust_env=False)
         self._every: list[httpx.AsyncHTTPTransport] = []
         self._free: list[httpx.AsyncHTTPTransport] = []
@@ -64,7 +64,7 @@ class WebhookConnector:
         finally:
             self._free.append(transport)
 
-    async def _post(self, parcel: Parcel) -> httpx.Response:
+    async def _post(self, parcel: Parcel) -> Outcome:
         now = datetime.now(UTC)
         headers = {
             "Content-Type": CONTENT_TYPE,
@@ -78,15 +78,16 @@ class WebhookConnector:
         request = httpx.Request("POST", self._url, content=parcel.body, headers=headers, extensions=self._extensions)
         with self._connection() as transport:
             answer = await transport.handle_async_request(request)
+            assert isinstance(answer.stream, httpx.AsyncByteStream)
             body = b""
             try:
-                async for chunk in answer.aiter_raw():
+                async for chunk in answer.stream:
                     body += chunk
                     if len(body) > MAX_ANSWER_BYTES:
                         break
             finally:
-                await answer.aclose()
-        return httpx.Response(answer.status_code, headers=answer.headers, content=body)
+                await answer.stream.aclose()
+        return classify(answer.status_code, answer.headers, body)
 
     async def deliver(self, parcel: Parcel) -> Outcome:
         """One POST; `timeout_s` is for the whole of it, looking the name up included."""
@@ -97,7 +98,7 @@ class WebhookConnector:
                 looked_up = True
                 if refused is not None:
                     return Outcome("AUTH", error=refused)
-                answer = await self._post(parcel)
+                return await self._post(parcel)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             return Outcome("TRANSIENT", error=f"not reachable: {error or type(error).__name__}")
         except (TimeoutError, httpx.TimeoutException):
@@ -107,7 +108,6 @@ class WebhookConnector:
             return Outcome("AUTH", error=f"{self._destination.url}: {error}")
         except httpx.HTTPError as error:
             return Outcome("AMBIGUOUS", error=f"connection broke after sending: {error or type(error).__name__}")
-        return classify(answer)
 
     async def find(self, ext_ref: str) -> Found:
         del ext_ref
@@ -132,14 +132,13 @@ class WebhookConnector:
         return None
 
 
-def classify(answer: httpx.Response) -> Outcome:
+def classify(status: int, headers: httpx.Headers, body: bytes) -> Outcome:
     """The class of an HTTP answer."""
-    status = answer.status_code
-    text = answer.text[:500] if len(answer.content) <= MAX_ANSWER_BYTES else "(long answer)"
+    text = body[:500].decode(errors="replace") if len(body) <= MAX_ANSWER_BYTES else "(long answer)"
     if 200 <= status < 300:
-        return Outcome("OK", status, erp_id=answer.headers.get("x-document-id"))
+        return Outcome("OK", status, erp_id=headers.get("x-document-id"))
     error = f"HTTP {status}: {text}".strip().rstrip(":")
-    wait = _retry_after(answer)
+    wait = _retry_after(headers.get("retry-after", ""))
     if status == 429 or (status == 503 and wait is not None):
         return Outcome("THROTTLED", status, error, wait)
     if status in {502, 503, 504}:
@@ -153,8 +152,7 @@ def classify(answer: httpx.Response) -> Outcome:
     return Outcome("AMBIGUOUS", status, error)
 
 
-def _retry_after(answer: httpx.Response) -> float | None:
-    value = answer.headers.get("retry-after", "")
+def _retry_after(value: str) -> float | None:
     if value.isdecimal():
         return float(value)
     try:

@@ -32,6 +32,7 @@ class Request(NamedTuple):
 class Answer(NamedTuple):
     status: int = 200
     headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
 
 
 class Sink(ThreadingHTTPServer):
@@ -69,8 +70,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(answer.status)
         for name, value in answer.headers:
             self.send_header(name, value)
-        self.send_header("content-length", "0")
+        self.send_header("content-length", str(len(answer.body)))
         self.end_headers()
+        self.wfile.write(answer.body)
 
     def log_message(self, *_: object) -> None:
         pass

@@ -110,12 +110,19 @@ async def test_nobody_listening_is_surely_not_delivered(to_sink: Relay, sink: Si
     ],
 )
 def test_answers_fall_into_classes(status: int, headers: dict[str, str], wanted: tuple[Any, ...]) -> None:
-    found = classify(httpx.Response(status, headers=headers))
+    found = classify(status, httpx.Headers(headers), b"")
     assert (found.class_, found.retry_after_s) == wanted
 
 
+async def test_an_answer_without_an_end_is_cut(to_sink: Relay, sink: Sink) -> None:
+    sink.respond = lambda _: Answer(422, body=b"x" * 1_000_000)
+    to_sink.post(truck=1)
+    await drain(to_sink.start())
+    assert to_sink.rows()[0].last_error == "HTTP 422: (long answer)"
+
+
 def test_retry_after_may_be_a_date() -> None:
-    found = classify(httpx.Response(503, headers={"retry-after": formatdate(time.time() + 90, usegmt=True)}))
+    found = classify(503, httpx.Headers({"retry-after": formatdate(time.time() + 90, usegmt=True)}), b"")
     assert found.retry_after_s == pytest.approx(90, abs=3)
 
 

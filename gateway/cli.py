@@ -117,12 +117,10 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from firmware_configs.loader import Profiles
-    from gateway import settings
     from gateway.errors import Misconfigured
 
     try:
-        config = settings.load(args.config, Profiles())
+        sensors, buses = _check_whole(args.config)
     except Misconfigured as error:
         problems = str(error).splitlines()
         if args.json:
@@ -132,10 +130,33 @@ def _check(args: argparse.Namespace) -> int:
             print(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}.", file=sys.stderr)
         return 1
     if args.json:
-        print(json.dumps({"ok": True, "sensors": len(config.sensor), "buses": len(config.bus)}))
+        print(json.dumps({"ok": True, "sensors": sensors, "buses": buses}))
     else:
-        print(f"{args.config}: good. {len(config.sensor)} sensors on {len(config.bus)} buses.")
+        print(f"{args.config}: good. {_many(sensors, 'sensor')} on {_many(buses, 'bus', 'buses')}.")
     return 0
+
+
+def _check_whole(path: Path) -> tuple[int, int]:
+    """(sensors, buses), after everything that `run` does before it touches a device. Raises Misconfigured."""
+    from firmware_configs.loader import Profiles
+    from gateway import sensors, settings
+    from gateway.clock import SystemClock
+    from gateway.errors import Misconfigured
+    from gateway.pipeline import flow
+
+    profiles = Profiles()
+    config = settings.load(path, profiles)
+    try:
+        built = sensors.build(config, clock=SystemClock(), profiles=profiles)
+        for options, sensor in zip(config.sensor, built.sensors, strict=True):
+            flow.check(options, sensor.driver.groups())
+    except Misconfigured as error:
+        raise Misconfigured("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
+    return len(config.sensor), len(config.bus)
+
+
+def _many(count: int, one: str, several: str | None = None) -> str:
+    return f"{count} {one if count == 1 else several or one + 's'}"
 
 
 def _buffer(args: argparse.Namespace) -> int:

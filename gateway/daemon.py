@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import grpc
 import structlog
@@ -40,6 +41,7 @@ async def run(
     ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Run until SIGTERM or SIGINT. Raises Misconfigured for what a person must mend first, OSError for the disk."""
+    stop = _stop_requested()  # first: a buffer being opened is closed cleanly too
     keeper = Keeper(data_dir, clock=clock)
     built = sensors.build(config, clock=clock, profiles=profiles)
 
@@ -63,20 +65,21 @@ async def run(
     def set_batch_interval(seconds: float) -> None:
         buffer.batch_interval_s = seconds
 
+    anchors = Anchors(clock=clock, boot=buffer.opening.boot, record=record)
     link = Link(
         buffer=buffer,
         clock=clock,
         settings=config.uplink,
         endpoint=Door(keeper, address=config.uplink.server),
         set_batch_interval=set_batch_interval,
-        anchors=Anchors(clock=clock, boot=buffer.opening.boot, record=record),
+        anchors=anchors,
         version=version,
     )
     log.info("gateway.start", id=keeper.gateway_id, epoch=f"{buffer.opening.epoch:08x}", opens=buffer.opening.opens)
-    stop = _stop_requested()
     try:
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(supervised("buffer", buffer.run), name="buffer")]
+            running += [tasks.create_task(supervised("clock", anchors.run), name="clock")]
             running += [tasks.create_task(supervised("uplink", link.run), name="uplink")]
             for task in built.tasks:
                 running.append(tasks.create_task(supervised(task.name, task.run), name=task.name))
@@ -101,9 +104,9 @@ async def _open(buffer: DiskBuffer, flows: list[Flow]) -> None:
         way.bind([next(ids) for _ in way.shapes])
 
 
-def _drive(driver: Driver, way: Flow) -> Callable[[], asyncio.Future[None]]:
-    def run() -> asyncio.Future[None]:
-        return asyncio.ensure_future(driver.run(way))
+def _drive(driver: Driver, way: Flow) -> Callable[[], Coroutine[Any, Any, None]]:
+    async def run() -> None:
+        await driver.run(way)
 
     return run
 

@@ -18,8 +18,10 @@ def load(path: Path, profiles: Profiles) -> GatewayConfig:
     """Read and check a hand-written document. Raises Misconfigured with one line per mistake."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Misconfigured(f"{path}: {error}") from error
+    except OSError as error:
+        raise Misconfigured(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise Misconfigured(f"{path}: is not UTF-8 text: {error}") from error
     try:
         config = from_toml(text)
     except tomllib.TOMLDecodeError as error:

@@ -37,6 +37,7 @@ class Ledger:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._bodies: dict[str, str] = {}
+        self._documents: dict[str, str] = {}
         self._effects: list[dict[str, Any]] = []
         self._requests: dict[str, int] = {}
         self._conflicts: list[str] = []
@@ -50,13 +51,13 @@ class Ledger:
             known = self._bodies.get(event_id)
             if known is None:
                 self._bodies[event_id] = digest
-                number = f"DOC-{len(self._effects) + 1:06d}"
+                number = self._documents[event_id] = f"DOC-{len(self._effects) + 1:06d}"
                 self._effects.append({"document": number, "at_ms": time.time_ns() // 1_000_000, **json.loads(body)})
                 return number
             if known != digest:
                 self._conflicts.append(event_id)
                 raise ValueError(f"{event_id} was sent before with another body")
-            return next(str(e["document"]) for e in self._effects if e["id"] == event_id)
+            return self._documents[event_id]
 
     def refuse(self) -> None:
         with self._lock:

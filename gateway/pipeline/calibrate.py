@@ -1,7 +1,8 @@
 """Calibration: value × gain + offset.
 
-For scaled columns it is folded into the declared scale, so the device's own integers still travel. For float columns
-there is no scale to fold it into, and the values themselves are changed.
+For columns of integers it is folded into the declared scale, so the device's own integers still travel. For float
+columns there is no scale to fold it into, and the values themselves are changed. Switches, texts and 64-bit counters
+(which a float can't hold) have none.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from gateway.reading import GroupShape, Row, SeriesShape, Wire
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.config import Calibration
 
-FLOATS = (pb.VT_FLOAT64, pb.VT_FLOAT32)
+REFUSED = {pb.VT_BOOL: "a switch", pb.VT_STRING: "a text", pb.VT_UINT64: "an unsigned 64-bit counter"}
 
 
 def calibrated(shape: GroupShape, wanted: Mapping[str, Calibration]) -> tuple[GroupShape, Mapping[int, Calibration]]:
@@ -25,9 +26,9 @@ def calibrated(shape: GroupShape, wanted: Mapping[str, Calibration]) -> tuple[Gr
         calibration = wanted.get(one.name)
         if calibration is None or (calibration.gain, calibration.offset) == (1.0, 0.0):
             continue
-        if one.type not in FLOATS:
-            kind = pb.ValueType.Name(one.type)
-            raise Misconfigured(f'sensor "{shape.sensor}": calibration.{one.name}: a {kind} can\'t be calibrated')
+        if one.type in REFUSED:
+            what = REFUSED[one.type]
+            raise Misconfigured(f'sensor "{shape.sensor}": calibration.{one.name}: {what} can\'t be calibrated')
         if one.raw:
             per_row[index] = calibration
             series[index] = replace(one, type=pb.VT_FLOAT64)

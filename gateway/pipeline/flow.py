@@ -51,6 +51,12 @@ def flow(sensor: ModbusSensor | SimulatedSensor, shapes: Sequence[GroupShape], b
     return Flow(sensor.id, [shape for shape, _ in made], buffer, [per_row for _, per_row in made])
 
 
+def check(sensor: ModbusSensor | SimulatedSensor, shapes: Sequence[GroupShape]) -> None:
+    """What `flow` would refuse, without a buffer. Raises Misconfigured."""
+    for shape in shapes:
+        calibrated(shape, sensor.calibration)
+
+
 def _with_attrs(shape: GroupShape, sensor: ModbusSensor | SimulatedSensor) -> GroupShape:
     """What the configuration says of a series travels with it."""
     common = {"asset": sensor.asset} if sensor.asset else {}

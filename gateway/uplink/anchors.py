@@ -7,6 +7,7 @@ errors.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ from gateway.clock import Clock
 from protos.comboio.v1 import batch_pb2 as pb
 
 AGAIN_AFTER_MS = 3_600_000
+LOOK_EVERY_S = 10.0
 STA_UNSYNC = 0x0040
 TIME_ERROR = 5
 
@@ -61,6 +63,12 @@ class Anchors:
     @property
     def last(self) -> pb.Anchor | None:
         return self._last
+
+    async def run(self) -> None:
+        """Look at the kernel's clock again and again: a boot that never had a link is to be placed too."""
+        while True:
+            self.from_kernel()
+            await asyncio.sleep(LOOK_EVERY_S)
 
     def from_kernel(self) -> None:
         """Take the system clock if NTP vouches for it."""

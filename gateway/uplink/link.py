@@ -248,7 +248,6 @@ class Link:
         sent = -1
         while True:
             if sender.sent_batches == sent:
-                self._anchors.from_kernel()
                 await write(wire.Uplink(heartbeat=self._heartbeat_message()))
             sent = sender.sent_batches
             await asyncio.sleep(HEARTBEAT_EVERY_S)

@@ -70,7 +70,7 @@ def test_several_mistakes_are_said_at_once(tmp_path: Path) -> None:
 def test_check_config_reads_well_and_says_so_by_its_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = written(tmp_path, GOOD)
     assert main(["check-config", "--config", str(path)]) == 0
-    assert capsys.readouterr().out == f"{path}: good. 1 sensors on 1 buses.\n"
+    assert capsys.readouterr().out == f"{path}: good. 1 sensor on 1 bus.\n"
     path.write_text(GOOD + "evry_s = 2")
     assert main(["check-config", "--config", str(path)]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == "1 problem."
@@ -81,9 +81,3 @@ def test_check_config_reads_well_and_says_so_by_its_status(tmp_path: Path, capsy
 def test_what_is_not_toml_is_said_with_line_and_column(tmp_path: Path) -> None:
     (said,) = problems(tmp_path, "config_version = \n")
     assert "line 1" in said
-
-
-def test_running_without_enrolment_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = written(tmp_path, GOOD)
-    assert main(["run", "--config", str(path), "--data-dir", str(tmp_path / "data")]) == 1
-    assert "comboio-gateway enrol --server URL --token TOKEN" in capsys.readouterr().err

@@ -41,9 +41,24 @@ def test_a_float_column_is_calibrated_row_by_row_and_a_missing_value_stays_missi
     assert apply(Row(1, (None,), (pb.QUALITY_BAD_SENSOR,)), per_row).values == (None,)
 
 
-def test_what_has_no_scale_is_refused_with_its_place() -> None:
-    with pytest.raises(Misconfigured, match=r'sensor "cooling": calibration.door: a VT_BOOL'):
-        calibrated(shape(SeriesShape(name="door", type=pb.VT_BOOL)), {"door": TWO_POINTS})
+def test_a_column_of_plain_integers_gets_a_scale() -> None:
+    made, per_row = calibrated(shape(SeriesShape(name="co2", unit="[ppm]", type=pb.VT_INT64)), {"co2": TWO_POINTS})
+    assert (per_row, made.series[0].type) == ({}, pb.VT_FLOAT64)
+    assert meaning(made.series[0], 412) == pytest.approx(412 * 1.02 - 0.3, abs=1e-12)
+
+
+def test_a_float_that_travels_as_decimals_is_folded_too() -> None:
+    made, per_row = calibrated(shape(SeriesShape(name="flow", type=pb.VT_FLOAT32, exp=2)), {"flow": TWO_POINTS})
+    assert (per_row, made.series[0].type) == ({}, pb.VT_FLOAT64)
+    assert meaning(made.series[0], 1234) == pytest.approx(12.34 * 1.02 - 0.3, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("type_", "said"), [(pb.VT_BOOL, "a switch"), (pb.VT_STRING, "a text"), (pb.VT_UINT64, "an unsigned 64-bit")]
+)
+def test_what_can_have_no_scale_is_refused_with_its_place(type_: pb.ValueType.ValueType, said: str) -> None:
+    with pytest.raises(Misconfigured, match=rf'sensor "cooling": calibration.door: {said}'):
+        calibrated(shape(SeriesShape(name="door", type=type_)), {"door": TWO_POINTS})
 
 
 def test_the_neutral_calibration_changes_nothing() -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import random
+
+import pytest
 
 from gateway.uplink.anchors import AGAIN_AFTER_MS, Anchors
 from gateway.uplink.backoff import Backoff
@@ -60,3 +63,24 @@ def test_backoff_stays_within_its_bounds_and_spreads_even_the_first_retry() -> N
     assert max(delays) == 60.0
     backoff.reset()
     assert backoff.next_s() <= 1.5
+
+
+async def test_a_boot_without_a_link_is_placed_as_soon_as_the_kernel_vouches(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, kernel = TurnedClock(mono=10_000, wall=1_800_000_000_000), [None, None, 4]
+    made: list[pb.Anchor] = []
+    looks = iter([*kernel, asyncio.CancelledError()])
+
+    def look() -> int | None:
+        found = next(looks)
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    async def at_once(_: float) -> None:
+        clock.mono += 10_000
+        clock.wall += 10_000
+
+    monkeypatch.setattr("gateway.uplink.anchors.asyncio.sleep", at_once)
+    with pytest.raises(asyncio.CancelledError):
+        await Anchors(clock=clock, boot=3, record=made.append, kernel=look).run()
+    assert [(one.mono_ms, one.source) for one in made] == [(30_000, pb.CLOCK_NTP)]

@@ -1,0 +1,78 @@
+"""What a person at the box reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gateway.cli import main
+from gateway.reading import Lost
+from protos.comboio.v1 import batch_pb2 as pb
+from tests.gateway.buffer.boxes import Box
+from tests.gateway.test_settings import GOOD, written
+
+
+def test_a_calibration_that_cannot_be_is_found_before_the_daemon_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = GOOD.replace("xy-md02@1", "eastron-sdm120@1")
+    path = written(tmp_path, text + "[sensor.calibration.voltage]\ngain = 1.01\n")
+    assert main(["check-config", "--config", str(path)]) == 0
+    sensor = '[[sensor]]\nid = "words"\ndriver = "simulated"\nsignal = "counting"\n'
+    path.write_text(text + sensor + "[sensor.calibration.temperature]\noffset = 0.5\n")
+    assert main(["check-config", "--config", str(path)]) == 0
+    assert "good. 2 sensors on 1 bus." in capsys.readouterr().out
+
+
+def test_a_simulated_sensor_without_quantities_is_found_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path, GOOD + '[[sensor]]\nid = "empty"\ndriver = "simulated"\nquantities = {}\n')
+    assert main(["check-config", "--config", str(path)]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"{path}: sensor empty: quantities is empty; name at least one", "1 problem."]
+
+
+def test_a_file_that_is_not_there_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "gateway.toml"
+    assert main(["check-config", "--config", str(path)]) == 1
+    assert capsys.readouterr().err == f"{path}: No such file or directory\n1 problem.\n"
+
+
+def test_a_file_that_is_not_text_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_bytes(b"\xff\xfe")
+    assert main(["check-config", "--config", str(path)]) == 1
+    assert f"{path}: is not UTF-8 text" in capsys.readouterr().err
+
+
+def test_a_box_without_a_buffer_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["buffer", "--data-dir", str(tmp_path)]) == 1
+    assert "there is no buffer yet" in capsys.readouterr().err
+
+
+async def test_the_buffer_tells_what_waits_and_what_was_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    box = Box(tmp_path / "buffer")
+    buffer = await box.open()
+    for value in range(5):
+        box.row(value)
+    now = box.clock.mono
+    buffer.lost(box.ids[0], Lost(now, now + 2500, 3, pb.GAP_UNREADABLE))
+    await buffer.close()
+    assert main(["buffer", "--data-dir", str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["clean_stop"], found["opens"], found["set_aside"]) == (True, 1, [])
+    assert found["lanes"]["telemetry"] == {
+        "sealed": 1,
+        "waiting_batches": 1,
+        "waiting_readings": 10,
+        "kept_acknowledged": 0,
+    }
+    (gap,) = found["gaps"]
+    assert (gap["sensor"], gap["reason"], gap["count"]) == ("cooling", "unreadable", 3)
+    assert main(["buffer", "--data-dir", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "cooling          unreadable   3 lost over 2.5 s" in said
+    assert "opened 1 times" in said

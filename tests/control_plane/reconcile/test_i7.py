@@ -65,7 +65,8 @@ def stories(draw: st.DrawFn, *, drifting: bool) -> Story:
     anchors = []
     second = draw(st.integers(-20, 100)) * 1000 if drifting else draw(st.integers(0, 5)) * 1000
     for boot, wall in ((1, WALL0_MS), (2, WALL0_MS + readings[1][-1][0] + second)):
-        for number in range(draw(st.integers(1, 3))):
+        within = 1 + (readings[boot][-1][0] - 1000) // 9000  # an anchor is made while the boot lasts
+        for number in range(min(within, draw(st.integers(1, 3)))):
             drift = draw(st.integers(-400, 400)) if drifting else 0
             anchors.append((boot, 1000 + number * 9000, wall + 1000 + number * 9000 + drift))
     return Story(readings, anchors)
@@ -107,7 +108,7 @@ def _cut(gateway: Gateway, story: Story, shape: Shape, lane: int) -> Iterator[pb
     end = (2, END_MS)
     if lane == pb.URGENT:
         for anchor, following in itertools.pairwise(story.anchors):
-            yield gateway.anchors(anchor, complete=_just_before(following))
+            yield gateway.anchors(anchor, complete=_just_before(following, story))
         yield gateway.anchors(story.anchors[-1], complete=end)
         return
     for boot, some in story.readings.items():
@@ -117,9 +118,10 @@ def _cut(gateway: Gateway, story: Story, shape: Shape, lane: int) -> Iterator[pb
             yield gateway.readings(some[start : start + shape.cut_every], boot=boot, complete_ms=complete_ms)
 
 
-def _just_before(anchor: tuple[int, int, int]) -> tuple[int, int]:
+def _just_before(anchor: tuple[int, int, int], story: Story) -> tuple[int, int]:
+    """As far as an URGENT lane without news may say that it is complete: a boot's end is its last reading."""
     boot, mono_ms, _ = anchor
-    return (boot, mono_ms - 1) if mono_ms > 1000 else (boot - 1, END_MS)
+    return (boot, mono_ms - 1) if mono_ms > 1000 else (boot - 1, story.readings[boot - 1][-1][0])
 
 
 def facts(road: Road, gateway: Gateway) -> set[Fact]:

@@ -11,6 +11,7 @@ import pytest
 from gateway.buffer.disk import DiskBuffer
 from gateway.clock import SystemClock
 from gateway.uplink.anchors import Anchors
+from gateway.uplink.backoff import Backoff
 from gateway.uplink.link import Link
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
@@ -65,6 +66,7 @@ async def linked(buffer: DiskBuffer, plane: Plane, **settings: float) -> AsyncIt
         anchors=Anchors(clock=clock, boot=1, record=record, kernel=lambda: None),
         version=lambda: "test",
     )
+    link._backoff = Backoff(base_s=0.05, cap_s=0.3)  # a third attempt may otherwise be a dozen seconds away
     running = asyncio.create_task(link.run())
     try:
         yield link

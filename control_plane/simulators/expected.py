@@ -1,10 +1,15 @@
-"""Which excursions the ERP must have heard of, computed from the device's own log; and whether it did, once each."""
+"""Which excursions the ERP must have heard of, computed from the device's own log; and whether it did, once each.
+
+An excursion that lasted as long as the rule asks for, give or take the time between two reads, may or may not be one:
+a limit is crossed between two reads, and a read's time is the middle of its exchange. So there are two lists, of those
+that surely happened and of those that possibly did.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -28,11 +33,21 @@ class Happened(NamedTuple):
     ended: bool
 
 
+class Expected(NamedTuple):
+    """`possible` holds all of `sure`, each with nearly the same begin."""
+
+    sure: Sequence[Happened] = ()
+    possible: Sequence[Happened] = ()
+
+    def also(self, other: Expected) -> Expected:
+        return Expected((*self.sure, *other.sure), (*self.possible, *other.possible))
+
+
 @dataclass(slots=True)
 class Verdict:
-    """`expected`: wall ms at which each excursion began. `problems`: sentences; none means all is well."""
+    """`problems`: sentences; none means all is well."""
 
-    expected: list[Happened] = field(default_factory=list)
+    expected: Expected
     made: int = 0
     delivered: int = 0
     effects: int = 0
@@ -40,8 +55,17 @@ class Verdict:
     problems: list[str] = field(default_factory=list)
 
 
-def excursions(rule: Rule, reads: Sequence[Read], column: int) -> list[Happened]:
-    """Stretches above the limit that lasted long enough, from every read the device answered."""
+def excursions(rule: Rule, reads: Sequence[Read], column: int, *, slack_ms: int) -> Expected:
+    """From every read the device answered. `slack_ms`: by how much the reconciler may see times differently."""
+    longer, shorter = (
+        replace(rule, open_after_ms=rule.open_after_ms + by, close_after_ms=rule.close_after_ms + by)
+        for by in (slack_ms, -slack_ms)
+    )
+    return Expected(_stretches(longer, reads, column), _stretches(shorter, reads, column))
+
+
+def _stretches(rule: Rule, reads: Sequence[Read], column: int) -> list[Happened]:
+    """Stretches above the limit that lasted long enough."""
     found: list[Happened] = []
     begin: int | None = None
     inside: int | None = None
@@ -64,15 +88,15 @@ def excursions(rule: Rule, reads: Sequence[Read], column: int) -> list[Happened]
 
 
 def judge(
-    expected: Sequence[Happened],
+    expected: Expected,
     events: Sequence[Mapping[str, Any]],
     deliveries: Sequence[Mapping[str, Any]],
     received: Mapping[str, Any],
     *,
     tolerance_ms: int = 3000,
 ) -> Verdict:
-    """Every expected excursion opened and closed once at the ERP, and nothing else did."""
-    verdict = Verdict(expected=list(expected))
+    """Every sure excursion opened and closed once at the ERP, and nothing that was not even possible did."""
+    verdict = Verdict(expected=expected)
     finals = [event for event in events if event["finality"] == "final"]
     verdict.made = len(finals)
     verdict.delivered = sum(1 for one in deliveries if one["state"] == "delivered")
@@ -89,8 +113,8 @@ def judge(
     for kind in ("opened", "closed"):
         standing = current(received["effects"], f"comboio.cold_chain.excursion.{kind}.v1")
         times = [_ms(effect["data"]["opened_at"]) for effect in standing]
-        want = [one.begin_ms for one in expected if one.ended or kind == "opened"]
-        verdict.problems += _compare(kind, want, times, tolerance_ms)
+        sure, possible = ([one.begin_ms for one in some if one.ended or kind == "opened"] for some in expected)
+        verdict.problems += _compare(kind, sure, possible, times, tolerance_ms)
     return verdict
 
 
@@ -105,17 +129,28 @@ def current(effects: Sequence[Mapping[str, Any]], type_: str) -> list[Mapping[st
     return [effect for effect in newest.values() if effect["change"] != "retract"]
 
 
-def _compare(kind: str, expected: Sequence[int], times: Sequence[int], tolerance_ms: int) -> list[str]:
+def _compare(
+    kind: str, sure: Sequence[int], possible: Sequence[int], times: Sequence[int], tolerance_ms: int
+) -> list[str]:
     left = sorted(times)
     problems = []
-    for want in sorted(expected):
-        near = next((at for at in left if abs(at - want) <= tolerance_ms), None)
+    free = sorted(possible)
+    for want in sorted(sure):
+        near = _take(left, want, tolerance_ms)
+        _take(free, want, tolerance_ms)
         if near is None:
             problems.append(f"the excursion of {_clock(want)} was never {kind} at the ERP")
-        else:
-            left.remove(near)
+    left = [at for at in left if _take(free, at, tolerance_ms) is None]
     problems += [f"the ERP was told of an excursion {kind} at {_clock(at)} that did not happen" for at in left]
     return problems
+
+
+def _take(times: list[int], want: int, tolerance_ms: int) -> int | None:
+    """The first of `times` near enough, taken out of it."""
+    near = next((at for at in times if abs(at - want) <= tolerance_ms), None)
+    if near is not None:
+        times.remove(near)
+    return near
 
 
 def _ms(text: str) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from gateway.buffer.buffer import Buffer
 from gateway.pipeline.calibrate import apply, calibrated
 from gateway.reading import GroupShape, Lost, Receipt, Row, SeriesShape
-from protos.config import Calibration, ModbusSensor, SimulatedSensor
+from protos.config import Calibration, Sensor
 
 
 @dataclass(slots=True)
@@ -45,19 +45,19 @@ class Flow:
         self.buffer.lost(self.ids[group], lost)
 
 
-def flow(sensor: ModbusSensor | SimulatedSensor, shapes: Sequence[GroupShape], buffer: Buffer) -> Flow:
+def flow(sensor: Sensor, shapes: Sequence[GroupShape], buffer: Buffer) -> Flow:
     """Raises Misconfigured."""
     made = [calibrated(_with_attrs(shape, sensor), sensor.calibration) for shape in shapes]
     return Flow(sensor.id, [shape for shape, _ in made], buffer, [per_row for _, per_row in made])
 
 
-def check(sensor: ModbusSensor | SimulatedSensor, shapes: Sequence[GroupShape]) -> None:
+def check(sensor: Sensor, shapes: Sequence[GroupShape]) -> None:
     """What `flow` would refuse, without a buffer. Raises Misconfigured."""
     for shape in shapes:
         calibrated(shape, sensor.calibration)
 
 
-def _with_attrs(shape: GroupShape, sensor: ModbusSensor | SimulatedSensor) -> GroupShape:
+def _with_attrs(shape: GroupShape, sensor: Sensor) -> GroupShape:
     """What the configuration says of a series travels with it."""
     common = {"asset": sensor.asset} if sensor.asset else {}
 

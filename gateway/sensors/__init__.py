@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from protos.config import GatewayConfig
 
 DRIVERS = {
+    "ble": "gateway.sensors.ble_build:build",
     "modbus": "gateway.sensors.modbus_build:build",
+    "mqtt": "gateway.sensors.mqtt_build:build",
     "simulated": "gateway.sensors.simulated:build",
 }
 """driver = "…" in the configuration → the builder of all sensors of that kind."""

@@ -30,6 +30,9 @@ LOOK_EVERY_S = 5.0
 class Topics(Protocol):
     """What tells a sensor of its messages; the broker's task."""
 
+    @property
+    def waiting_since(self) -> int | None: ...
+
     @contextmanager
     def joined(self, sensor: MqttSensor) -> Iterator[None]: ...
 
@@ -67,8 +70,10 @@ class MqttSensor:
         return (self._group,)
 
     def pending_since(self) -> int | None:
-        """The oldest loss in no gap yet; messages are rows the moment they come."""
-        return self._heard.since_ms if self._heard is not None else None
+        """The oldest message not handed over, or loss in no gap yet."""
+        lost = self._heard.since_ms if self._heard is not None else None
+        begun = [since for since in (lost, self._topics.waiting_since) if since is not None]
+        return min(begun, default=None)
 
     async def run(self, emit: Emit) -> None:
         """Take messages until cancelled; gaps still open then are closed and emitted on the way out."""
@@ -85,8 +90,8 @@ class MqttSensor:
 
     # --- called by the broker's task ----------------------------------------------------------------
 
-    def message(self, payload: bytes, *, retained: bool, behind: bool) -> Receipt | None:
-        """One message; the receipt of its row, or None if it made none."""
+    def message(self, payload: bytes, *, retained: bool, behind: bool, mono_ms: int) -> Receipt | None:
+        """One message that came then; the receipt of its row, or None if it made none."""
         assert self._heard is not None
         assert self._emit is not None
         self.counters["heard"] += 1
@@ -94,21 +99,20 @@ class MqttSensor:
             self.counters["repeated"] += 1
             return None
         self._retained = payload if retained else self._retained
-        now_ms = self._clock.mono_ms()
         try:
             values, quality = self._decode(payload)
         except Rejected as error:
-            self._refused(now_ms, str(error))
+            self._refused(mono_ms, str(error))
             return None
         except Exception as error:  # a decoder that breaks must not take the other sensors with it
-            self._refused(now_ms, f"{type(error).__name__}: {error}")
+            self._refused(mono_ms, f"{type(error).__name__}: {error}")
             return None
         if retained or behind:
             self.counters["stale"] += 1
             quality = tuple(code or pb.QUALITY_STALE for code in quality or (pb.QUALITY_GOOD,) * len(values))
         self.counters["rows"] += 1
         self.problem = None
-        self._last_ms = max(now_ms, self._last_ms + 1)  # two of one millisecond stay apart
+        self._last_ms = max(mono_ms, self._last_ms + 1)  # two of one millisecond stay apart
         self._lose(self._heard.good(self._last_ms))
         return self._emit.row(0, Row(self._last_ms, values, quality))
 
@@ -123,11 +127,11 @@ class MqttSensor:
 
     # --- outcomes -----------------------------------------------------------------------------------
 
-    def _refused(self, now_ms: int, why: str) -> None:
+    def _refused(self, mono_ms: int, why: str) -> None:
         self.counters["refused"] += 1
         self.problem = why
         assert self._heard is not None
-        self._heard.failed(now_ms, pb.GAP_REFUSED)
+        self._heard.failed(mono_ms, pb.GAP_REFUSED)
 
     def _lose(self, gaps: Iterable[Lost]) -> None:
         for lost in gaps:

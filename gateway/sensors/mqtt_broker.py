@@ -44,11 +44,10 @@ Key = tuple[int, str, bytes]
 
 
 class Waiting(NamedTuple):
-    """A message and the rows it made, until it is acknowledged."""
+    """A message and when it came, until it is handed over."""
 
     delivery: Delivery
-    key: Key
-    receipts: Sequence[Receipt]
+    mono_ms: int
 
 
 class MqttBroker:
@@ -79,7 +78,8 @@ class MqttBroker:
         self._all_run = asyncio.Event()
         self._connection = 0
         self._subscribed = False
-        self._unsure: dict[Key, Sequence[Receipt]] = {}
+        self._waiting: deque[Waiting] = deque()
+        self._unsure: dict[Key, tuple[int, Sequence[Receipt]]] = {}
         self._behind_until_ms = 0
         self._marker = b""
 
@@ -104,7 +104,7 @@ class MqttBroker:
             try:
                 why = await self._connect()
             except aiomqtt.MqttError as error:
-                why = str(error.__cause__ or error) or type(error).__name__
+                why = "the connection broke" if error.__cause__ else str(error) or type(error).__name__
             finally:
                 for sensor in self.sensors:
                     sensor.deaf(self._clock.mono_ms())
@@ -133,11 +133,10 @@ class MqttBroker:
             self._connection += 1
             if not client.session_kept:
                 self._unsure.clear()
-            waiting: deque[Waiting] = deque()
             news = asyncio.Event()
             tasks = [
-                asyncio.create_task(self._receive(client, waiting, news), name=f"mqtt.{options.id}.receive"),
-                asyncio.create_task(self._acknowledge(client, waiting, news), name=f"mqtt.{options.id}.acknowledge"),
+                asyncio.create_task(self._receive(client, news), name=f"mqtt.{options.id}.receive"),
+                asyncio.create_task(self._settle(client, news), name=f"mqtt.{options.id}.settle"),
             ]
             try:
                 await self._welcome(client)
@@ -147,6 +146,7 @@ class MqttBroker:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+                self._waiting.clear()  # they come again, on the next connection
 
     async def _welcome(self, client: AckingClient) -> None:
         """Subscribe, unless the broker kept what this process subscribed to: it would repeat retained messages."""
@@ -174,53 +174,72 @@ class MqttBroker:
 
     # --- messages -----------------------------------------------------------------------------------
 
-    async def _receive(self, client: AckingClient, waiting: deque[Waiting], news: asyncio.Event) -> str:
+    @property
+    def waiting_since(self) -> int | None:
+        """mono_ms of the oldest message that has not been handed over."""
+        return self._waiting[0].mono_ms if self._waiting else None
+
+    async def _receive(self, client: AckingClient, news: asyncio.Event) -> str:
         async for delivery in client.deliveries():
-            topic, payload = str(delivery.topic), bytes(delivery.payload)
-            key = (delivery.mid, topic, payload)
-            if not self._all_run.is_set():
-                return "a sensor stopped; what it was not told comes again"
-            receipts = self._unsure.get(key) if delivery.again else None
-            if receipts is None:
-                receipts = self._hand_over(topic, payload, delivery)
-            else:
-                self.counters["again"] += 1
-            if delivery.qos:
-                self._unsure[key] = receipts
-            waiting.append(Waiting(delivery, key, receipts))
+            self._waiting.append(Waiting(delivery, self._clock.mono_ms()))
             news.set()
         return "the messages ended"
 
-    def _hand_over(self, topic: str, payload: bytes, delivery: Delivery) -> Sequence[Receipt]:
+    async def _settle(self, client: AckingClient, news: asyncio.Event) -> str:
+        """Hand over what waits, make it durable, acknowledge it: with as little time between as there can be.
+
+        A gateway killed after the rows were written and before the broker heard of it is sent them once more.
+        """
+        while True:
+            await news.wait()
+            await asyncio.sleep(LINGER_S)
+            news.clear()
+            if not self._all_run.is_set():
+                return "a sensor stopped; what it was not told comes again"
+            made = [self._hand_over(one) for one in self._waiting]
+            self._waiting.clear()
+            for delivery, key, receipts in made:
+                for receipt in receipts:
+                    try:
+                        await receipt.durable()
+                    except Rejected:
+                        self.counters["dropped"] += 1  # the buffer's own gap says so
+                client.acknowledge(delivery)
+                self.counters["acknowledged"] += 1
+                self._backoff.reset()
+                self._unsure.pop(key, None)
+
+    def _hand_over(self, one: Waiting) -> tuple[Delivery, Key, Sequence[Receipt]]:
+        delivery = one.delivery
+        topic, payload = str(delivery.topic), bytes(delivery.payload)
+        key = (delivery.mid, topic, payload)
+        known = self._unsure.get(key) if delivery.again else None
+        if known is None:
+            receipts = self._rows(topic, payload, one)
+        else:
+            receipts = known[1]
+            self.counters["again"] += 1
+        if delivery.qos:
+            self._unsure[key] = (self._connection, receipts)
+        return delivery, key, receipts
+
+    def _caught_up(self) -> None:
+        """All that was unacknowledged has come again by now; what has not, somebody else took."""
+        self._behind_until_ms = 0
+        self._unsure = {key: one for key, one in self._unsure.items() if one[0] == self._connection}
+
+    def _rows(self, topic: str, payload: bytes, one: Waiting) -> Sequence[Receipt]:
         self.counters["messages"] += 1
         if topic == self._marker_topic:
             if payload == self._marker:
-                self._behind_until_ms = 0
+                self._caught_up()
             return ()
-        behind = delivery.again or self._clock.mono_ms() < self._behind_until_ms
+        behind = one.delivery.again or one.mono_ms < self._behind_until_ms
         made = [
-            sensor.message(payload, retained=bool(delivery.retain), behind=behind)
+            sensor.message(payload, retained=bool(one.delivery.retain), behind=behind, mono_ms=one.mono_ms)
             for sensor in self.sensors
             if sensor.topic == topic
         ]
         if not made:
             self.counters["unknown_topic"] += 1  # of a configuration before this one
         return [receipt for receipt in made if receipt is not None]
-
-    async def _acknowledge(self, client: AckingClient, waiting: deque[Waiting], news: asyncio.Event) -> str:
-        while True:
-            await news.wait()
-            await asyncio.sleep(LINGER_S)
-            news.clear()
-            while waiting:
-                one = waiting[0]
-                for receipt in one.receipts:
-                    try:
-                        await receipt.durable()
-                    except Rejected:
-                        self.counters["dropped"] += 1  # the buffer's own gap says so
-                client.acknowledge(one.delivery)
-                self.counters["acknowledged"] += 1
-                self._backoff.reset()
-                self._unsure.pop(one.key, None)
-                waiting.popleft()

@@ -34,17 +34,20 @@ def build(config: GatewayConfig, *, clock: Clock, profiles: Profiles) -> Built:
         for options in config.broker
         if options.id in used
     }
-    sensors = [BuiltSensor(options.id, _sensor(options, brokers, clock, profiles)) for options in wanted]
+    known = [options.id for options in config.broker]
+    sensors = [BuiltSensor(options.id, _sensor(options, brokers, clock, profiles, known)) for options in wanted]
     return Built(
         sensors=tuple(sensors),
         tasks=tuple(Supervised(f"broker {name}", broker.run) for name, broker in brokers.items()),
     )
 
 
-def _sensor(options: SensorOptions, brokers: dict[str, MqttBroker], clock: Clock, profiles: Profiles) -> MqttSensor:
+def _sensor(
+    options: SensorOptions, brokers: dict[str, MqttBroker], clock: Clock, profiles: Profiles, known: list[str]
+) -> MqttSensor:
     broker = brokers.get(options.broker)
     if broker is None:
-        close = difflib.get_close_matches(options.broker, list(brokers), n=1)
+        close = difflib.get_close_matches(options.broker, known, n=1)
         near = f"; did you mean {close[0]}?" if close else ""
         raise Misconfigured(
             f"sensor {options.id}: broker {options.broker!r} is not a [[broker]] of this configuration{near}"

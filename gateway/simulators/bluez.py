@@ -244,7 +244,7 @@ class SimulatedBluez:
         task.add_done_callback(self._tasks.discard)
 
     def _unregister_monitor(self, message: Message) -> None:
-        _, ear = self._ear(message)
+        ear = self._ears[(message.path or "").rsplit("/", 1)[-1]]  # also of an adapter that is off
         ear.monitors.pop((message.sender or "", message.body[0]), None)
 
     async def _ask_monitor(self, adapter: str, client: str, path: str) -> None:

@@ -48,6 +48,7 @@ async def private_bus() -> AsyncIterator[str]:
         daemon = await asyncio.create_subprocess_exec(
             *("dbus-daemon", f"--config-file={config}", "--nofork", "--nosyslog", "--print-address=1"),
             stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
         )
         assert daemon.stdout is not None
         try:

@@ -158,16 +158,17 @@ async def _serve(args: argparse.Namespace, stack: AsyncExitStack, chosen: dict[s
         control = ControlPort(handler=handler)
         said["control_port"] = await control.start(*args.control)
         stack.push_async_callback(control.close)
+    told = _told_to_end()  # first: whoever reads the line may end us at once
     print(json.dumps(said) if args.json else "  ".join(f"{k} {v}" for k, v in said.items()), flush=True)
-    await _until_told()
+    await told.wait()
 
 
-async def _until_told() -> None:
+def _told_to_end() -> asyncio.Event:
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
-    await told.wait()
+    return told
 
 
 def _address(text: str) -> tuple[str, int]:

@@ -104,17 +104,17 @@ def test_the_command_publishes_and_obeys(tmp_path: Path) -> None:
     with (
         mosquitto(tmp_path) as broker,
         simulate(*arguments, "--broker", f"127.0.0.1:{broker.port}", "--control", "127.0.0.1:0") as said,
+        socket.create_connection(("127.0.0.1", said["control_port"])) as control,
     ):
-        with socket.create_connection(("127.0.0.1", said["control_port"])) as control:
-            answers = control.makefile("rw")
-            sent_so_far = 0
-            while sent_so_far < 5:
-                answers.write("status\n")
-                answers.flush()
-                sent_so_far = json.loads(answers.readline())["sent"]["climate"]
-            answers.write('{"fault": "mute", "sensor": "nobody"}\n')
+        answers = control.makefile("rw")
+        sent_so_far = 0
+        while sent_so_far < 5:
+            answers.write("status\n")
             answers.flush()
-            assert answers.readline() == "error: there is no sensor nobody\n"
+            sent_so_far = json.loads(answers.readline())["sent"]["climate"]
+        answers.write('{"fault": "mute", "sensor": "nobody"}\n')
+        answers.flush()
+        assert answers.readline() == "error: there is no sensor nobody\n"
     (reads,) = sent(tmp_path / "log", "climate").values()
     assert len(reads) >= 5
 

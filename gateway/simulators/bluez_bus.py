@@ -7,6 +7,7 @@ refuses any other bus.
 from __future__ import annotations
 
 import asyncio
+import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -45,7 +46,10 @@ async def private_bus() -> AsyncIterator[str]:
     with tempfile.TemporaryDirectory(prefix=f"{SIMULATED_BUS}-") as folder:
         config = Path(folder) / "bus.conf"
         config.write_text(CONFIG.format(socket=Path(folder) / "bus"), encoding="utf-8")
+        # Where there is setpriv, the bus ends with a simulator that is killed.
+        with_us = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
         daemon = await asyncio.create_subprocess_exec(
+            *with_us,
             *("dbus-daemon", f"--config-file={config}", "--nofork", "--nosyslog", "--print-address=1"),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,

@@ -2,8 +2,8 @@
 
 Invariants
 1. A message is acknowledged after its rows are durable, in the order of receipt, on the connection it came on.
-2. A message that came before and was not acknowledged, because the connection broke, is not emitted twice: the rows it
-   made are remembered until the broker has heard of them.
+2. A message that the broker sends again, because the connection broke before our acknowledgement reached it, is not
+   emitted twice: what was taken on the last connections is remembered. Only a killed gateway forgets.
 3. A message nobody can read is acknowledged: it must not stop the others.
 
 While we are away the broker keeps messages for us (QoS 1, persistent session), and whoever reads them later can't know
@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import blake2b
 from typing import NamedTuple
 
 import aiomqtt
@@ -40,7 +41,9 @@ TIMEOUT_S = 10.0
 STEADY_S = 60.0
 
 log = structlog.get_logger("gateway.mqtt")
+REMEMBERED = 1000
 Key = tuple[int, str, bytes]
+"""Message id, topic and a digest of the payload."""
 
 
 class Waiting(NamedTuple):
@@ -79,7 +82,7 @@ class MqttBroker:
         self._connection = 0
         self._subscribed = False
         self._waiting: deque[Waiting] = deque()
-        self._unsure: dict[Key, tuple[int, Sequence[Receipt]]] = {}
+        self._taken: OrderedDict[Key, tuple[int, Sequence[Receipt]]] = OrderedDict()
         self._behind_until_ms = 0
         self._marker = b""
 
@@ -132,14 +135,13 @@ class MqttBroker:
         async with client.connected():
             self._connection += 1
             if not client.session_kept:
-                self._unsure.clear()
+                self._taken.clear()
             news = asyncio.Event()
-            tasks = [
-                asyncio.create_task(self._receive(client, news), name=f"mqtt.{options.id}.receive"),
-                asyncio.create_task(self._settle(client, news), name=f"mqtt.{options.id}.settle"),
-            ]
+            tasks = [asyncio.create_task(self._receive(client, news), name=f"mqtt.{options.id}.receive")]
             try:
                 await self._welcome(client)
+                # Only now: no row may come before the end of the gap that the welcome closes.
+                tasks.append(asyncio.create_task(self._settle(client, news), name=f"mqtt.{options.id}.settle"))
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 return next(iter(done)).result() or "it ended by itself"
             finally:
@@ -198,7 +200,7 @@ class MqttBroker:
                 return "a sensor stopped; what it was not told comes again"
             made = [self._hand_over(one) for one in self._waiting]
             self._waiting.clear()
-            for delivery, key, receipts in made:
+            for delivery, receipts in made:
                 for receipt in receipts:
                     try:
                         await receipt.durable()
@@ -207,26 +209,29 @@ class MqttBroker:
                 client.acknowledge(delivery)
                 self.counters["acknowledged"] += 1
                 self._backoff.reset()
-                self._unsure.pop(key, None)
 
-    def _hand_over(self, one: Waiting) -> tuple[Delivery, Key, Sequence[Receipt]]:
+    def _hand_over(self, one: Waiting) -> tuple[Delivery, Sequence[Receipt]]:
         delivery = one.delivery
         topic, payload = str(delivery.topic), bytes(delivery.payload)
-        key = (delivery.mid, topic, payload)
-        known = self._unsure.get(key) if delivery.again else None
+        key = (delivery.mid, topic, blake2b(payload, digest_size=16).digest())
+        known = self._taken.get(key) if delivery.again else None
         if known is None:
             receipts = self._rows(topic, payload, one)
         else:
             receipts = known[1]
             self.counters["again"] += 1
         if delivery.qos:
-            self._unsure[key] = (self._connection, receipts)
-        return delivery, key, receipts
+            self._taken[key] = (self._connection, receipts)
+            self._taken.move_to_end(key)
+            if len(self._taken) > REMEMBERED:
+                self._taken.popitem(last=False)
+        return delivery, receipts
 
     def _caught_up(self) -> None:
-        """All that was unacknowledged has come again by now; what has not, somebody else took."""
+        """All that the broker had to send again has come by now."""
         self._behind_until_ms = 0
-        self._unsure = {key: one for key, one in self._unsure.items() if one[0] == self._connection}
+        for key in [key for key, (connection, _) in self._taken.items() if connection != self._connection]:
+            del self._taken[key]
 
     def _rows(self, topic: str, payload: bytes, one: Waiting) -> Sequence[Receipt]:
         self.counters["messages"] += 1

@@ -15,6 +15,7 @@ from gateway.decoders.advertisements import Advert
 from gateway.errors import Misconfigured
 from gateway.sensors.ble_adverts import Adverts
 from gateway.sensors.ble_scanner import AdapterScanner
+from gateway.sensors.bluez_watch import BluezWatch
 from gateway.simulators.bluez import SimulatedBluez
 from gateway.simulators.bluez_payloads import RUUVI, ruuvi
 from gateway.simulators.bluez_radio import Report
@@ -186,6 +187,47 @@ def balanced(running: Listening, log: Path) -> None:
     assert done.balanced, done
     assert done.delivered == len(running.facts["tag"].rows)
     assert done.in_gaps == done.produced - done.delivered > 0
+
+
+async def test_with_two_adapters_one_may_leave_and_nothing_is_lost_or_doubled(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with simulated_bluez(monkeypatch, adapters=("hci0", "hci1")) as bluez:
+        async with listening('[ble]\nadapters = ["hci0", "hci1"]\nscan = "active"\n' + RUUVI_SENSOR) as running:
+            scanners = [task.run.__self__ for task in running.built.tasks[1:]]  # type: ignore[attr-defined]
+            await until(lambda: all(scanner.mode for scanner in scanners))
+            sensor = tag(bluez)
+            await sensor.measure(0.0)
+            await quiet(running, "tag", 2)
+            bluez.unplug("hci0")
+            await until(lambda: scanners[0].mode is None)
+            await sensor.measure(0.0)
+            await heard(running, "tag", 2)
+            assert scanners[1].mode == "active"
+        assert running.facts["tag"].column(0) == [1, 2]
+        assert running.facts["tag"].losts == []
+
+
+async def test_an_adapter_that_is_not_there_is_named_with_those_that_are(bluez: SimulatedBluez) -> None:
+    bluez.plug("hci3")
+    async with BluezWatch(wanted="hci7") as watch:
+        ready = asyncio.create_task(watch.ready())
+        await until(lambda: watch.problem)
+        assert watch.problem == "there is no adapter hci7; there is hci0, hci3"
+        bluez.plug("hci7")
+        assert (await ready).name == "hci7"
+    async with BluezWatch(wanted=None) as watch:
+        bluez.power("hci0", on=False)
+        await until(watch.changed.is_set)
+        assert (await watch.ready()).name == "hci3", "one that is on comes first"
+        for name in ("hci3", "hci7"):
+            bluez.unplug(name)
+        await until(lambda: set(watch._adapters) == {"hci0"})
+        ready = asyncio.create_task(watch.ready())
+        await until(lambda: watch.problem)
+        assert str(watch.problem).startswith("hci0 is switched off")
+        await bluez.kill()
+        await until(lambda: "bluetoothd isn't running" in str(watch.problem))
+        ready.cancel()
+        await asyncio.gather(ready, return_exceptions=True)
 
 
 async def test_a_fresh_scanner_follows_when_nothing_was_heard_for_long(bluez: SimulatedBluez) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from firmware_configs.loader import ProfileError, Profiles
 from gateway.clock import Clock
@@ -17,8 +18,9 @@ from protos.config import BleSensor as SensorOptions
 from protos.config import GatewayConfig
 
 
-def build(config: GatewayConfig, *, clock: Clock, profiles: Profiles) -> Built:
+def build(config: GatewayConfig, *, clock: Clock, profiles: Profiles, data_dir: Path | None = None) -> Built:
     """One scanner per adapter, one queue for all, one driver per [[sensor]]. Raises Misconfigured."""
+    del data_dir
     names: tuple[str | None, ...] = tuple(dict.fromkeys(config.ble.adapters)) or (None,)
     adverts = Adverts(adapters=len(names))
     simulated = SIMULATED_BUS in os.environ.get(BUS_VARIABLE, "")

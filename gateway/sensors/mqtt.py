@@ -51,6 +51,7 @@ class MqttSensor:
         topics: Topics,
     ) -> None:
         _check_quantities(options, [value.quantity for value in values])
+        self.id = options.id
         self.topic = options.topic
         self.counters: Counter[str] = Counter()
         """heard = rows + refused + repeated; stale is part of rows."""
@@ -64,7 +65,8 @@ class MqttSensor:
         self._heard: Heard | None = None
         self._emit: Emit | None = None
         self._retained: bytes | None = None
-        self._last_ms = 0
+        self.last_ms = 0
+        """When the last row was."""
 
     def groups(self) -> Sequence[GroupShape]:
         return (self._group,)
@@ -112,9 +114,9 @@ class MqttSensor:
             quality = tuple(code or pb.QUALITY_STALE for code in quality or (pb.QUALITY_GOOD,) * len(values))
         self.counters["rows"] += 1
         self.problem = None
-        self._last_ms = max(mono_ms, self._last_ms + 1)  # two of one millisecond stay apart
-        self._lose(self._heard.good(self._last_ms))
-        return self._emit.row(0, Row(self._last_ms, values, quality))
+        self.last_ms = max(mono_ms, self.last_ms + 1)  # two of one millisecond stay apart
+        self._lose(self._heard.good(self.last_ms))
+        return self._emit.row(0, Row(self.last_ms, values, quality))
 
     def deaf(self, since_ms: int) -> None:
         if self._heard is not None:

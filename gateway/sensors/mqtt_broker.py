@@ -3,7 +3,7 @@
 Invariants
 1. A message is acknowledged after its rows are durable, in the order of receipt, on the connection it came on.
 2. A message that the broker sends again, because the connection broke before our acknowledgement reached it, is not
-   emitted twice: what was taken on the last connections is remembered. Only a killed gateway forgets.
+   emitted twice: what was taken on the last connections is remembered, by a killed gateway too (`mqtt_memory`).
 3. A message nobody can read is acknowledged: it must not stop the others.
 
 While we are away the broker keeps messages for us (QoS 1, persistent session), and whoever reads them later can't know
@@ -29,6 +29,7 @@ from gateway.errors import Rejected
 from gateway.reading import Receipt
 from gateway.sensors.mqtt import MqttSensor
 from gateway.sensors.mqtt_client import AckingClient, Delivery
+from gateway.sensors.mqtt_memory import REMEMBERED, Key, MqttMemory
 from protos.config import Broker as BrokerOptions
 
 QOS = 1
@@ -41,9 +42,6 @@ TIMEOUT_S = 10.0
 STEADY_S = 60.0
 
 log = structlog.get_logger("gateway.mqtt")
-REMEMBERED = 1000
-Key = tuple[int, str, bytes]
-"""Message id, topic and a digest of the payload."""
 
 
 class Waiting(NamedTuple):
@@ -63,6 +61,7 @@ class MqttBroker:
         client_id: str,
         password: str | None,
         clock: Clock,
+        memory: MqttMemory | None = None,
         backoff: Backoff | None = None,
         behind_most_s: float = BEHIND_MOST_S,
     ) -> None:
@@ -74,6 +73,7 @@ class MqttBroker:
         self._client_id = client_id
         self._password = password
         self._clock = clock
+        self._memory = memory
         self._backoff = backoff or Backoff(base_s=0.5, cap_s=60.0)
         self._behind_most_ms = round(behind_most_s * 1000)
         self._marker_topic = f"comboio/{client_id}/marker"
@@ -100,9 +100,18 @@ class MqttBroker:
 
     async def run(self) -> None:
         """Stay connected until cancelled."""
+        try:
+            await self._stay_connected()
+        finally:
+            if self._memory is not None:
+                self._memory.close()
+
+    async def _stay_connected(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await self._all_run.wait()
+            if self._memory is not None:
+                self._memory.open()
             began = loop.time()
             try:
                 why = await self._connect()
@@ -136,6 +145,8 @@ class MqttBroker:
             self._connection += 1
             if not client.session_kept:
                 self._taken.clear()
+                if self._memory is not None:
+                    self._memory.forget()
             news = asyncio.Event()
             tasks = [asyncio.create_task(self._receive(client, news), name=f"mqtt.{options.id}.receive")]
             try:
@@ -198,8 +209,7 @@ class MqttBroker:
             news.clear()
             if not self._all_run.is_set():
                 return "a sensor stopped; what it was not told comes again"
-            made = [self._hand_over(one) for one in self._waiting]
-            self._waiting.clear()
+            made = self._hand_over_all()
             for delivery, receipts in made:
                 for receipt in receipts:
                     try:
@@ -210,16 +220,30 @@ class MqttBroker:
                 self.counters["acknowledged"] += 1
                 self._backoff.reset()
 
-    def _hand_over(self, one: Waiting) -> tuple[Delivery, Sequence[Receipt]]:
+    def _hand_over_all(self) -> list[tuple[Delivery, Sequence[Receipt]]]:
+        """What waits, as rows; without giving way to the task that writes them."""
+        fresh: dict[Key, dict[str, int]] = {}
+        made = [self._hand_over(one, fresh) for one in self._waiting]
+        self._waiting.clear()
+        if self._memory is not None:
+            self._memory.write(fresh)
+        return made
+
+    def _hand_over(self, one: Waiting, fresh: dict[Key, dict[str, int]]) -> tuple[Delivery, Sequence[Receipt]]:
         delivery = one.delivery
         topic, payload = str(delivery.topic), bytes(delivery.payload)
         key = (delivery.mid, topic, blake2b(payload, digest_size=16).digest())
         known = self._taken.get(key) if delivery.again else None
-        if known is None:
-            receipts = self._rows(topic, payload, one)
-        else:
+        receipts: Sequence[Receipt] = ()
+        if known is not None:
             receipts = known[1]
             self.counters["again"] += 1
+        elif delivery.again and self._memory is not None and self._memory.known(key):
+            self.counters["again"] += 1
+        else:
+            receipts = self._rows(topic, payload, one)
+            if receipts and delivery.qos:
+                fresh[key] = {sensor.id: sensor.last_ms for sensor in self.sensors if sensor.topic == topic}
         if delivery.qos:
             self._taken[key] = (self._connection, receipts)
             self._taken.move_to_end(key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import socket
+from pathlib import Path
 
 from firmware_configs.loader import ProfileError, Profiles
 from firmware_configs.messages import MessageValue
@@ -13,6 +14,7 @@ from gateway.errors import Misconfigured
 from gateway.sensors import Built, BuiltSensor, Supervised, secret
 from gateway.sensors.mqtt import MqttSensor
 from gateway.sensors.mqtt_broker import MqttBroker
+from gateway.sensors.mqtt_memory import MqttMemory
 from protos.config import Broker as BrokerOptions
 from protos.config import GatewayConfig
 from protos.config import MqttSensor as SensorOptions
@@ -20,7 +22,7 @@ from protos.config import MqttSensor as SensorOptions
 DEFAULT_PERIOD_S = 60.0
 
 
-def build(config: GatewayConfig, *, clock: Clock, profiles: Profiles) -> Built:
+def build(config: GatewayConfig, *, clock: Clock, profiles: Profiles, data_dir: Path | None = None) -> Built:
     """One task per [[broker]] that a sensor uses, one driver per [[sensor]]. Raises Misconfigured."""
     wanted = [options for options in config.sensor if isinstance(options, SensorOptions)]
     used = {options.broker for options in wanted}
@@ -30,6 +32,7 @@ def build(config: GatewayConfig, *, clock: Clock, profiles: Profiles) -> Built:
             client_id=options.client_id or _client_id(config, options),
             password=_password(options),
             clock=clock,
+            memory=_memory(options, clock, data_dir),
         )
         for options in config.broker
         if options.id in used
@@ -100,6 +103,13 @@ def _client_id(config: GatewayConfig, options: BrokerOptions) -> str:
     """One name for ever, or sessions pile up in the broker; different ones per box, or they throw each other out."""
     name = re.sub(r"[^a-z0-9]+", "-", (config.gateway.name or socket.gethostname()).lower()).strip("-")
     return f"comboio-{name or 'gateway'}-{options.id}"
+
+
+def _memory(options: BrokerOptions, clock: Clock, data_dir: Path | None) -> MqttMemory | None:
+    if data_dir is None:
+        return None
+    path = data_dir / "mqtt" / f"{options.id}.taken"
+    return MqttMemory(path=path, buffer=data_dir / "buffer", boot_id=clock.boot_id())
 
 
 def _password(options: BrokerOptions) -> str | None:

@@ -10,6 +10,8 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 
+import structlog
+
 from firmware_configs.adverts import BleProfile
 from gateway.clock import Clock
 from gateway.decoders.advertisements import Advert, Format, Undecodable
@@ -25,6 +27,9 @@ from protos.config import BleSensor as SensorOptions
 
 LOOK_EVERY_S = 5.0
 MIN_RESTART_MS = 60_000
+COMPLAIN_EVERY_MS = 60_000
+
+log = structlog.get_logger("gateway.ble")
 
 
 class BleSensor:
@@ -42,6 +47,7 @@ class BleSensor:
         adverts: Adverts,
     ) -> None:
         _check_quantities(options, profile)
+        self.id = options.id
         self.address = options.address
         self.counters: Counter[str] = Counter()
         """heard = foreign + repeated + older + refused + rows; queue_full never got so far."""
@@ -63,6 +69,7 @@ class BleSensor:
         self._heard: Heard | None = None
         self._emit: Emit | None = None
         self._waiting: deque[int] = deque()
+        self._complained_ms: int | None = None
         self._last_ms = 0
 
     def groups(self) -> Sequence[GroupShape]:
@@ -138,6 +145,8 @@ class BleSensor:
         news = self._freshness.judge(fields.counter, advert.mono_ms)
         if news is not News.NEW:
             self.counters[news.value] += 1
+            if news is News.OLDER:
+                self._complain("its counter went back: a replay, or it began anew (then restart the gateway)")
             return
         self.counters["rows"] += 1
         self.problem = None
@@ -149,9 +158,17 @@ class BleSensor:
 
     def _refused(self, mono_ms: int, why: str) -> None:
         self.counters["refused"] += 1
-        self.problem = why
+        self._complain(why)
         assert self._heard is not None
         self._heard.failed(mono_ms, pb.GAP_REFUSED)
+
+    def _complain(self, why: str) -> None:
+        """Kept for whoever asks, and in the log at most once a minute: anybody can send nonsense."""
+        self.problem = why
+        now_ms = self._clock.mono_ms()
+        if self._complained_ms is None or now_ms - self._complained_ms >= COMPLAIN_EVERY_MS:
+            self._complained_ms = now_ms
+            log.warning("ble.refused", sensor=self.id, why=why)
 
     def _lose(self, gaps: Iterable[Lost]) -> None:
         for lost in gaps:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
+import structlog
+
 from firmware_configs.messages import MessageValue
 from gateway.clock import Clock
 from gateway.decoders.json_path import Decoded, compile_values
@@ -25,6 +27,9 @@ from protos.comboio.v1 import batch_pb2 as pb
 from protos.config import MqttSensor as SensorOptions
 
 LOOK_EVERY_S = 5.0
+COMPLAIN_EVERY_MS = 60_000
+
+log = structlog.get_logger("gateway.mqtt")
 
 
 class Topics(Protocol):
@@ -65,6 +70,7 @@ class MqttSensor:
         self._heard: Heard | None = None
         self._emit: Emit | None = None
         self._retained: bytes | None = None
+        self._complained_ms: int | None = None
         self.last_ms = 0
         """When the last row was."""
 
@@ -131,9 +137,17 @@ class MqttSensor:
 
     def _refused(self, mono_ms: int, why: str) -> None:
         self.counters["refused"] += 1
-        self.problem = why
+        self._complain(why)
         assert self._heard is not None
         self._heard.failed(mono_ms, pb.GAP_REFUSED)
+
+    def _complain(self, why: str) -> None:
+        """Kept for whoever asks, and in the log at most once a minute."""
+        self.problem = why
+        now_ms = self._clock.mono_ms()
+        if self._complained_ms is None or now_ms - self._complained_ms >= COMPLAIN_EVERY_MS:
+            self._complained_ms = now_ms
+            log.warning("mqtt.unreadable", sensor=self.id, topic=self.topic, why=why)
 
     def _lose(self, gaps: Iterable[Lost]) -> None:
         for lost in gaps:

@@ -66,9 +66,11 @@ def _of_sensor(sensor: Sensor, config: GatewayConfig, profiles: Profiles) -> Ite
     except ProfileError as error:
         yield f"profile: {error}"
         return
-    for section in ("calibration", "attrs"):
-        for quantity in getattr(sensor, section):
-            if quantity not in known:
+    named = {section: getattr(sensor, section) for section in ("calibration", "attrs", "validate", "report")}
+    named["alarm"] = [rule.quantity for rule in sensor.alarm]
+    for section, quantities in named.items():
+        for quantity in quantities:
+            if quantity not in known and (section, quantity) != ("report", "*"):
                 yield f"{section}.{quantity}: not a quantity of {sensor.profile or 'values'}{_near(quantity, known)}"
 
 

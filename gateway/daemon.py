@@ -43,7 +43,7 @@ async def run(
     """Run until SIGTERM or SIGINT. Raises Misconfigured for what a person must mend first, OSError for the disk."""
     stop = _stop_requested()  # first: a buffer being opened is closed cleanly too
     keeper = Keeper(data_dir, clock=clock)
-    built = sensors.build(config, clock=clock, profiles=profiles)
+    built = sensors.build(config, clock=clock, profiles=profiles, data_dir=data_dir)
 
     def pending_since() -> int | None:
         begun = [since for s in built.sensors if (since := s.driver.pending_since()) is not None]

@@ -40,6 +40,9 @@ def run_ingest(settings: Settings, ready: Callable[[], None]) -> None:
         limit = PeerLimit(per_minute=settings.identity_limits.per_minute, monotonic_s=time.monotonic)
         service = IdentityService(enroller=enrolment, limit=limit)
         stop = stop_requested()
+        journal = SqlJournal(stores.journal)
+        if stores.journal.sqlite:  # one machine: there is no other ingest whose gateways these could be
+            journal.everyone_left(now_ms=clock.now_ms(), why="this server was not running")
         with serving(settings.identity, service, key_pem=server.key_pem, chain_pem=server.chain_pem):
             door = Door(
                 address=settings.grpc,
@@ -50,7 +53,7 @@ def run_ingest(settings: Settings, ready: Callable[[], None]) -> None:
             asyncio.run(
                 serve(
                     door=door,
-                    journal=SqlJournal(stores.journal),
+                    journal=journal,
                     clock=clock,
                     settings=settings.ingest,
                     admission=Admission(enrolment.revoked_serials),

@@ -92,3 +92,11 @@ def _unknown_in_union(raw: Any, kind: inspect.UnionType, path: str) -> Iterator[
 def _near(word: str, known: dict[str, Any]) -> str:
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def pointed(problem: str) -> tuple[str, str]:
+    """'a[1].b: text' → ('/a/1/b', 'text'): a problem's path as a JSON pointer."""
+    path, _, message = problem.partition(": ")
+    if path == "document":
+        return "", message
+    return "/" + path.replace("[", "/").replace("]", "").replace(".", "/"), message

@@ -110,6 +110,7 @@ class LinkService:
             await send(wire.Downlink(welcome=greeting))
             await self._converse(session, context, send)
         finally:
+            session.left()
             if self._sessions.get(gateway) is session:
                 del self._sessions[gateway], self._serials[gateway]
 
@@ -147,11 +148,14 @@ class LinkService:
                 if task.done():
                     task.result()
         except Goodbye as goodbye:
-            log.info("stream.goodbye", gateway=session.gateway, why=str(goodbye))
+            session.why = str(goodbye)
+            log.info("stream.goodbye", gateway=session.gateway, why=session.why)
             with contextlib.suppress(asyncio.CancelledError):
                 acks.cancel()
                 await asyncio.wait((acks,))
             await send(wire.Downlink(goodbye=goodbye.message))
+        else:
+            session.why = "the gateway ended the connection"
         finally:
             for task in (reads, acks):
                 task.cancel()

@@ -24,12 +24,16 @@ from control_plane.journal.journal import (
     Entry,
     HeartbeatEntry,
     LaneMark,
+    PresenceEntry,
     RejectEntry,
     SessionStart,
 )
 from protos.columns import MAX_COUNT, MAX_TIME_MS
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
+
+HEARD_EVERY_MS = 5_000
+"""The journal learns at most this often that a gateway still speaks."""
 
 log = structlog.get_logger("control_plane.ingest")
 Send = Callable[[wire.Downlink], Awaitable[None]]
@@ -59,6 +63,8 @@ class Session:
     ) -> None:
         self.gateway = gateway
         self.number = start.session
+        self.why = "the connection broke"
+        """Why it ended, once it has."""
         self._epoch = hello.epoch
         self._limits = limits
         self._writer = writer
@@ -71,6 +77,10 @@ class Session:
         self._need_schema = False
         self._wake = asyncio.Event()
         self._ended: Goodbye | None = None
+        self._heard_ms = clock.now_ms()
+        self._noted_ms = 0
+        self._beat: bytes | None = None
+        self._running: bytes | None = None
 
     # --- news from the writer, in the event loop -------------------------------------------------------
 
@@ -93,6 +103,10 @@ class Session:
         self._ended = self._ended or goodbye
         self._wake.set()
 
+    def left(self) -> None:
+        """The stream is over; the last thing to be said of it."""
+        self._writer.put_last(self, self._heard(left_ms=self._clock.now_ms(), why=self.why))
+
     async def acks(self, send: Send) -> None:
         """Say what commits held, cumulatively, until the stream ends; then raise its Goodbye."""
         while True:
@@ -113,6 +127,13 @@ class Session:
 
     async def receive(self, message: wire.Uplink) -> None:
         """Take one message; raises `Goodbye` for what breaks the protocol."""
+        self._heard_ms = self._clock.now_ms()
+        await self._take(message)
+        if self._heard_ms - self._noted_ms >= HEARD_EVERY_MS:
+            self._noted_ms = self._heard_ms
+            await self._put(self._heard())
+
+    async def _take(self, message: wire.Uplink) -> None:
         kind = message.WhichOneof("msg")
         if kind == "batch":
             await self._batch(message.batch)
@@ -139,6 +160,14 @@ class Session:
         if heartbeat.lanes:
             entry = HeartbeatEntry(self.gateway, self.number, self._epoch, list(heartbeat.lanes), self._clock.now_ms())
             await self._put(entry)
+        self._beat = heartbeat.SerializeToString()
+        if heartbeat.HasField("running"):
+            self._running = heartbeat.running.SerializeToString()
+
+    def _heard(self, *, left_ms: int | None = None, why: str | None = None) -> PresenceEntry:
+        beat, self._beat = self._beat, None
+        running, self._running = self._running, None
+        return PresenceEntry(self.gateway, self.number, self._heard_ms, beat, running, left_ms, why)
 
     async def _batch(self, batch: pb.Batch) -> None:
         self._same_epoch(batch.epoch)

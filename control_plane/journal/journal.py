@@ -74,7 +74,22 @@ class RejectEntry(NamedTuple):
     mark: LaneMark
 
 
-Entry = BatchEntry | DuplicateEntry | DeclareEntry | HeartbeatEntry | RejectEntry
+class PresenceEntry(NamedTuple):
+    """The gateway was heard; what it said of itself since the last such entry, or that its stream ended.
+
+    It is written only while `session` is the gateway's newest. None leaves what is there.
+    """
+
+    gateway: str
+    session: int
+    heard_ms: int
+    heartbeat: bytes | None = None
+    running: bytes | None = None
+    left_ms: int | None = None
+    why: str | None = None
+
+
+Entry = BatchEntry | DuplicateEntry | DeclareEntry | HeartbeatEntry | RejectEntry | PresenceEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import Connection, bindparam, func, select, text, tuple_
+from sqlalchemy import Connection, LargeBinary, bindparam, func, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.sql.dml import Insert
@@ -24,15 +24,17 @@ from control_plane.journal.journal import (
     Entry,
     HeartbeatEntry,
     LaneMark,
+    PresenceEntry,
     RejectEntry,
     SessionStart,
 )
 from control_plane.store.engine import Store
-from control_plane.store.tables import batch, conflict, declare, heartbeat, hello, lane, reject, session
+from control_plane.store.tables import batch, conflict, declare, heartbeat, hello, lane, presence, reject, session
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
 
 _PAIR = struct.Struct("<QQ")
+TEXT_LIMIT = 200
 
 
 def pack_ranges(ranges: Iterable[tuple[int, int]]) -> bytes:
@@ -63,6 +65,22 @@ class SqlJournal:
         self._upsert_heartbeat: Insert = beat.on_conflict_do_update(
             index_elements=["gateway", "epoch", "lane"], set_={name: beat.excluded[name] for name in said}
         )
+        here = insert(presence)
+        fresh = ("session", "connected_ms", "heard_ms", "left_ms", "version", "running", "why")
+        self._upsert_presence: Insert = here.on_conflict_do_update(
+            index_elements=["gateway"], set_={name: here.excluded[name] for name in fresh}
+        )
+        self._update_presence = (
+            update(presence)
+            .where(presence.c.gateway == bindparam("of"), presence.c.session == bindparam("in_session"))
+            .values(
+                heard_ms=bindparam("heard"),
+                left_ms=bindparam("left"),
+                why=bindparam("because"),
+                heartbeat=func.coalesce(bindparam("said", type_=LargeBinary), presence.c.heartbeat),
+                running=func.coalesce(bindparam("runs", type_=LargeBinary), presence.c.running),
+            )
+        )
         fence = insert(session)
         self._next_session = fence.on_conflict_do_update(
             index_elements=["gateway"], set_={"session": session.c.session + 1}
@@ -89,6 +107,7 @@ class SqlJournal:
                     "body": hello_.SerializeToString(),
                 },
             )
+            connection.execute(self._upsert_presence, _presence_row(gateway, number, hello_, now_ms))
             lanes = self._lanes(connection, gateway, hello_.epoch)
             for state in hello_.lanes:
                 held = lanes.get(state.lane)
@@ -97,6 +116,11 @@ class SqlJournal:
             known = select(declare.c.schema).where(declare.c.gateway == gateway, declare.c.epoch == hello_.epoch)
             schemas = frozenset(connection.execute(known).scalars())
         return SessionStart(session=number, lanes=lanes, schemas=schemas, note=note)
+
+    def everyone_left(self, *, now_ms: int, why: str) -> None:
+        """Close every open presence: for a start at which nobody can be connected yet."""
+        with self._store.write() as connection:
+            connection.execute(update(presence).where(presence.c.left_ms.is_(None)).values(left_ms=now_ms, why=why))
 
     def _in_order(self, connection: Connection) -> None:
         """Ids are handed out in the order of commits, so that a cursor over them misses nothing.
@@ -157,6 +181,9 @@ class SqlJournal:
             }
             if beats:
                 connection.execute(self._upsert_heartbeat, [row for _, row in sorted(beats.items())])
+            heard = [_heard_row(e) for e in live if isinstance(e, PresenceEntry)]
+            if heard:
+                connection.execute(self._update_presence, heard)
         return done
 
     def _fenced(self, connection: Connection, entries: Sequence[Entry]) -> set[tuple[str, int]]:
@@ -266,6 +293,32 @@ def _heartbeat_row(entry: HeartbeatEntry, said: wire.LaneComplete) -> dict[str, 
         "complete_boot": said.complete_to.boot,
         "complete_mono_ms": said.complete_to.mono_ms,
         "received_ms": entry.received_ms,
+    }
+
+
+def _presence_row(gateway: str, number: int, said: wire.Hello, now_ms: int) -> dict[str, object]:
+    return {
+        "gateway": gateway,
+        "session": number,
+        "connected_ms": now_ms,
+        "heard_ms": now_ms,
+        "left_ms": None,
+        "version": said.version[:TEXT_LIMIT],
+        "heartbeat": None,
+        "running": said.running.SerializeToString() if said.HasField("running") else None,
+        "why": None,
+    }
+
+
+def _heard_row(entry: PresenceEntry) -> dict[str, object]:
+    return {
+        "of": entry.gateway,
+        "in_session": entry.session,
+        "heard": entry.heard_ms,
+        "left": entry.left_ms,
+        "because": entry.why,
+        "said": entry.heartbeat,
+        "runs": entry.running,
     }
 
 

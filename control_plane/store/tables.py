@@ -150,6 +150,60 @@ conflict = Table(
     comment="The same key with other content: both are kept.",
 )
 
+presence = Table(
+    "presence",
+    journal,
+    Column("gateway", String(16), primary_key=True),
+    Column("session", BigInteger, nullable=False),
+    Column("connected_ms", BigInteger, nullable=False),
+    Column("heard_ms", BigInteger, nullable=False, comment="last message of any kind, to a few seconds"),
+    Column("left_ms", BigInteger, nullable=True, comment="null while connected"),
+    Column("version", Text, nullable=False, comment="of the gateway's program"),
+    Column("heartbeat", LargeBinary, nullable=True, comment="the last Heartbeat as it came"),
+    Column("running", LargeBinary, nullable=True, comment="the newest RunningConfig as it came"),
+    Column("why", Text, nullable=True, comment="why the stream ended"),
+    comment="Who is connected and what they said last.",
+)
+
+config_offer = Table(
+    "config_offer",
+    journal,
+    Column("gateway", String(16), primary_key=True),
+    Column("session", BigInteger, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    Column("offered_ms", BigInteger, nullable=False),
+    comment="The newest configuration each gateway was offered.",
+)
+
+config_status = Table(
+    "config_status",
+    journal,
+    Column("id", BigKey, primary_key=True, autoincrement=True),
+    Column("gateway", String(16), nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    Column("phase", Integer, nullable=False),
+    Column("reason", Integer, nullable=False),
+    Column("pointer", Text, nullable=False, comment="JSON pointer into the document"),
+    Column("text", Text, nullable=False),
+    Column("retry_at_ms", BigInteger, nullable=False),
+    Column("received_ms", BigInteger, nullable=False),
+    Index(None, "gateway", "generation", "id"),
+    comment="What gateways said became of an offer; a repetition is not a further row.",
+)
+
+effective_config = Table(
+    "effective_config",
+    journal,
+    Column("gateway", String(16), primary_key=True),
+    Column("pushed_hash", LargeBinary, nullable=False),
+    Column("local_hash", LargeBinary, nullable=False),
+    Column("body", LargeBinary, nullable=False, comment="canonical JSON"),
+    Column("received_ms", BigInteger, nullable=False),
+    comment="The document each gateway runs by, in its own words.",
+)
+
 # --- telemetry: written by the worker ----------------------------------------------------------------
 
 cursor = Table(

@@ -29,6 +29,7 @@ def run_ingest(settings: Settings, ready: Callable[[], None]) -> None:
     from control_plane.first_start import certificate_names
     from control_plane.fleet.authority import Authority
     from control_plane.fleet.enrolment import Enrolment
+    from control_plane.fleet.offers import Offers
     from control_plane.ingest.identity import IdentityService, PeerLimit, serving
     from control_plane.ingest.server import Admission, Door, serve
     from control_plane.journal.sql import SqlJournal
@@ -59,12 +60,15 @@ def run_ingest(settings: Settings, ready: Callable[[], None]) -> None:
                     admission=Admission(enrolment.revoked_serials),
                     ready=ready,
                     stop=stop,
+                    offers=Offers(stores, authority.config_key, settings.configuration.probation_s),
                 )
             )
 
 
 def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
     """Journal → projections → reconcile → outbox → relay. Returns on SIGTERM."""
+    from control_plane.fleet.revisions import Revisions
+    from control_plane.fleet.settle import Settling
     from control_plane.projections.completeness import CompletenessProjection
     from control_plane.projections.history import HistoryProjection
     from control_plane.projections.projector import Projector
@@ -75,6 +79,7 @@ def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
     from control_plane.relay.deliver import Deliverer
     from control_plane.settings import read_destinations
     from control_plane.worker import Loop, threaded, work
+    from firmware_configs.loader import Profiles
 
     clock = SystemClock()
     targets = read_destinations(Path(settings.integrations))
@@ -94,9 +99,13 @@ def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
             destinations=targets,
             clock=clock,
         )
+        settling = Settling(
+            revisions=Revisions(stores=stores, clock=clock, profiles=Profiles()), stores=stores, clock=clock
+        )
         loops = [
             Loop("projections", threaded(projector.step)),
             Loop("reconcile", threaded(reconciler.step), idle_s=0.3),
+            Loop("configuration", threaded(settling.step), idle_s=1.0),
         ]
 
         async def run() -> None:

@@ -95,8 +95,9 @@ def _near(word: str, known: dict[str, Any]) -> str:
 
 
 def pointed(problem: str) -> tuple[str, str]:
-    """'a[1].b: text' → ('/a/1/b', 'text'): a problem's path as a JSON pointer."""
+    """'a[1].b: text' → ('/a/1/b', 'text'): a problem's path as a JSON pointer, as deep as the path is known."""
     path, _, message = problem.partition(": ")
+    path = path.partition("[...]")[0]  # msgspec does not say which key of a dict
     if path == "document":
         return "", message
     return "/" + path.replace("[", "/").replace("]", "").replace(".", "/"), message

@@ -89,7 +89,45 @@ class PresenceEntry(NamedTuple):
     why: str | None = None
 
 
-Entry = BatchEntry | DuplicateEntry | DeclareEntry | HeartbeatEntry | RejectEntry | PresenceEntry
+class OfferEntry(NamedTuple):
+    """A configuration was offered."""
+
+    gateway: str
+    session: int
+    generation: int
+    hash: bytes
+    offered_ms: int
+
+
+class StatusEntry(NamedTuple):
+    """What the gateway said became of an offer; repetitions are dropped."""
+
+    gateway: str
+    session: int
+    status: wire.ConfigStatus
+    received_ms: int
+
+
+class EffectiveEntry(NamedTuple):
+    """The document the gateway runs by."""
+
+    gateway: str
+    session: int
+    effective: wire.EffectiveConfig
+    received_ms: int
+
+
+Entry = (
+    BatchEntry
+    | DuplicateEntry
+    | DeclareEntry
+    | HeartbeatEntry
+    | RejectEntry
+    | PresenceEntry
+    | OfferEntry
+    | StatusEntry
+    | EffectiveEntry
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,20 +21,37 @@ from control_plane.journal.journal import (
     Committed,
     DeclareEntry,
     DuplicateEntry,
+    EffectiveEntry,
     Entry,
     HeartbeatEntry,
     LaneMark,
+    OfferEntry,
     PresenceEntry,
     RejectEntry,
     SessionStart,
+    StatusEntry,
 )
 from control_plane.store.engine import Store
-from control_plane.store.tables import batch, conflict, declare, heartbeat, hello, lane, presence, reject, session
+from control_plane.store.tables import (
+    batch,
+    config_offer,
+    config_status,
+    conflict,
+    declare,
+    effective_config,
+    heartbeat,
+    hello,
+    lane,
+    presence,
+    reject,
+    session,
+)
+from control_plane.store.upsert import upsert
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
 
 _PAIR = struct.Struct("<QQ")
-TEXT_LIMIT = 200
+TEXT_LIMIT = 1000
 
 
 def pack_ranges(ranges: Iterable[tuple[int, int]]) -> bytes:
@@ -181,10 +198,32 @@ class SqlJournal:
             }
             if beats:
                 connection.execute(self._upsert_heartbeat, [row for _, row in sorted(beats.items())])
+            self._configuration(connection, live)
             heard = [_heard_row(e) for e in live if isinstance(e, PresenceEntry)]
             if heard:
                 connection.execute(self._update_presence, heard)
         return done
+
+    def _configuration(self, connection: Connection, live: Sequence[Entry]) -> None:
+        offers = {e.gateway: _offer_row(e) for e in live if isinstance(e, OfferEntry)}
+        upsert(connection, config_offer, [row for _, row in sorted(offers.items())])
+        effective = {e.gateway: _effective_row(e) for e in live if isinstance(e, EffectiveEntry)}
+        upsert(connection, effective_config, [row for _, row in sorted(effective.items())])
+        for entry in live:
+            if isinstance(entry, StatusEntry):
+                self._status(connection, _status_row(entry))
+
+    def _status(self, connection: Connection, row: dict[str, object]) -> None:
+        """Unless the gateway's newest row says the same already."""
+        query = (
+            select(config_status)
+            .where(config_status.c.gateway == row["gateway"])
+            .order_by(config_status.c.id.desc())
+            .limit(1)
+        )
+        last = connection.execute(query).mappings().one_or_none()
+        if last is None or any(last[name] != value for name, value in row.items() if name != "received_ms"):
+            connection.execute(config_status.insert(), row)
 
     def _fenced(self, connection: Connection, entries: Sequence[Entry]) -> set[tuple[str, int]]:
         streams = {(e.gateway, e.session) for e in entries}
@@ -303,7 +342,7 @@ def _presence_row(gateway: str, number: int, said: wire.Hello, now_ms: int) -> d
         "connected_ms": now_ms,
         "heard_ms": now_ms,
         "left_ms": None,
-        "version": said.version[:TEXT_LIMIT],
+        "version": _text(said.version),
         "heartbeat": None,
         "running": said.running.SerializeToString() if said.HasField("running") else None,
         "why": None,
@@ -319,6 +358,41 @@ def _heard_row(entry: PresenceEntry) -> dict[str, object]:
         "because": entry.why,
         "said": entry.heartbeat,
         "runs": entry.running,
+    }
+
+
+def _text(said: str) -> str:
+    """What a column can hold: PostgreSQL refuses NUL."""
+    return said.replace("\0", "")[:TEXT_LIMIT]
+
+
+def _offer_row(entry: OfferEntry) -> dict[str, object]:
+    return entry._asdict()
+
+
+def _status_row(entry: StatusEntry) -> dict[str, object]:
+    said = entry.status
+    return {
+        "gateway": entry.gateway,
+        "generation": said.generation,
+        "hash": said.hash,
+        "phase": said.phase,
+        "reason": said.reason,
+        "pointer": _text(said.pointer),
+        "text": _text(said.text),
+        "retry_at_ms": said.retry_at_ms,
+        "received_ms": entry.received_ms,
+    }
+
+
+def _effective_row(entry: EffectiveEntry) -> dict[str, object]:
+    said = entry.effective
+    return {
+        "gateway": entry.gateway,
+        "pushed_hash": said.pushed_hash,
+        "local_hash": said.local_hash,
+        "body": said.body,
+        "received_ms": entry.received_ms,
     }
 
 

@@ -492,4 +492,74 @@ attempt = Table(
     Index(None, "dest", "event_id"),
 )
 
+gateway_group = Table(
+    "gateway_group",
+    business,
+    Column("slug", String(64), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("priority", Integer, nullable=False, comment="of its template: the higher one wins; then the later slug"),
+    Column("created_ms", BigInteger, nullable=False),
+)
+
+gateway_group_member = Table(
+    "gateway_group_member",
+    business,
+    Column("slug", String(64), nullable=False),
+    Column("gateway", String(16), nullable=False),
+    PrimaryKeyConstraint("slug", "gateway"),
+    Index(None, "gateway"),
+)
+
+config_change = Table(
+    "config_change",
+    business,
+    Column("name", String(16), primary_key=True),
+    Column("last", BigInteger, nullable=False),
+    comment="Counts saves: rendering from what another save has changed is noticed, and ingest has its cursor.",
+)
+
+config_layer = Table(
+    "config_layer",
+    business,
+    Column("kind", String(8), nullable=False, comment="fleet, group, gateway"),
+    Column("target", String(64), nullable=False, comment="empty, a group's slug, a gateway's id"),
+    Column("version", BigInteger, nullable=False, comment="from 1; the newest is in force"),
+    Column("body", Text, nullable=False, comment="JSON: a part of a configuration document"),
+    Column("saved_ms", BigInteger, nullable=False),
+    Column("saved_by", Text, nullable=False),
+    PrimaryKeyConstraint("kind", "target", "version"),
+)
+
+config_document = Table(
+    "config_document",
+    business,
+    Column("hash", String(64), primary_key=True, comment="SHA-256 of body"),
+    Column("body", LargeBinary, nullable=False, comment="canonical JSON, whole"),
+    Column("created_ms", BigInteger, nullable=False),
+)
+
+config_revision = Table(
+    "config_revision",
+    business,
+    Column("gateway", String(16), nullable=False),
+    Column("generation", BigInteger, nullable=False, comment="strictly increasing: the fencing token"),
+    Column("hash", String(64), nullable=False),
+    Column("provenance", Text, nullable=False, comment="JSON: pointer to layer"),
+    Column("since_ms", BigInteger, nullable=False),
+    Column("why", Text, nullable=False),
+    PrimaryKeyConstraint("gateway", "generation"),
+    comment="Everything that was ever wanted of a gateway.",
+)
+
+config_desired = Table(
+    "config_desired",
+    business,
+    Column("gateway", String(16), primary_key=True),
+    Column("generation", BigInteger, nullable=False),
+    Column("hash", String(64), nullable=False),
+    Column("change", BigInteger, nullable=False, comment="config_change.last of the save"),
+    Index(None, "change"),
+    comment="What is wanted of each gateway now.",
+)
+
 STORES = {"journal": journal, "telemetry": telemetry, "business": business}

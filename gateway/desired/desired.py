@@ -22,6 +22,7 @@ one, as after a clean stop of the program, and only a period that was missed sho
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -178,7 +179,7 @@ class Desired:
         if self._managed and state.trial is not None:
             phase = wire.ConfigPhase.ValueType(PHASES[state.trial.phase])
         return wire.RunningConfig(
-            generation=revision.generation if revision else 0,
+            generation=state.generation if self._managed else 0,
             pushed_hash=bytes.fromhex(revision.hash) if revision and config is not None else b"",
             local_hash=digest(canonical(self._local)),
             local_management=not self._managed,
@@ -187,12 +188,12 @@ class Desired:
 
     def effective_config(self) -> wire.EffectiveConfig:
         """The document that runs, whole."""
-        running, config = self.running(), self._current[1]
-        return wire.EffectiveConfig(
-            pushed_hash=running.pushed_hash,
-            local_hash=running.local_hash,
-            body=canonical(config) if config is not None else b"",
-        )
+        running, (revision, config) = self.running(), self._current
+        body = canonical(config) if config is not None else b""
+        if revision is not None and config is not None:
+            with contextlib.suppress(OSError, ValueError):
+                body = self._desk.document(revision.hash)  # as pushed, without what was filled in here
+        return wire.EffectiveConfig(pushed_hash=running.pushed_hash, local_hash=running.local_hash, body=body)
 
     def heard(self) -> AsyncIterator[list[wire.ConfigStatus]]:
         """See `Statements.heard`."""

@@ -33,8 +33,9 @@ class Watch:
             self._seen[sensor] = count
 
     def restarted(self) -> None:
-        """Parts were built anew: their counts begin at nothing."""
-        self._seen = {}
+        """Parts were built anew: their counts begin at nothing, and what was delivered before proves nothing."""
+        self._seen.clear()
+        self.delivered_ms.clear()
 
     def within(self, window_s: Mapping[str, float]) -> set[str]:
         """The sensors whose last delivery is no older than their window."""

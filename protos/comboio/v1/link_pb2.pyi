@@ -871,6 +871,7 @@ class RunningConfig(_message.Message):
     LOCAL_MANAGEMENT_FIELD_NUMBER: _builtins.int
     PHASE_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
+    """the newest this box ever took, also if it was undone: older offers are replays"""
     pushed_hash: _builtins.bytes
     local_hash: _builtins.bytes
     local_management: _builtins.bool

@@ -189,8 +189,8 @@ class Box:
     async def settled(self) -> None:
         """Let the machine look once at least, and do everything that follows from it."""
         wake = self.desired._wake
-        await asyncio.sleep(0.01)
         if not self.desired._managed:
+            await asyncio.sleep(0.01)
             return
         for _ in range(3):
             wake.set()

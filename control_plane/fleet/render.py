@@ -103,7 +103,7 @@ def leaves(document: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     elif isinstance(document, list) and (items := _as_items(document, path)):
         for name, item in items.items():
             yield from leaves(item, f"{path}/{_escaped(name)}")
-    else:
+    elif path:
         yield path, document
 
 

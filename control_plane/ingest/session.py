@@ -110,6 +110,8 @@ class Session:
                 self._durable[entry.mark.lane] = entry.mark
             if isinstance(entry, RejectEntry):
                 self._rejects.append(entry.reject)
+            if isinstance(entry, StatusEntry):
+                self._moved(self.gateway)  # only now can be read what it said
         self._wake.set()
 
     def failed(self, why: str) -> None:

@@ -265,6 +265,11 @@ class Desired:
             self._say(_outcome(offer, wire.CONFIG_REJECTED, reason, text=text))
             return
         name = offer.hash.hex()
+        earlier = state.quarantined(name)
+        if earlier is not None:  # in the words of then, so that also a control plane that forgot knows
+            log.warning("configuration.quarantined", generation=offer.generation, why=earlier.text)
+            self._say(msgspec.structs.replace(earlier, generation=offer.generation))
+            return
         known = [one for one in (state.trial, state.waiting) if one is not None and one.hash == name]
         if known and known[-1].generation == offer.generation:
             self._say_phase(known[-1])

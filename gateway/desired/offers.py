@@ -25,9 +25,6 @@ def refusal(offer: wire.ConfigOffer, *, gateway: str, config_key: bytes, state: 
     stale = _stale(offer, state)
     if stale is not None:
         return wire.CONFIG_REASON_OLD_GENERATION, stale
-    earlier = state.quarantined(offer.hash.hex())
-    if earlier is not None:
-        return wire.CONFIG_REASON_QUARANTINED, f"the same content was undone before: {earlier.text}"
     return None
 
 

@@ -122,8 +122,9 @@ async def test_a_bad_document_is_rejected_with_its_place_and_quarantined(box: Bo
         box.problems = []
     async with box.running():
         await box.pushed(ONE, 2, turn_s=1)
-        assert box.statuses[-1].reason == wire.CONFIG_REASON_QUARANTINED
-        assert "no such profile" in box.statuses[-1].text
+        again = box.statuses[-1]
+        assert (again.generation, again.phase, again.reason) == (2, wire.CONFIG_REJECTED, wire.CONFIG_REASON_INVALID)
+        assert "no such profile" in again.text
     assert box.parts.switches == 0
 
 
@@ -273,7 +274,8 @@ async def test_a_second_crash_in_probation_reverts(box: Box) -> None:
         assert box.said()[-1] == "ROLLED_BACK"
         assert box.statuses[-1].reason == wire.CONFIG_REASON_CRASHED
         await box.pushed(TWO, 3, turn_s=1)
-        assert box.statuses[-1].reason == wire.CONFIG_REASON_QUARANTINED
+        assert (box.statuses[-1].generation, box.statuses[-1].phase) == (3, wire.CONFIG_ROLLED_BACK)
+        assert box.sensors() == ["probe"]
 
 
 async def test_clean_stops_in_probation_do_not_count_as_crashes(box: Box) -> None:

@@ -355,8 +355,10 @@ class Desired:
             await self._switch(site, Revision(generation=trial.generation, hash=trial.hash), config)
         except Misconfigured as error:
             await self._undo(trial, wire.CONFIG_REASON_NOT_STARTED, str(error))
-            return
-        await self._begin_probation(trial)
+        except OSError as error:
+            await self._undo(trial, wire.CONFIG_REASON_STORAGE, f"the box could not write: {error}")
+        else:
+            await self._begin_probation(trial)
 
     async def _begin_probation(self, trial: Trial) -> None:
         probation = _with(trial, phase="probation")
@@ -366,7 +368,12 @@ class Desired:
         self._say_phase(probation)
 
     async def _switch(self, site: Site, revision: Revision | None, config: GatewayConfig | None) -> None:
-        await site.switch(config)
+        before, self._current = self._current, (None, None)  # until it is done nothing is sure to run
+        try:
+            await site.switch(config)
+        except Misconfigured:
+            self._current = before
+            raise
         self._current = (revision, config)
         self._watch.restarted()
 
@@ -415,13 +422,16 @@ class Desired:
         self._say_phase(undone)
 
     async def _revert(self, site: Site, trial: Trial) -> None:
-        """Back to what was committed, or to nothing but buffer and uplink when even that can't start."""
+        """Back to what was committed, or to nothing but buffer and uplink when even that can't start.
+
+        A disk that refuses ends `run`, whose supervisor begins here again: a full one may have room later.
+        """
         state = self._desk.state
         try:
-            config = self._local if state.committed is None else self._read(state.committed.hash)
+            config = self._committed()
             if self._current != (state.committed, config):
                 await self._switch(site, state.committed, config)
-        except (Misconfigured, OSError, ValueError, msgspec.MsgspecError) as error:
+        except Misconfigured as error:
             await self._switch(site, None, None)
             await asyncio.to_thread(self._desk.save, self._failed(state, str(error)))
         else:
@@ -430,6 +440,14 @@ class Desired:
         last = self._desk.state.last
         assert last is not None
         self._say(last)
+
+    def _committed(self) -> GatewayConfig:
+        """Raises Misconfigured when it can't be read any more."""
+        committed = self._desk.state.committed
+        try:
+            return self._local if committed is None else self._read(committed.hash)
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            raise Misconfigured(str(error)) from error
 
     def _rolled_back(self, state: State, trial: Trial) -> State:
         outcome = _outcome(trial, wire.CONFIG_ROLLED_BACK, trial.reason, text=trial.text)

@@ -99,6 +99,8 @@ class _ConfigReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ConfigRe
     """the control plane could not be reached under it"""
     CONFIG_REASON_UNSUPPORTED: _ConfigReason.ValueType  # 105
     """asks for something this version does not know"""
+    CONFIG_REASON_STORAGE: _ConfigReason.ValueType  # 106
+    """the box could not write"""
 
 class ConfigReason(_ConfigReason, metaclass=_ConfigReasonEnumTypeWrapper):
     """Why a configuration was not taken, or undone. Those below 100 speak of its content: the same content is not offered
@@ -128,6 +130,8 @@ CONFIG_REASON_NO_RECONNECT: ConfigReason.ValueType  # 104
 """the control plane could not be reached under it"""
 CONFIG_REASON_UNSUPPORTED: ConfigReason.ValueType  # 105
 """asks for something this version does not know"""
+CONFIG_REASON_STORAGE: ConfigReason.ValueType  # 106
+"""the box could not write"""
 Global___ConfigReason: _TypeAlias = ConfigReason  # noqa: Y015
 
 class _CommandState:

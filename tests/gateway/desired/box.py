@@ -68,6 +68,8 @@ class Parts:
     broken: set[str] = field(default_factory=set)
     """Sensors without which parts can't be built."""
     silent: set[str] = field(default_factory=set)
+    disk_full: int = 0
+    """So many switches fail after everything was stopped."""
     link: bool = True
     network: bool = True
     config: GatewayConfig | None = None
@@ -81,6 +83,10 @@ class Parts:
 
     async def switch(self, config: GatewayConfig | None) -> None:
         self.build(config)
+        if self.disk_full:
+            self.disk_full -= 1
+            self.config = None
+            raise OSError("no space left on device")
         self.config, self.rows, self.switches = config, {}, self.switches + 1
 
     def poll(self) -> None:
@@ -150,7 +156,9 @@ class Box:
 
     async def _rule(self) -> None:
         with suppress(KilledError):
-            await self.desired.run(self.parts)
+            while True:
+                with suppress(OSError):
+                    await self.desired.run(self.parts)
 
     async def _hear(self) -> None:
         async for statements in self.desired.heard():

@@ -236,6 +236,20 @@ async def test_when_even_the_one_before_cannot_start_buffer_and_uplink_go_on_alo
     assert box.sensors() == ["door"]
 
 
+@pytest.mark.parametrize("refusals", [1, 2])
+async def test_a_full_disk_undoes_it_and_the_one_before_is_started_again(box: Box, refusals: int) -> None:
+    async with box.running():
+        await box.pushed(ONE, 1)
+        box.parts.disk_full = refusals
+        await box.pushed(TWO, 2, turn_s=2)
+        assert box.statuses[-1].reason == wire.CONFIG_REASON_STORAGE
+        assert box.statuses[-1].phase == wire.CONFIG_ROLLED_BACK
+        assert box.sensors() == ["probe"]
+        assert box.desired.running().pushed_hash == digest(ONE)
+        await box.pushed(TWO, 3)
+        assert box.said()[-1] == "APPLIED"
+
+
 async def test_a_committed_document_that_no_longer_starts_leaves_the_box_in_safe_mode(box: Box) -> None:
     async with box.running():
         await box.pushed(ONE, 1)

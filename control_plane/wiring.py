@@ -98,6 +98,7 @@ def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
             rules=settings.rules.cold_chain,
             destinations=targets,
             clock=clock,
+            hold_max_s=settings.rules.hold_max_s,
         )
         settling = Settling(
             revisions=Revisions(stores=stores, clock=clock, profiles=Profiles()), stores=stores, clock=clock

@@ -27,9 +27,10 @@ def problems(config: GatewayConfig, *, clock: Clock, profiles: Profiles) -> list
 
 
 def _with_path(line: str, config: GatewayConfig) -> str:
-    """'sensor probe: text' → 'sensor[2]: text'."""
-    named = re.match(r"sensor ([^: ]+): (.*)", line)
+    """'sensor probe: text' → 'sensor[2]: text'; a path that follows the sensor is joined to it."""
+    named = re.match(r'sensor "?([^:" ]+)"?: (.*)', line)
     ids = [sensor.id for sensor in config.sensor]
     if named is None or named[1] not in ids:
         return line if re.match(r"[a-z_.\[\]0-9]+: ", line) else f"document: {line}"
-    return f"sensor[{ids.index(named[1])}]: {named[2]}"
+    joint = "." if re.match(r"[a-z_]+\.[^ :]+: ", named[2]) else ": "
+    return f"sensor[{ids.index(named[1])}]{joint}{named[2]}"

@@ -27,6 +27,7 @@ from gateway.health.carrier import carrier
 from gateway.health.watchdog import notify
 from gateway.identity.keeper import Keeper
 from gateway.pipeline.flow import Flow, flow
+from gateway.pipeline.silence import Silence
 from gateway.reading import GroupShape
 from gateway.sensors import BuiltSensor, Supervised
 from gateway.sensors.driver import Driver
@@ -74,7 +75,7 @@ async def run(
         batch_interval_s=config.uplink.batch_interval_s,
         pending_since=pending_since,
     )
-    site = Site(buffer=buffer, local=config, build=lambda wanted: built(wanted, buffer, clock, profiles))
+    site = Site(buffer=buffer, clock=clock, local=config, build=lambda wanted: built(wanted, buffer, clock, profiles))
     plan = _first_plan(desired, site)
     await site.open(plan)
 
@@ -96,6 +97,7 @@ async def run(
             anchors=anchors,
             version=version,
             configuration=desired,
+            sensors_silent=site.silent,
         )
 
     log.info("gateway.start", id=keeper.gateway_id, epoch=f"{buffer.opening.epoch:08x}", opens=buffer.opening.opens)
@@ -161,10 +163,17 @@ class Site:
     """The parts that a configuration decides: sensors with what runs beside them, and where the uplink leads."""
 
     def __init__(
-        self, *, buffer: DiskBuffer, local: GatewayConfig, build: Callable[[GatewayConfig | None], Plan]
+        self,
+        *,
+        buffer: DiskBuffer,
+        clock: Clock,
+        local: GatewayConfig,
+        build: Callable[[GatewayConfig | None], Plan],
     ) -> None:
         self.build = build
         self._buffer = buffer
+        self._clock = clock
+        self._silence = Silence((), clock=clock)
         self._local = local
         self._plan = Plan()
         self._running: list[asyncio.Task[None]] = []
@@ -197,8 +206,11 @@ class Site:
             await _ended(self._uplink)
             self._start_uplink(after)
 
-    def counts(self) -> Mapping[str, int]:
-        return {way.sensor: way.counters.rows for way in self._plan.flows}
+    def delivered(self) -> Mapping[str, int]:
+        return {way.sensor: max(way.heard_ms, default=0) for way in self._plan.flows}
+
+    def silent(self) -> int:
+        return self._silence.silent
 
     def connected(self) -> bool:
         return self._link.health.connected
@@ -216,7 +228,9 @@ class Site:
 
     def _start_sensors(self) -> None:
         plan = self._plan
-        self._running = [self._started(task.name, task.run) for task in plan.beside]
+        self._silence = Silence(plan.flows, clock=self._clock)
+        self._running = [self._started("silence", self._silence.run)]
+        self._running += [self._started(task.name, task.run) for task in plan.beside]
         for sensor, way in zip(plan.sensors, plan.flows, strict=True):
             self._running.append(self._started(f"sensor.{sensor.id}", _drive(sensor.driver, way), part=sensor.id))
 

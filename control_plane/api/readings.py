@@ -196,7 +196,9 @@ def _stepped(found: Readings, step_ms: int) -> dict[str, Any]:
 def _gaps(connection: Connection, row: Any, from_ms: int, to_ms: int) -> list[SeriesGap]:
     """Gap records of the series' sensor, placed in wall time and cut to the stretch; unplaceable ones are left out."""
     walls = load_all(connection, row.gateway)
-    query = select(gap).where(gap.c.gateway == row.gateway, gap.c.sensor.in_((row.sensor, "")))
+    query = select(gap).where(
+        gap.c.gateway == row.gateway, gap.c.sensor.in_((row.sensor, "")), gap.c.joined_to.is_(None)
+    )
     found = []
     for one in connection.execute(query):
         begin, end = walls.get((one.epoch, one.from_boot)), walls.get((one.epoch, one.to_boot))

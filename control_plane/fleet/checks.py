@@ -60,9 +60,13 @@ def _modbus(config: GatewayConfig, profiles: Profiles) -> Iterator[str]:
         registers = profile.expanded()
         polls[sensor.bus].append((sensor.every_s, plan(registers, profile.limits)))
         known = [register.quantity for register in registers]
-        for section in ("calibration", "attrs"):
-            for quantity in getattr(sensor, section):
-                if quantity not in known:
+        named: dict[str, list[str]] = {
+            section: list(getattr(sensor, section)) for section in ("calibration", "attrs", "validate", "report")
+        }
+        named["alarm"] = [rule.quantity for rule in sensor.alarm]
+        for section, quantities in named.items():
+            for quantity in quantities:
+                if quantity not in known and (section, quantity) != ("report", "*"):
                     near = _near(quantity, known)
                     yield f"sensor[{index}].{section}.{quantity}: not a quantity of {sensor.profile}{near}"
     for index, bus in enumerate(buses):

@@ -64,8 +64,8 @@ class Site(Protocol):
     async def switch(self, config: GatewayConfig | None) -> None:
         """Stop what runs and start under `config`, None: no sensors. Raises Misconfigured; then what ran runs on."""
 
-    def counts(self) -> Mapping[str, int]:
-        """Rows each sensor delivered since it was built."""
+    def delivered(self) -> Mapping[str, int]:
+        """Per sensor a number that rises with each row its driver hands over; 0 before the first since it was built."""
 
     def connected(self) -> bool:
         """The uplink, as it is configured now, has reached the control plane."""
@@ -104,7 +104,7 @@ class Desired:
         self._offer: wire.ConfigOffer | None = None
         self._wake = asyncio.Event()
         self._current: tuple[Revision | None, GatewayConfig | None] = (None, local)
-        self._watch = Watch(counts=dict, now_ms=clock.mono_ms)
+        self._watch = Watch(delivered=dict, now_ms=clock.mono_ms)
         self._looked_ms = clock.mono_ms()
         self._persisted_left_s = 0.0
 
@@ -214,7 +214,7 @@ class Desired:
         """Bring the box to the newest offer, for ever; ends only by cancellation."""
         if not self._managed:
             await asyncio.Event().wait()
-        self._watch.counts = site.counts
+        self._watch.delivered = site.delivered
         self._looked_ms = self._clock.mono_ms()
         self._resume()
         while True:

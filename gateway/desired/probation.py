@@ -18,16 +18,16 @@ SLACK = 1.5
 
 @dataclass(slots=True)
 class Watch:
-    """Looks at the counts of rows again and again; `delivered_ms` is when each sensor's last moved."""
+    """Looks at what was delivered again and again; `delivered_ms` is when each sensor's number last rose."""
 
-    counts: Callable[[], Mapping[str, int]]
+    delivered: Callable[[], Mapping[str, int]]
     now_ms: Callable[[], int]
     delivered_ms: dict[str, int] = field(default_factory=dict)
     _seen: dict[str, int] = field(default_factory=dict)
 
     def look(self) -> None:
         now_ms = self.now_ms()
-        for sensor, count in self.counts().items():
+        for sensor, count in self.delivered().items():
             if count > self._seen.get(sensor, 0):
                 self.delivered_ms[sensor] = now_ms
             self._seen[sensor] = count

@@ -86,6 +86,7 @@ class Link:
         anchors: Anchors,
         version: Callable[[], str],
         configuration: Configuration,
+        sensors_silent: Callable[[], int] = lambda: 0,
     ) -> None:
         self._buffer = buffer
         self._clock = clock
@@ -95,6 +96,7 @@ class Link:
         self._anchors = anchors
         self._version = version
         self._configuration = configuration
+        self._sensors_silent = sensors_silent
         self._backoff = Backoff()
         self._away_since_ms = clock.mono_ms()
         self.health = LinkHealth()
@@ -288,7 +290,7 @@ class Link:
             backlog=backlog,
             running=self._configuration.running(),
             clock=self._anchors.state(),
-            sensors_silent=0,
+            sensors_silent=self._sensors_silent(),
         )
 
 

@@ -17,10 +17,10 @@ from protos.comboio.v1 import link_pb2 as wire
 
 def phases(state: State) -> set[str]:
     """What is durable now: the phases of what is on its way, and the end of what was."""
-    found = {one.phase for one in (state.waiting, state.trial) if one is not None}
+    found: set[str] = {one.phase for one in (state.waiting, state.trial) if one is not None}
     if not found and state.last is not None:
         found = {wire.ConfigPhase.Name(wire.ConfigPhase.ValueType(state.last.phase)).removeprefix("CONFIG_").lower()}
-    return set(found)
+    return found
 
 
 def mortal(phase: str) -> None:
@@ -32,7 +32,7 @@ def mortal(phase: str) -> None:
         if phase in phases(desk.state) - known:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    Desk.change = change  # type: ignore[method-assign]
+    Desk.change = change  # type: ignore[method-assign,assignment]
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def editor(client: FlaskClient, bearer: Bearer, fleet: Fleet) -> Editor:
 
 def test_a_layer_is_read_with_its_etag_and_saved_on_top_of_it(editor: Editor) -> None:
     first = editor.client.get("/api/v1/config/fleet", headers=editor.headers)
-    assert (first.json["version"], first.headers["ETag"]) == (0, '"0"')
+    assert (first.get_json()["version"], first.headers["ETag"]) == (0, '"0"')
     saved = editor.put("/config/fleet", {"sensor": [PROBE]}, etag=first.headers["ETag"])
     assert saved["etag"] == '"1"'
     assert [(t["gateway"], t["changed"], t["errors"]) for t in saved["targets"]] == [
@@ -122,7 +122,7 @@ def test_adopting_makes_what_runs_the_gateways_layer(editor: Editor, fleet: Flee
     fleet.greets(local_management=True, local_hash=b"l" * 32)
     fleet.reports(b'{"config_version":1,"sensor":[{"id":"probe","driver":"simulated"}]}', local_hash=b"l" * 32)
     answer = editor.client.post(f"/api/v1/gateways/{GATEWAY}/config/adopt", headers=editor.headers)
-    assert (answer.status_code, answer.json["version"]) == (200, 1)
+    assert (answer.status_code, answer.get_json()["version"]) == (200, 1)
     found = editor.get(f"/gateways/{GATEWAY}/config")
     assert found["state"] == "UNMANAGED"
     assert "by hand" in found["sentence"]

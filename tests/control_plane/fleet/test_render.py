@@ -61,7 +61,7 @@ def test_differences_are_leaf_by_leaf_and_name_items_by_their_id() -> None:
 
 
 def wrong(**parts: object) -> list[tuple[str, str]]:
-    return [tuple(m) for m in check(render([Layer("fleet", parts)]).document, PROFILES).mistakes]
+    return [(m.pointer, m.message) for m in check(render([Layer("fleet", parts)]).document, PROFILES).mistakes]
 
 
 def test_every_mistake_of_a_document_is_said_with_its_place() -> None:

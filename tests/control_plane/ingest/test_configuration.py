@@ -122,7 +122,7 @@ async def test_undone_content_is_not_offered_again_and_what_may_be_retried_is(
     plane: Plane, revisions: Revisions
 ) -> None:
     body = save(revisions, PROBE)
-    undone = {"generation": 1, "hash": digest(body), "phase": wire.CONFIG_ROLLED_BACK}
+    undone: dict[str, Any] = {"generation": 1, "hash": digest(body), "phase": wire.CONFIG_ROLLED_BACK}
     async with plane.ready_box(runs(pushed_hash=OLD)) as box:
         await offered(box)
         later = SystemClock().now_ms() + 400

@@ -94,7 +94,7 @@ class Parts:
             if sensor.id not in self.silent:
                 self.rows[sensor.id] = self.rows.get(sensor.id, 0) + 1
 
-    def counts(self) -> Mapping[str, int]:
+    def delivered(self) -> Mapping[str, int]:
         return self.rows
 
     def connected(self) -> bool:

@@ -46,6 +46,14 @@ def test_a_pushed_sensor_delivers_and_a_bad_push_is_undone_alone(tmp_path: Path)
             assert admin.state(box.id) == "ROLLED_BACK"
             assert "phase=applying" not in box.log()[len(log) :]
 
+            # one that would cut the box off comes back by itself, and is remembered as a matter of the moment
+            admin.push(box.id, {"sensor": [PROBE, DOOR], "uplink": {"server": "127.0.0.1:1"}})
+            until(lambda: admin.state(box.id) == "ROLLED_BACK", within_s=60)
+            found = admin.get(f"/gateways/{box.id}/config")
+            assert found["history"][0]["reason"] == "NO_RECONNECT"
+            assert not found["offline"]
+            assert [change["pointer"] for change in found["diff"]] == ["/uplink/server"]
+
             # what can't be right is refused at the office
             layer = admin.get(f"/config/gateways/{box.id}")
             wrong = {"sensor": [{**SILENT, "profile": "nobody-nothing@1"}]}

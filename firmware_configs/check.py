@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from firmware_configs.adverts import AdvertValue, BleProfile
+from firmware_configs.messages import MessageValue, MqttProfile
 from firmware_configs.schema import BITS, FLOATS, ModbusProfile, Register
 
 
@@ -24,6 +26,35 @@ def problems(profile: ModbusProfile) -> list[str]:
         seen.add(register.quantity)
         found += [f"{path}: {text}" for text in _of_register(register, profile, known)]
     return found
+
+
+def problems_of_values(profile: BleProfile | MqttProfile) -> list[str]:
+    """The same for profiles of advertisements and messages."""
+    known = {source.id for source in profile.sources}
+    reserved = {"rssi"} if isinstance(profile, BleProfile) else set()
+    found: list[str] = []
+    seen: set[str] = set()
+    for value in profile.value:
+        path = f"value {value.quantity}"
+        if value.quantity in seen:
+            found.append(f"{path}: is listed twice")
+        if value.quantity in reserved:
+            found.append(f"{path}: is measured by the radio and added to every sensor")
+        seen.add(value.quantity)
+        found += [f"{path}: {text}" for text in _of_value(value, known)]
+    return found
+
+
+def _of_value(value: AdvertValue | MessageValue, known: set[str]) -> Iterator[str]:
+    if value.source.split(" ")[0].rstrip(",:") not in known:
+        yield f"source {value.source!r} doesn't begin with one of {', '.join(sorted(known))}"
+    scaled = isinstance(value, AdvertValue) and (value.scale is not None or value.offset != 0.0)
+    if value.type != "number" and (scaled or value.decimals is not None):
+        yield f"a {value.type} has no scale and no decimals"
+    if scaled and value.decimals is not None:
+        yield "either decimals, or scale and offset"
+    if isinstance(value, AdvertValue) and value.scale == 0.0:
+        yield "scale can't be 0"
 
 
 def _of_register(register: Register, profile: ModbusProfile, known: set[str]) -> Iterator[str]:

@@ -25,11 +25,11 @@ WIDTHS: dict[str, int] = {
 }  # fmt: skip
 
 
-class _Frozen(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Frozen(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     pass
 
 
-class Source(_Frozen, frozen=True, kw_only=True):
+class Source(Frozen, frozen=True, kw_only=True):
     """A public document."""
 
     id: Slug
@@ -38,7 +38,7 @@ class Source(_Frozen, frozen=True, kw_only=True):
     """Where it was found; empty when only its title is known to be stable."""
 
 
-class Limits(_Frozen, frozen=True, kw_only=True):
+class Limits(Frozen, frozen=True, kw_only=True):
     """What one request to this device may ask."""
 
     max_registers: Annotated[int, Meta(ge=1, le=125)] = 125
@@ -47,7 +47,7 @@ class Limits(_Frozen, frozen=True, kw_only=True):
     """Registers that nobody asked for and that may be read to save a request; 0: some answer holes with an error."""
 
 
-class Register(_Frozen, frozen=True, kw_only=True):
+class Register(Frozen, frozen=True, kw_only=True):
     """One quantity and where it lives."""
 
     quantity: Name
@@ -81,7 +81,7 @@ class Register(_Frozen, frozen=True, kw_only=True):
         return self.words or 1 if self.type == "string" else WIDTHS[self.type]
 
 
-class Block(_Frozen, frozen=True, kw_only=True):
+class Block(Frozen, frozen=True, kw_only=True):
     """`count` registers of one kind in a row; `{}` in `quantity` is replaced by their three-digit number from 0."""
 
     quantity: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]*\{\}$")]
@@ -109,7 +109,7 @@ class Block(_Frozen, frozen=True, kw_only=True):
         )
 
 
-class ModbusProfile(_Frozen, frozen=True, kw_only=True):
+class ModbusProfile(Frozen, frozen=True, kw_only=True):
     """One device model. Its name is `vendor-model@version`, its file `modbus/<vendor>-<model>.toml`."""
 
     vendor: Slug

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from gateway.backoff import Backoff
 from gateway.cancelling import apart
 from gateway.errors import ComboioError, Retryable
-from gateway.uplink.backoff import Backoff
 
 log = structlog.get_logger("gateway")
 STEADY_S = 60.0

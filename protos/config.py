@@ -116,6 +116,31 @@ class ModbusBus(Frozen, frozen=True, kw_only=True, tag_field="kind", tag="tcp"):
     """Silence between two requests."""
 
 
+class Broker(Frozen, frozen=True, kw_only=True):
+    """An MQTT broker; sensors name it by its id."""
+
+    id: Slug
+    host: str
+    port: Port = 1883
+    username: str = ""
+    """Empty: the broker asks for none."""
+    password_file: str = ""
+    """A file of mode 0600 with the password; secrets never stand in this document."""
+    client_id: str = ""
+    """The name the broker keeps our session under, unique among its clients; empty: from the gateway's name."""
+    keepalive_s: Annotated[int, Meta(ge=5, le=3600)] = 30
+    """A broker silent for longer than this and a half is given up."""
+
+
+class BleSection(Frozen, frozen=True, kw_only=True):
+    adapters: tuple[Annotated[str, Meta(pattern=r"^hci[0-9]+$", title="hci and a number")], ...] = ()
+    """Adapters that listen, e.g. "hci0"; empty: the first there is."""
+    scan: Literal["auto", "active", "passive"] = "auto"
+    """passive asks sensors for nothing and spares their batteries; auto: passive where BlueZ allows it, else active."""
+    silent_s: Annotated[float, Meta(ge=5)] = 120.0
+    """An adapter that heard no device at all for this long is started anew."""
+
+
 class SensorBase(Frozen, frozen=True, kw_only=True):
     id: Slug
     asset: AssetPath | None = None
@@ -147,7 +172,39 @@ class SimulatedSensor(SensorBase, frozen=True, kw_only=True, tag_field="driver",
     signal: Literal["counting", "sine", "noise"] = "sine"
 
 
-Sensor = ModbusSensor | SimulatedSensor
+class BleSensor(SensorBase, frozen=True, kw_only=True, tag_field="driver", tag="ble"):
+    address: Annotated[str, Meta(pattern=r"^[0-9A-F]{2}(:[0-9A-F]{2}){5}$", title="upper-case, e.g. D4:12:43:55:AA:01")]
+    profile: str
+    """vendor-model@version"""
+    key_file: str = ""
+    """A file of mode 0600 with the bind key, 32 hexadecimal digits; a sensor with a key must encrypt."""
+
+
+class JsonValue(Frozen, frozen=True, kw_only=True):
+    """Where one quantity stands in a JSON message."""
+
+    path: Annotated[str, Meta(pattern=r"^(/([^~/]|~[01])*)*$", title="JSON pointer, e.g. /battery/level")]
+    unit: str = ""
+    """UCUM code."""
+    type: Literal["number", "boolean", "string"] = "number"
+    decimals: Annotated[int, Meta(ge=0, le=9)] | None = None
+    """What the device resolves, so that 23.1 costs two bytes instead of eight; others travel as they are."""
+
+
+class MqttSensor(SensorBase, frozen=True, kw_only=True, tag_field="driver", tag="mqtt"):
+    broker: Slug
+    topic: Annotated[str, Meta(min_length=1, max_length=1024, pattern=r"^[^+#\x00]+$", title="one topic, no + or #")]
+    profile: str | None = None
+    """vendor-model@version; or describe the message by `values`."""
+    values: dict[Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]*$", title="snake_case quantity")], JsonValue] = field(
+        default_factory=dict
+    )
+    """Quantity → where it stands in the message."""
+    every_s: PositiveSeconds | None = None
+    """A message is expected this often; left out: as the profile says, else every 60 s."""
+
+
+Sensor = ModbusSensor | SimulatedSensor | BleSensor | MqttSensor
 
 
 class GatewayConfig(Frozen, frozen=True, kw_only=True):
@@ -159,6 +216,8 @@ class GatewayConfig(Frozen, frozen=True, kw_only=True):
     uplink: UplinkSection = UplinkSection()
     buffer: BufferSection = BufferSection()
     bus: tuple[ModbusBus, ...] = ()
+    broker: tuple[Broker, ...] = ()
+    ble: BleSection = BleSection()
     sensor: tuple[Sensor, ...] = ()
 
 

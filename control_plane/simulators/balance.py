@@ -25,7 +25,7 @@ Value = float | int
 
 
 class Read(NamedTuple):
-    """One answered request: what each quantity in it was."""
+    """One answered request or sent measurement: what each quantity in it was."""
 
     wall_ms: int
     values: tuple[Value, ...]
@@ -75,6 +75,22 @@ def answered(log: Path, profile: str, unit: int) -> dict[tuple[str, ...], list[R
             words = _words(read)
             values = tuple(_value(r, words, read["address"]) for r in inside[span])
             found.setdefault(tuple(r.quantity for r in inside[span]), []).append(Read(read["wall_ms"], values))
+    return found
+
+
+def sent(log: Path, sensor: str) -> dict[tuple[str, ...], list[Read]]:
+    """The same for a simulated sensor that speaks by itself (Bluetooth LE, MQTT): its measurements, oldest first.
+
+    A line with a fault is a replay or garbage, which must arrive nowhere.
+    """
+    found: dict[tuple[str, ...], list[Read]] = {}
+    with log.open(encoding="ascii") as lines:
+        for line in lines:
+            one = json.loads(line)
+            if one["sensor"] != sensor or "fault" in one:
+                continue
+            names = tuple(sorted(one["values"]))
+            found.setdefault(names, []).append(Read(one["wall_ms"], tuple(one["values"][name] for name in names)))
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 if TYPE_CHECKING:
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
     from protos.config import GatewayConfig
 
 DRIVERS = {
+    "ble": "gateway.sensors.ble_build:build",
     "modbus": "gateway.sensors.modbus_build:build",
+    "mqtt": "gateway.sensors.mqtt_build:build",
     "simulated": "gateway.sensors.simulated:build",
 }
 """driver = "…" in the configuration → the builder of all sensors of that kind."""
@@ -45,8 +48,10 @@ class Built:
 class Builder(Protocol):
     """Makes every sensor of one kind, so that they can share what they must share: a bus, an adapter, a broker."""
 
-    def __call__(self, config: GatewayConfig, *, clock: Clock, profiles: Profiles) -> Built:
-        """Raises Misconfigured."""
+    def __call__(
+        self, config: GatewayConfig, *, clock: Clock, profiles: Profiles, data_dir: Path | None = None
+    ) -> Built:
+        """Raises Misconfigured. `data_dir`: the gateway's own, None where nothing will run."""
 
 
 def resolve(name: str) -> Builder:
@@ -55,13 +60,14 @@ def resolve(name: str) -> Builder:
     return cast("Builder", getattr(import_module(module), attribute))
 
 
-def build(config: GatewayConfig, *, clock: Clock, profiles: Profiles) -> Built:
+def build(config: GatewayConfig, *, clock: Clock, profiles: Profiles, data_dir: Path | None = None) -> Built:
     """Every sensor of `config`, in its order, and the tasks to run beside them. Raises Misconfigured.
 
-    Drivers and tasks may be started and stopped in any order; a read cut off by stopping is in the last gap.
+    With `data_dir` a driver may remember, below it, what it must not take twice. Drivers and tasks may be started and
+    stopped in any order; a read cut off by stopping is in the last gap.
     """
     kinds = dict.fromkeys(str(sensor.__struct_config__.tag) for sensor in config.sensor)
-    parts = [resolve(kind)(config, clock=clock, profiles=profiles) for kind in kinds]
+    parts = [resolve(kind)(config, clock=clock, profiles=profiles, data_dir=data_dir) for kind in kinds]
     by_id = {sensor.id: sensor for part in parts for sensor in part.sensors}
     return Built(
         sensors=tuple(by_id[sensor.id] for sensor in config.sensor),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 
 from firmware_configs.loader import ProfileError, Profiles
 from firmware_configs.schema import ModbusProfile
@@ -15,8 +16,9 @@ from protos.config import GatewayConfig
 from protos.config import ModbusSensor as SensorOptions
 
 
-def build(config: GatewayConfig, *, clock: Clock, profiles: Profiles) -> Built:
+def build(config: GatewayConfig, *, clock: Clock, profiles: Profiles, data_dir: Path | None = None) -> Built:
     """One bus task per [[bus]] that a sensor uses, one driver per [[sensor]]. Raises Misconfigured."""
+    del data_dir
     buses = {options.id: ModbusBus(options=options) for options in config.bus}
     sensors = []
     for options in config.sensor:

@@ -13,9 +13,16 @@ from protos.comboio.v1 import batch_pb2 as pb
 class Outage:
     """The running gap of one group, if any. All times are mono_ms."""
 
-    def __init__(self, *, started_ms: int, close_every_ms: int = 60_000) -> None:
+    def __init__(
+        self,
+        *,
+        started_ms: int,
+        close_every_ms: int = 60_000,
+        reason: pb.GapReason.ValueType = pb.GAP_UNREADABLE,
+    ) -> None:
         self._after_ms = started_ms
         self._close_every_ms = close_every_ms
+        self._reason = reason
         self._since_ms: int | None = None
         self._last_ms = 0
         self._count = 0
@@ -25,12 +32,12 @@ class Outage:
         """Begin of the oldest failed read that is in no gap yet."""
         return self._since_ms
 
-    def failed(self, began_ms: int) -> None:
-        """A read begun then gave nothing."""
+    def failed(self, began_ms: int, *, reads: int = 1) -> None:
+        """Reads begun then gave nothing; of what was only listened for, `reads` is how many were due."""
         if self._since_ms is None:
             self._since_ms = began_ms
         self._last_ms = began_ms
-        self._count += 1
+        self._count += reads
 
     def good(self, taken_ms: int) -> Lost | None:
         """A read gave a row of that time; the gap before it, to be emitted before the row."""
@@ -50,7 +57,7 @@ class Outage:
 
     def _close(self, before_ms: int) -> Lost:
         before_ms = max(before_ms, self._last_ms + 1)
-        lost = Lost(self._after_ms, before_ms, self._count, pb.GAP_UNREADABLE)
+        lost = Lost(self._after_ms, before_ms, self._count, self._reason)
         self._after_ms = before_ms
         self._since_ms = None
         self._count = 0

@@ -12,6 +12,7 @@ import asyncio
 import math
 import zlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from firmware_configs.loader import Profiles
 from gateway.clock import Clock
@@ -92,9 +93,9 @@ class SimulatedSensor:
         return Row(self._clock.mono_ms(), tuple(self._signal(self._seed, i, self._k) for i in columns))
 
 
-def build(config: GatewayConfig, *, clock: Clock, profiles: Profiles) -> Built:
+def build(config: GatewayConfig, *, clock: Clock, profiles: Profiles, data_dir: Path | None = None) -> Built:
     """Every simulated sensor of `config`. Raises Misconfigured."""
-    del profiles
+    del profiles, data_dir
     sensors = []
     for options in config.sensor:
         if isinstance(options, SensorOptions):

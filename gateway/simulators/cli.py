@@ -1,4 +1,4 @@
-"""`comboio-gateway simulate modbus | link`: simulated parts as programs, for demos, tests and benches.
+"""`comboio-gateway simulate modbus | link | bluez | mqtt`: simulated parts as programs, for demos, tests and benches.
 
 With `--json` each prints one line with the ports it chose, then runs until SIGTERM or SIGINT.
 """
@@ -16,8 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from gateway.simulators.bluez_scenario import BluezPlay
     from gateway.simulators.control import Handler
+    from gateway.simulators.mqtt_sensor import MqttPlay
     from gateway.simulators.signals import Signal
+
+    Play = BluezPlay | MqttPlay
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,8 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     modbus.add_argument("--log", type=Path, metavar="FILE", help="a JSON line per read answered")
     link = kinds.add_parser("link", help="a TCP link that can be cut, black-holed and slowed")
     link.add_argument("--to", required=True, type=_address, metavar="HOST:PORT")
+    bluez = kinds.add_parser("bluez", help="Bluetooth sensors and the BlueZ daemon that hears them, on a private bus")
+    mqtt = kinds.add_parser("mqtt", help="sensors that publish to an MQTT broker")
+    mqtt.add_argument("--broker", required=True, type=_address, metavar="HOST:PORT")
+    for kind in (bluez, mqtt):
+        kind.add_argument("--scenario", required=True, type=Path, metavar="FILE", help="who sends what, as TOML")
+        kind.add_argument("--log", type=Path, metavar="FILE", help="a JSON line per measurement sent")
     for kind in (modbus, link):
         kind.add_argument("--listen", type=_address, default=("127.0.0.1", 0), metavar="HOST:PORT")
+    for kind in (modbus, link, bluez, mqtt):
         kind.add_argument("--control", type=_address, metavar="HOST:PORT", help="one command per line")
         kind.add_argument("--json", action="store_true", help="print the chosen ports as one JSON line")
 
@@ -43,7 +54,7 @@ def main(args: argparse.Namespace) -> int:
     """Run the simulator until told to end. 0, or 2 with a sentence for mistaken arguments."""
     from firmware_configs.loader import ProfileError
 
-    run = _modbus if args.simulator == "modbus" else _link
+    run = {"modbus": _modbus, "link": _link, "bluez": _bluez, "mqtt": _mqtt}[args.simulator]
     try:
         asyncio.run(run(args))
     except (ProfileError, ValueError, OSError) as error:
@@ -78,7 +89,7 @@ async def _modbus(args: argparse.Namespace) -> None:
         stack.callback(log.close)
         port = await device.start(*args.listen)
         stack.push_async_callback(device.close)
-        await _serve(args, stack, port, device.faults.command)
+        await _serve(args, stack, {"host": args.listen[0], "port": port}, device.faults.command)
 
 
 async def _link(args: argparse.Namespace) -> None:
@@ -88,27 +99,76 @@ async def _link(args: argparse.Namespace) -> None:
     async with AsyncExitStack() as stack:
         port = await link.start(*args.listen)
         stack.push_async_callback(link.close)
-        await _serve(args, stack, port, functools.partial(obey, link))
+        await _serve(args, stack, {"host": args.listen[0], "port": port}, functools.partial(obey, link))
 
 
-async def _serve(args: argparse.Namespace, stack: AsyncExitStack, port: int, handler: Handler) -> None:
-    said = {"simulator": args.simulator, "host": args.listen[0], "port": port}
+async def _bluez(args: argparse.Namespace) -> None:
+    from gateway.clock import SystemClock
+    from gateway.simulators import bluez_scenario
+    from gateway.simulators.bluez import SimulatedBluez
+    from gateway.simulators.bluez_bus import private_bus
+    from gateway.simulators.sent_log import SentLog
+
+    scenario = bluez_scenario.load(args.scenario)
+    async with AsyncExitStack() as stack:
+        log = SentLog(path=args.log, clock=SystemClock())
+        stack.callback(log.close)
+        bus = await stack.enter_async_context(private_bus())
+        bluez = SimulatedBluez(bus, adapters=scenario.adapters, experimental=scenario.experimental)
+        stack.push_async_callback(bluez.stop)
+        play = bluez_scenario.BluezPlay(scenario=scenario, bluez=bluez, log=log)
+        await bluez.start()
+        await _play(args, stack, {"bus": bus}, play)
+
+
+async def _mqtt(args: argparse.Namespace) -> None:
+    from firmware_configs.loader import Profiles
+    from gateway.clock import SystemClock
+    from gateway.simulators import mqtt_sensor
+    from gateway.simulators.sent_log import SentLog
+
+    scenario = mqtt_sensor.load(args.scenario)
+    async with AsyncExitStack() as stack:
+        log = SentLog(path=args.log, clock=SystemClock())
+        stack.callback(log.close)
+        play = mqtt_sensor.MqttPlay(scenario=scenario, broker=args.broker, log=log, profiles=Profiles())
+        await _play(args, stack, {}, play)
+
+
+async def _play(args: argparse.Namespace, stack: AsyncExitStack, said: dict[str, object], play: Play) -> None:
+    """Until told to end, or until the play breaks, which is raised."""
+    playing = asyncio.create_task(play.run(), name="play")
+    serving = asyncio.create_task(_serve(args, stack, said, play.command), name="serve")
+    try:
+        await asyncio.wait([playing, serving], return_when=asyncio.FIRST_COMPLETED)
+        if playing.done():
+            playing.result()
+        await serving
+    finally:
+        for task in (playing, serving):
+            task.cancel()
+        await asyncio.gather(playing, serving, return_exceptions=True)
+
+
+async def _serve(args: argparse.Namespace, stack: AsyncExitStack, chosen: dict[str, object], handler: Handler) -> None:
+    said = {"simulator": args.simulator, **chosen}
     if args.control is not None:
         from gateway.simulators.control import ControlPort
 
         control = ControlPort(handler=handler)
         said["control_port"] = await control.start(*args.control)
         stack.push_async_callback(control.close)
+    told = _told_to_end()  # first: whoever reads the line may end us at once
     print(json.dumps(said) if args.json else "  ".join(f"{k} {v}" for k, v in said.items()), flush=True)
-    await _until_told()
+    await told.wait()
 
 
-async def _until_told() -> None:
+def _told_to_end() -> asyncio.Event:
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
-    await told.wait()
+    return told
 
 
 def _address(text: str) -> tuple[str, int]:

@@ -16,12 +16,12 @@ from typing import Protocol
 import grpc
 import structlog
 
+from gateway.backoff import Backoff
 from gateway.buffer.buffer import Buffer, LaneView
 from gateway.cancelling import apart
 from gateway.clock import Clock
 from gateway.errors import Misconfigured, Retryable
 from gateway.uplink.anchors import Anchors
-from gateway.uplink.backoff import Backoff
 from gateway.uplink.configuration import Configuration
 from gateway.uplink.sender import Sender, Write
 from protos.comboio.v1 import batch_pb2 as pb

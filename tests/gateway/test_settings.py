@@ -23,6 +23,24 @@ bus = "rack-1"
 profile = "xy-md02@1"
 """
 
+HEARD = """
+config_version = 1
+[[broker]]
+id = "hall"
+host = "127.0.0.1"
+[[sensor]]
+id = "probe"
+driver = "ble"
+address = "D4:12:43:55:AA:01"
+profile = "ruuvi-ruuvitag@1"
+[[sensor]]
+id = "climate"
+driver = "mqtt"
+broker = "hall"
+topic = "zigbee2mqtt/climate"
+profile = "aqara-wsdcgq11lm@1"
+"""
+
 
 def written(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "gateway.toml"
@@ -60,6 +78,45 @@ def test_a_good_document_is_read(tmp_path: Path) -> None:
 )
 def test_a_mistake_is_said_with_its_place_and_what_may_be_meant(tmp_path: Path, text: str, said: str) -> None:
     assert any(problem.startswith(said) for problem in problems(tmp_path, text)), problems(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("ruuvi-ruuvitag@1", "ruuvi-ruvitag@1"), "sensor[0].profile: 'ruuvi-ruvitag@1': no such profile"),
+        (("ruuvi-ruuvitag@1", "ruuvi-ruuvitag@2"), "sensor[0].profile: 'ruuvi-ruuvitag@2': version 2 is not here"),
+        (("D4:12", "d4:12"), "sensor[0].address"),
+        (('driver = "ble"', 'driver = "bel"'), "sensor[0].driver: 'bel' is not one of"),
+        (("[[broker]]", '[ble]\nscan = "loud"\n[[broker]]'), "ble.scan: invalid enum value 'loud'"),
+        (("[[broker]]", '[ble]\nadapters = ["usb"]\n[[broker]]'), "ble.adapters[0]"),
+        (('broker = "hall"', 'broker = "hal"'), "sensor[1].broker: there is no broker 'hal'; did you mean hall?"),
+        (("zigbee2mqtt/climate", "zigbee2mqtt/+"), "sensor[1].topic"),
+        (('profile = "aqara-wsdcgq11lm@1"', ""), "sensor[1].profile: give either a profile, or values"),
+        (
+            ('profile = "aqara-wsdcgq11lm@1"', 'values = { t = { path = "temperature" } }'),
+            "sensor[1].values[...].path",
+        ),
+        (
+            ('profile = "aqara-wsdcgq11lm@1"', 'values = { t = { path = "/t" } }\nattrs = { u = { role = "x" } }'),
+            "sensor[1].attrs.u: not a quantity of values",
+        ),
+        (("[[broker]]", '[[broker]]\npasword_file = "x"'), "broker[0].pasword_file: not a setting"),
+    ],
+)
+def test_a_mistake_about_sensors_that_are_heard_is_said_with_its_place(
+    tmp_path: Path, change: tuple[str, str], said: str
+) -> None:
+    assert change[0] in HEARD
+    found = problems(tmp_path, HEARD.replace(*change, 1))
+    assert any(problem.startswith(said) for problem in found), found
+
+
+def test_check_config_knows_sensors_that_are_heard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path, HEARD)
+    assert main(["check-config", "--config", str(path)]) == 0
+    path.write_text(HEARD.replace("[[broker]]", '[[broker]]\npassword_file = "/nowhere/secret"'))
+    assert main(["check-config", "--config", str(path)]) == 1
+    assert "broker hall: password_file: /nowhere/secret: No such file" in capsys.readouterr().err
 
 
 def test_several_mistakes_are_said_at_once(tmp_path: Path) -> None:

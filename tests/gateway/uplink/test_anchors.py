@@ -5,8 +5,8 @@ import random
 
 import pytest
 
+from gateway.backoff import Backoff
 from gateway.uplink.anchors import AGAIN_AFTER_MS, Anchors
-from gateway.uplink.backoff import Backoff
 from protos.comboio.v1 import batch_pb2 as pb
 from tests.gateway.buffer.boxes import TurnedClock
 

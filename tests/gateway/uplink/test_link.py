@@ -8,10 +8,10 @@ from pathlib import Path
 import grpc
 import pytest
 
+from gateway.backoff import Backoff
 from gateway.buffer.disk import DiskBuffer
 from gateway.clock import SystemClock
 from gateway.uplink.anchors import Anchors
-from gateway.uplink.backoff import Backoff
 from gateway.uplink.link import Link
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire

@@ -1,0 +1,77 @@
+"""Advertisements and messages from public documents, through the shipped profiles, to the values the documents give."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from firmware_configs.loader import Profiles
+from gateway.decoders.advertisements import Advert, resolve
+from gateway.decoders.advertisements.columns import columns, series
+from gateway.decoders.json_path import compile_values
+from gateway.decoders.values import series_of
+from gateway.reading import SeriesShape, Wire
+from protos.comboio.v1 import batch_pb2 as pb
+
+CASES = Path(__file__).parents[2] / "cases"
+ABSENT = {"not available": pb.QUALITY_BAD_SENSOR, "not sent": pb.QUALITY_BAD_COMM}
+
+
+def cases(kind: str, each: str) -> Iterator[Any]:
+    for path in sorted((CASES / kind).glob("*/*.toml")):
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        for one in document[each]:
+            yield pytest.param(document["profile"], one, id=f"{path.parent.name}: {one['name']}")
+
+
+def value(shape: SeriesShape, wire: Wire) -> object:
+    """As protos defines it."""
+    if isinstance(wire, bool | str) or wire is None or isinstance(wire, float):
+        return wire
+    return wire * shape.scale + shape.offset if shape.scale else wire / 10**shape.exp
+
+
+def check(
+    shapes: Sequence[SeriesShape], values: Sequence[Wire], quality: Sequence[int], wanted: dict[str, Any]
+) -> None:
+    for shape, wire, code in zip(shapes, values, quality, strict=True):
+        want = wanted[shape.name]
+        if want in ABSENT:
+            assert (wire, code) == (None, ABSENT[want]), shape.name
+        else:
+            assert value(shape, wire) == pytest.approx(want, abs=1e-9), shape.name
+            assert code == pb.QUALITY_GOOD
+
+
+@pytest.mark.parametrize(("name", "case"), list(cases("ble", "advert")))
+def test_a_documented_advertisement_gives_the_documented_values(name: str, case: dict[str, Any]) -> None:
+    profile = Profiles().ble(name)
+    manufacturer = {int(k): bytes.fromhex(v) for k, v in case.get("manufacturer", {}).items()}
+    service = {k: bytes.fromhex(v) for k, v in case.get("service", {}).items()}
+    format_ = resolve(profile.format)
+    payload = format_.payload(Advert(case["address"], manufacturer, service, -60, 0))
+    assert payload is not None
+    fields = format_.decode(payload, case["address"], bytes.fromhex(case.get("key", "")) or None)
+    found = columns(profile, fields, -60)
+    quality = found.quality or (0,) * len(found.values)
+    check(series(profile, attrs={}, mark={}), found.values, quality, case["expect"] | {"rssi": -60})
+
+
+@pytest.mark.parametrize(("name", "case"), list(cases("mqtt", "message")))
+def test_a_published_message_gives_the_published_values(name: str, case: dict[str, Any]) -> None:
+    profile = Profiles().mqtt(name)
+    values, quality = compile_values(profile.value)(case["payload"].encode())
+    shapes = [
+        series_of(v.quantity, kind=v.type, unit=v.unit, decimals=v.decimals, attrs=v.attrs) for v in profile.value
+    ]
+    check(shapes, values, quality or (0,) * len(values), case["expect"])
+
+
+def test_every_shipped_profile_has_a_case() -> None:
+    for kind, profiles in (("ble", Profiles().all_ble()), ("mqtt", Profiles().all_mqtt())):
+        for profile in profiles:
+            assert list((CASES / kind / f"{profile.vendor}-{profile.model}").glob("*.toml")), profile.name

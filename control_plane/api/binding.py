@@ -16,7 +16,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 from flask import Request, Response
@@ -27,6 +27,7 @@ from control_plane.fleet.accounts import Caller, Role
 from protos.strict import DocumentError, convert
 
 JSON = "application/json"
+Q = TypeVar("Q", bound=msgspec.Struct)
 
 
 class Permission(Enum):
@@ -102,7 +103,8 @@ class Endpoint:
         return response
 
 
-def query_of(request: Request, kind: type[msgspec.Struct]) -> msgspec.Struct:
+def query_of(request: Request, kind: type[Q]) -> Q:
+    """The query as `kind`; raises Problem 422 naming every parameter that is wrong."""
     info = types.type_info(kind)
     assert isinstance(info, types.StructType)
     fields = {part.encode_name: part.type for part in info.fields}

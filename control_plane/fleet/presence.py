@@ -6,10 +6,10 @@ gateway that catches up on what it kept is `late` although it is connected.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import msgspec
 from google.protobuf.message import DecodeError
 from sqlalchemy import Select, func, select
 
@@ -27,6 +27,14 @@ BEHIND_MS = 120_000
 BEHIND_BATCHES = 30
 """How far behind is `late`, where the gateway does not say how old its oldest batch is."""
 NO_DATA_MS = 900_000
+
+
+# Rows are taken apart by position: there may be tens of thousands, and a name costs more than a value.
+KNOWN = tuple(gateway.c[name] for name in ("id", "name", "asset", "hardware", "serial", "created_ms", "retired_ms"))
+SAID = tuple(
+    presence.c[name]
+    for name in ("gateway", "connected_ms", "heard_ms", "left_ms", "why", "version", "heartbeat", "running")
+)
 
 
 class Status(StrEnum):
@@ -49,8 +57,7 @@ class Why(StrEnum):
     RETIRED = "retired"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Presence:
+class Presence(msgspec.Struct, frozen=True, kw_only=True):
     """What its newest stream said. Times in ms since 1970; what was never said is None."""
 
     connected_ms: int
@@ -67,8 +74,7 @@ class Presence:
     running: wire.RunningConfig | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """One gateway of the registry. `data_ms`: when its newest readings were projected here."""
 
     id: str
@@ -114,16 +120,16 @@ class Fleet:
 
     def _standings(self, registry: Select[Any], only: str | None = None) -> list[Standing]:
         now_ms = self._clock.now_ms()
-        said, held = select(presence), select(state.c.gateway, state.c.updated_ms, state.c.readings)
+        said, held = select(*SAID), select(state.c.gateway, state.c.updated_ms, state.c.readings)
         if only is not None:
             said, held = said.where(presence.c.gateway == only), held.where(state.c.gateway == only)
         with self._stores.business.read() as connection:
             known = connection.execute(registry).all()
         with self._stores.journal.read() as connection:
-            streams = {row.gateway: _presence(row) for row in connection.execute(said)}
+            streams = {key: _presence(*rest) for key, *rest in connection.execute(said)}
         with self._stores.telemetry.read() as connection:
-            data = {row.gateway: row for row in connection.execute(held)}
-        return [_standing(row, streams.get(row.id), data.get(row.id), now_ms) for row in known]
+            data = {key: (at_ms, readings) for key, at_ms, readings in connection.execute(held)}
+        return [_standing(row, streams.get(row[0]), data.get(row[0], (None, 0)), now_ms) for row in known]
 
 
 def _registry() -> Select[Any]:
@@ -133,19 +139,26 @@ def _registry() -> Select[Any]:
         .scalar_subquery()
         .label("certificate_expires_ms")
     )
-    return select(gateway, expires_ms).order_by(gateway.c.name, gateway.c.id)
+    return select(*KNOWN, expires_ms).order_by(gateway.c.name, gateway.c.id)
 
 
-def _presence(row: Any) -> Presence:
-    said = {} if row.heartbeat is None else _heartbeat(bytes(row.heartbeat))
+def _presence(
+    connected_ms: int,
+    heard_ms: int,
+    left_ms: int | None,
+    why: str | None,
+    version: str | None,
+    heartbeat: bytes | None,
+    running: bytes | None,
+) -> Presence:
     return Presence(
-        connected_ms=row.connected_ms,
-        heard_ms=row.heard_ms,
-        left_ms=row.left_ms,
-        left_why=row.why or "",
-        version=row.version or "",
-        running=_running(row.running),
-        **said,
+        connected_ms=connected_ms,
+        heard_ms=heard_ms,
+        left_ms=left_ms,
+        left_why=why or "",
+        version=version or "",
+        running=_running(running),
+        **({} if heartbeat is None else _heartbeat(bytes(heartbeat))),
     )
 
 
@@ -170,21 +183,22 @@ def _running(body: bytes | None) -> wire.RunningConfig | None:
         return None
 
 
-def _standing(row: Any, said: Presence | None, held: Any, now_ms: int) -> Standing:
-    data_ms = None if held is None else held.updated_ms
-    status, why = _judged(row.retired_ms, said, data_ms, now_ms)
+def _standing(row: Any, said: Presence | None, held: tuple[int | None, int], now_ms: int) -> Standing:
+    gateway_id, name, asset, hardware, serial, created_ms, retired_ms, expires_ms = row
+    data_ms, readings = held
+    status, why = _judged(retired_ms, said, data_ms, now_ms)
     return Standing(
-        id=row.id,
-        name=row.name,
-        asset=row.asset,
-        hardware=row.hardware,
-        serial=row.serial,
-        created_ms=row.created_ms,
-        retired_ms=row.retired_ms,
-        certificate_expires_ms=row.certificate_expires_ms,
+        id=gateway_id,
+        name=name,
+        asset=asset,
+        hardware=hardware,
+        serial=serial,
+        created_ms=created_ms,
+        retired_ms=retired_ms,
+        certificate_expires_ms=expires_ms,
         presence=said,
         data_ms=data_ms,
-        readings=0 if held is None else held.readings,
+        readings=readings,
         status=status,
         why=why,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +18,7 @@ from control_plane.web.streams import stream
 from control_plane.web.visit import PageRoute, Visit
 
 ROWS = 200
+SAME_MS = 500
 
 
 class FleetQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,6 +43,8 @@ class FleetPages:
         self._clock = clock
         self._renderer = renderer
         self._broadcaster = broadcaster
+        self._looking = threading.Lock()
+        self._seen: Seen | None = None
 
     def routes(self) -> tuple[PageRoute, ...]:
         return (
@@ -63,7 +67,12 @@ class FleetPages:
         return stream(self._broadcaster, subscription, visit, key=query, render=render)
 
     def _look(self) -> Seen:
-        return Seen(self._clock.now_ms(), self._fleet.all())
+        """At most SAME_MS old: whoever asks while another looks gets what that one sees."""
+        with self._looking:
+            now_ms = self._clock.now_ms()
+            if self._seen is None or not 0 <= now_ms - self._seen.now_ms < SAME_MS:
+                self._seen = Seen(now_ms, self._fleet.all())
+            return self._seen
 
 
 def _shown(seen: Seen, query: FleetQuery) -> dict[str, Any]:

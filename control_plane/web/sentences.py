@@ -49,9 +49,23 @@ def _left(words: Words, one: Standing) -> dict[str, str]:
     assert one.presence is not None
     return {
         "time": words.clock(one.presence.left_ms),
-        "why": one.presence.left_why or words.text("reason unknown"),
+        "why": _ended(words, one.presence.left_why),
         "last": last_batch(words, one),
     }
+
+
+def _ended(words: Words, text: str) -> str:
+    """Why a stream ended: ingest's own words where it has usual ones."""
+    _ = words.text
+    return {
+        "": _("reason unknown"),
+        "the connection broke": _("the connection broke"),
+        "the gateway ended the connection": _("the gateway ended the connection"),
+        "a newer connection of this gateway took over": _("a newer connection took over"),
+        "this server is restarting": _("this server was restarting"),
+        "this server was not running": _("this server was not running"),
+        "the journal can't be written": _("this server could not write"),
+    }.get(text, text)
 
 
 def last_batch(words: Words, one: Standing) -> str:

@@ -206,7 +206,7 @@ def test_a_page_is_whole_at_every_width(browse: Open, plane: Plane, name: str, s
     watched.picture(f"{name}-{size[0]}")
 
 
-@pytest.mark.parametrize("name", ["fleet", "gateway", "sensor", "event", "enrol"])
+@pytest.mark.parametrize("name", ["fleet", "sensor", "event"])
 def test_a_page_is_readable_in_the_dark_and_in_portuguese(browse: Open, plane: Plane, name: str) -> None:
     watched = browse(WIDE, color_scheme="dark", locale="pt-BR")
     page = watched.go(paths(plane)[name])

@@ -1,14 +1,24 @@
-"""What a role does to live and die with its supervisor."""
+"""What a role does to live and die with its supervisor.
+
+`python -m control_plane.lifeline PARENT COMMAND…` runs any command so. It is a program and no function to be called
+between fork and exec, because a process that has used gRPC can't fork safely: its own fork handlers crash the child.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 
 PR_SET_PDEATHSIG = 1
+
+
+def command(*arguments: str) -> list[str]:
+    """The command line that runs `arguments` and ends with the calling process."""
+    return [sys.executable, "-m", "control_plane.lifeline", str(os.getpid()), *arguments]
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -37,3 +47,8 @@ def stop_requested() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     return stop
+
+
+if __name__ == "__main__":
+    die_with_parent(int(sys.argv[1]))
+    os.execvp(sys.argv[2], sys.argv[2:])  # noqa: S606 - the kernel keeps the request across exec

@@ -59,6 +59,8 @@ class ColdChainRule(Frozen, frozen=True, kw_only=True):
 
 class Rules(Frozen, frozen=True, kw_only=True):
     cold_chain: tuple[ColdChainRule, ...] = (ColdChainRule(),)
+    hold_max_s: Seconds = 86_400.0
+    """Gaps, alarms and silence wait no longer than this for their gateway's data before they are final."""
 
     def __post_init__(self) -> None:
         names = [rule.name for rule in self.cold_chain]

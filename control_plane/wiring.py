@@ -95,6 +95,7 @@ def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
             rules=settings.rules.cold_chain,
             destinations=targets,
             clock=clock,
+            hold_max_s=settings.rules.hold_max_s,
         )
         loops = [
             Loop("projections", threaded(projector.step)),

@@ -59,9 +59,11 @@ def _disagreements(config: GatewayConfig, profiles: Profiles) -> Iterator[str]:
             yield f"sensor[{index}].profile: {error}"
             continue
         known = {register.quantity for register in profile.expanded()}
-        for section in ("calibration", "attrs"):
-            for quantity in getattr(sensor, section):
-                if quantity not in known:
+        named = {section: getattr(sensor, section) for section in ("calibration", "attrs", "validate", "report")}
+        named["alarm"] = [rule.quantity for rule in sensor.alarm]
+        for section, quantities in named.items():
+            for quantity in quantities:
+                if quantity not in known | {"*" if section == "report" else ""}:
                     near = difflib.get_close_matches(quantity, known, n=1)
                     hint = f"; did you mean {near[0]}?" if near else ""
                     yield f"sensor[{index}].{section}.{quantity}: not a quantity of {sensor.profile}{hint}"

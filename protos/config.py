@@ -63,6 +63,49 @@ class Calibration(Frozen, frozen=True, kw_only=True):
     offset: float = 0.0
 
 
+class Validation(Frozen, frozen=True, kw_only=True):
+    """What a reading must look like to be called good. Values are never changed, only their quality."""
+
+    min: float | None = None
+    """Below it a reading is out of range."""
+    max: float | None = None
+    """Above it a reading is out of range."""
+    max_rate_per_s: Annotated[float, Meta(gt=0)] | None = None
+    """A faster change makes a reading uncertain."""
+    stuck_s: PositiveSeconds | None = None
+    """The very same value for so long is uncertain."""
+
+
+class Report(Frozen, frozen=True, kw_only=True):
+    """When a reading is worth sending. A row travels whole as soon as one of its quantities is due."""
+
+    deadband: Annotated[float, Meta(ge=0)] = 0.0
+    """A change beyond it is due, in the quantity's unit; 0: any change."""
+    deadband_percent: Annotated[float, Meta(ge=0)] = 0.0
+    """The same, of the value last sent; the larger of both counts."""
+    min_s: Annotated[float, Meta(ge=0)] = 0.0
+    """Never send more often than this for a change."""
+    max_s: PositiveSeconds = 900.0
+    """Send at least this often, changed or not."""
+
+
+class Alarm(Frozen, frozen=True, kw_only=True):
+    """Raised on the gateway itself, sent at once."""
+
+    quantity: str
+    above: float | None = None
+    """Raise beyond this value,"""
+    below: float | None = None
+    """or under this one; one of the two."""
+    hysteresis: Annotated[float, Meta(ge=0)] = 0.0
+    """Clear only when the value is back by this much."""
+    for_s: Annotated[float, Meta(ge=0)] = 0.0
+    """Only when it has lasted so long."""
+    severity: Literal["info", "warning", "alarm"] = "alarm"
+    name: str = ""
+    """Tells the alarms of a sensor apart; made from quantity and limit if empty."""
+
+
 class ModbusBus(Frozen, frozen=True, kw_only=True, tag_field="kind", tag="tcp"):
     id: Slug
     host: str
@@ -82,6 +125,11 @@ class SensorBase(Frozen, frozen=True, kw_only=True):
     """Per quantity: attributes that travel with the series, e.g. role = "cargo_temperature"."""
     required: bool = False
     """A pushed configuration that adds this sensor is undone if the sensor doesn't answer."""
+    validate: dict[str, Validation] = field(default_factory=dict)
+    """Per quantity."""
+    report: dict[str, Report] = field(default_factory=dict)
+    """Per quantity; "*" for those not named. Without: every reading is sent."""
+    alarm: tuple[Alarm, ...] = ()
 
 
 class ModbusSensor(SensorBase, frozen=True, kw_only=True, tag_field="driver", tag="modbus"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pwd
 import shutil
@@ -22,7 +21,6 @@ from control_plane.store.tables import STORES
 
 USER = "comboio"
 TEMPLATE = "comboio_template"
-PR_SET_PDEATHSIG = 1
 
 
 def binaries() -> Path | None:
@@ -79,21 +77,23 @@ def cluster(bin_dir: Path) -> Iterator[Cluster]:
     folder = Path(tempfile.mkdtemp(prefix="comboio-pg-"))
     if owner is not None:
         os.chown(folder, owner.pw_uid, owner.pw_gid)
-    user, group = (owner.pw_uid, owner.pw_gid) if owner is not None else (None, None)
-    extra: list[int] | None = [] if owner is not None else None
+    # Not by Popen's own means: those fork, and a process that has used gRPC can't fork safely.
+    as_owner = ["setpriv", "--pdeathsig", "QUIT"]
+    if owner is not None:
+        as_owner += [f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--clear-groups"]
     try:
         data = folder / "data"
         subprocess.run(
-            [bin_dir / "initdb", "-D", data, "-U", USER, "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"],
-            check=True, capture_output=True, cwd=folder, user=user, group=group, extra_groups=extra,
-        )  # fmt: skip
+            [*as_owner, bin_dir / "initdb", "-D", data, "-U", USER, "-A", "trust", "-E", "UTF8", "-N", "--no-locale"],
+            check=True,
+            capture_output=True,
+            cwd=folder,
+        )
         options = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}", "-c", "fsync=on"]
         with (folder / "log").open("wb") as log:
             server = subprocess.Popen(
-                [bin_dir / "postgres", "-D", data, *options],
-                cwd=folder, stdout=log, stderr=log, user=user, group=group, extra_groups=extra,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - no threads of ours hold locks here
-            )  # fmt: skip
+                [*as_owner, bin_dir / "postgres", "-D", data, *options], cwd=folder, stdout=log, stderr=log
+            )
         try:
             started = Cluster(folder, server.pid)
             _await(started, server)
@@ -111,10 +111,6 @@ def _owner() -> pwd.struct_passwd | None:
         return None
     known = {entry.pw_name: entry for entry in pwd.getpwall()}
     return known.get("postgres") or known["nobody"]
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGQUIT, 0, 0, 0)
 
 
 def _await(started: Cluster, server: subprocess.Popen[bytes]) -> None:

@@ -65,7 +65,9 @@ class Gaps:
         (after,) = query.after(str) or ("",)
         asked = {"gateway": query.gateway, "sensor": query.sensor}
         chosen = select(gap).where(
-            gap.c.id > after, *(gap.c[name] == value for name, value in asked.items() if value is not None)
+            gap.c.id > after,
+            gap.c.joined_to.is_(None),
+            *(gap.c[name] == value for name, value in asked.items() if value is not None),
         )
         with self._store.read() as connection:
             rows = connection.execute(chosen.order_by(gap.c.id).limit(query.limit + 1)).all()

@@ -15,8 +15,10 @@ from google.protobuf.message import DecodeError
 from sqlalchemy import Connection, select
 
 from control_plane.journal.journal import MAX_SEQ
+from control_plane.projections.conditions import KINDS, condition_row, sensor_of
+from control_plane.projections.gaps import keep
 from control_plane.projections.projection import Bad, Decoded, Envelope, Portion
-from control_plane.store.tables import anchor, gap, integrity, progress, quarantine
+from control_plane.store.tables import anchor, condition, integrity, progress, quarantine
 from control_plane.store.upsert import keep_first, upsert
 from protos.columns import MAX_TIME_MS
 from protos.comboio.v1 import batch_pb2 as pb
@@ -128,7 +130,7 @@ class CompletenessProjection:
             "reason": record.reason,
             "recorded_ms": now_ms,
         }
-        keep_first(connection, gap, row)
+        keep(connection, row)
         if seqs:
             self.resolve(connection, (gateway, epoch, record.lane), seqs)
 
@@ -149,12 +151,17 @@ class CompletenessProjection:
 
     def _events(self, connection: Connection, decoded: Decoded, now_ms: int) -> None:
         numbers: Counter[int] = Counter()
-        for index, _, event in decoded.bulk.events:
+        for index, at_ms, event in decoded.bulk.events:
             envelope = decoded.envelopes[index]
             number = numbers[index]  # within its batch, however batches were decoded together
             numbers[index] += 1
             try:
-                self._event(connection, envelope, number, event, decoded.declares[index], now_ms)
+                if event.kind in KINDS:
+                    boot = int(decoded.bulk.boot[index])
+                    row = condition_row(envelope, number, event, decoded.declares[index], boot, at_ms, now_ms)
+                    keep_first(connection, condition, row)
+                else:
+                    self._event(connection, envelope, number, event, decoded.declares[index], now_ms)
             except (DecodeError, ValueError):
                 text = f"event {number} of batch {envelope.id} has an unreadable detail"
                 id_ = f"event-{envelope.id}-{number}"
@@ -178,7 +185,7 @@ class CompletenessProjection:
                 id_=f"{envelope.id}-{number}",
                 gateway=envelope.gateway,
                 epoch=envelope.epoch,
-                sensor=next((group.sensor for group in declare.groups if group.id == record.group), ""),
+                sensor=sensor_of(declare, record.group),
                 record=record,
                 now_ms=now_ms,
             )

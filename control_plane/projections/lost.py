@@ -32,7 +32,7 @@ def placed_gaps(
     What can't be placed in time yet (a boot without anchors, an end still open) is left out.
     """
     walls = load_all(connection, gateway)
-    query = select(gap).where(gap.c.gateway == gateway)
+    query = select(gap).where(gap.c.gateway == gateway, gap.c.joined_to.is_(None))
     if sensor is not None:
         query = query.where(gap.c.sensor.in_((sensor, "")))
     found = []

@@ -27,6 +27,7 @@ from control_plane.projections.reading import HistoryReader
 from control_plane.projections.walltime import WallTime, load_all
 from control_plane.reconcile import cold_chain, cold_chain_events
 from control_plane.reconcile.cold_chain import Observation, State
+from control_plane.reconcile.records import Records
 from control_plane.reconcile.versions import Wanted, settle
 from control_plane.reconcile.watermark import watermark_ms
 from control_plane.settings import ColdChainRule, Destination
@@ -104,7 +105,10 @@ class Reconciler:
         rules: Sequence[ColdChainRule],
         destinations: Sequence[Destination],
         clock: Clock,
+        hold_max_s: float = 86_400.0,
     ) -> None:
+        self._records = Records(stores=stores, destinations=destinations, clock=clock, hold_max_s=hold_max_s)
+        self._hold_max_s = hold_max_s
         self._stores = stores
         self._reader = reader
         self._rules = rules
@@ -122,7 +126,8 @@ class Reconciler:
         fresh = news.earliest.keys() | news.urgent
         for gateway in sorted(fresh | self._unsettled.keys()):
             if gateway in fresh or self._may_settle(gateway):
-                made += self._gateway(gateway, news.earliest.get(gateway, {}))
+                told = gateway in news.urgent or gateway in self._unsettled
+                made += self._gateway(gateway, news.earliest.get(gateway, {}), told=told)
         if news.upto > news.position:
             self._move(news.upto)
         self.versions += made
@@ -150,6 +155,7 @@ class Reconciler:
             between = (batch.c.id > position, batch.c.id <= news.upto, batch.c.lane == pb.URGENT)
             with self._stores.journal.read() as connection:
                 news.urgent.update(connection.execute(select(batch.c.gateway).distinct().where(*between)).scalars())
+        news.urgent |= self._records.gateways_with_news()  # also gaps that the server made
         return news
 
     def _move(self, position: int) -> None:
@@ -167,20 +173,22 @@ class Reconciler:
     def _load_unsettled(self) -> dict[str, Unsettled | None]:
         query = select(func.distinct(event.c.subject)).where(event.c.current, event.c.finality == "provisional")
         with self._stores.business.read() as connection:
-            return {subject.split("/", 1)[0]: None for subject in connection.execute(query).scalars()}
+            found = {subject.split("/", 1)[0] for subject in connection.execute(query).scalars()}
+        return dict.fromkeys(found | self._records.gateways_with_open_ones())
 
     # --- one gateway -----------------------------------------------------------------------------------
 
-    def _gateway(self, gateway: str, earliest: dict[tuple[int, int], int]) -> int:
+    def _gateway(self, gateway: str, earliest: dict[tuple[int, int], int], *, told: bool) -> int:
+        """`told`: it may have said something of itself, or what it said is not final yet."""
         with self._stores.telemetry.read() as connection:
             subjects = _subjects(connection, gateway)
-            if not subjects:
+            if not subjects and not told:
                 return 0
             walls = load_all(connection, gateway)
             mark = watermark_ms(connection, gateway)
             starts = _boot_starts(connection, gateway)
-        made = 0
-        expires: list[int] = []
+        made, waiting = self._records.settle(gateway, walls, mark) if told else (0, False)
+        expires = [round(self._clock.now_ms() + self._hold_max_s * 1000)] if waiting else []
         for subject in subjects:
             for rule in self._rules:
                 versions, expires_ms = self._subject(rule, subject, earliest, walls, mark, starts)

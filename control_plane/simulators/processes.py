@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-from control_plane.lifeline import die_with_parent
+from control_plane.lifeline import command
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 4.0
@@ -52,14 +52,12 @@ class Child:
 
     def begin(self) -> None:
         """Start without waiting."""
-        parent = os.getpid()
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", *self._arguments],
+                command(sys.executable, "-m", *self._arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                preexec_fn=lambda: die_with_parent(parent),  # noqa: PLW1509 - one thread starts children
             )
         self.starts += 1
         self._lines: queue.Queue[bytes] = queue.Queue()

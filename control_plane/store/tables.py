@@ -11,6 +11,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Double,
     Index,
     Integer,
     LargeBinary,
@@ -288,8 +289,34 @@ gap = Table(
     Column("count", BigInteger, nullable=False),
     Column("count_exact", Boolean, nullable=False),
     Column("reason", Integer, nullable=False),
-    Column("recorded_ms", BigInteger, nullable=False),
+    Column("recorded_ms", BigInteger, nullable=False, comment="when it was last changed"),
+    Column("joined_to", String(40), nullable=True, comment="the record this one is part of now; readers skip it"),
     Index(None, "gateway", "epoch"),
+    Index(None, "recorded_ms"),
+    comment="Records that touch are one: what a dead sensor says every minute is one row.",
+)
+
+condition = Table(
+    "condition",
+    telemetry,
+    Column("id", String(40), primary_key=True, comment="batch id + index of the event"),
+    Column("gateway", String(16), nullable=False),
+    Column("sensor", String(64), nullable=False),
+    Column("quantity", String(120), nullable=False),
+    Column("name", String(120), nullable=False, comment="the alarm's; empty for silence"),
+    Column("kind", Integer, nullable=False, comment="EventKind: raised, cleared, silent, recovered"),
+    Column("severity", Integer, nullable=False),
+    Column("value", Double, nullable=False),
+    Column("limit", Double, nullable=False),
+    Column("below", Boolean, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("boot", BigInteger, nullable=False),
+    Column("since_mono_ms", BigInteger, nullable=False),
+    Column("said_mono_ms", BigInteger, nullable=False),
+    Column("recorded_ms", BigInteger, nullable=False),
+    Index(None, "gateway", "recorded_ms"),
+    Index(None, "gateway", "sensor", "quantity", "name"),
+    comment="What a gateway said of its own alarms and of silent sensors; each as it came.",
 )
 
 progress = Table(

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from gateway.errors import Misconfigured
+from gateway.pipeline.stage import Say
 from gateway.reading import GroupShape, Row, SeriesShape, Wire
 from protos.comboio.v1 import batch_pb2 as pb
-from protos.config import Calibration
+from protos.config import Calibration, SensorBase
 
 REFUSED = {pb.VT_BOOL: "a switch", pb.VT_STRING: "a text", pb.VT_UINT64: "an unsigned 64-bit counter"}
 
@@ -46,6 +47,23 @@ def _folded(one: SeriesShape, calibration: Calibration) -> SeriesShape:
         scale=scale * calibration.gain,
         offset=one.offset * calibration.gain + calibration.offset,
     )
+
+
+class Calibrate:
+    """For float columns, per row."""
+
+    def __init__(self, per_row: Mapping[int, Calibration]) -> None:
+        self._per_row = per_row
+
+    def take(self, row: Row) -> Row:
+        return apply(row, self._per_row)
+
+
+def build(shape: GroupShape, options: SensorBase, say: Say) -> tuple[GroupShape, Calibrate | None]:
+    """Raises Misconfigured."""
+    del say
+    declared, per_row = calibrated(shape, options.calibration)
+    return declared, Calibrate(per_row) if per_row else None
 
 
 def apply(row: Row, per_row: Mapping[int, Calibration]) -> Row:

@@ -31,8 +31,7 @@ class Sender:
         self._position = dict.fromkeys(ORDER, 0)
         self._in_flight: dict[tuple[int, int], None] = {}
         self._room = asyncio.Event()
-        self._repeat_declares = False
-        self.paused_until: float = 0.0
+        self._repeat_declares = asyncio.Event()
         self.sent_batches = self.acked_batches = self.sent_bytes = 0
 
     @property
@@ -42,13 +41,26 @@ class Sender:
     async def run(self) -> None:
         """Send for ever; ends only by cancellation or a failing write."""
         while True:
-            if self._repeat_declares:
-                self._repeat_declares = False
+            if self._repeat_declares.is_set():
+                self._repeat_declares.clear()
                 self._declared.clear()
                 self._known_schema = 0
                 self.restart()
             if not await self._send_some():
-                await self._buffer.wait_sealed(IDLE_WAIT_S)
+                await self._idle()
+
+    async def _idle(self) -> None:
+        """Until there is more to send, or something to say again."""
+        waits = [
+            asyncio.ensure_future(self._buffer.wait_sealed(IDLE_WAIT_S)),
+            asyncio.ensure_future(self._repeat_declares.wait()),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waits:
+                one.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
 
     async def _send_some(self) -> bool:
         """Fill the window; False when there is nothing to send."""
@@ -101,7 +113,7 @@ class Sender:
 
     def repeat_declares(self) -> None:
         """The server misses a schema: say them all again, then what is not acknowledged."""
-        self._repeat_declares = True
+        self._repeat_declares.set()
         self._room.set()
 
     def restart(self) -> None:

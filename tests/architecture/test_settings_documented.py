@@ -22,7 +22,8 @@ EXAMPLES = [
     ("control_plane/integrations.example/erp.toml", Destination),
     ("gateway/gateway.example.toml", GatewayConfig),
 ]
-SHOWN_OTHERWISE = {"name", "calibration", "attrs"}  # an example says more than the empty default
+# An example says more than the empty default.
+SHOWN_OTHERWISE = {"name", "calibration", "attrs", "validate", "report", "above"}
 
 
 @pytest.mark.parametrize(("path", "kind"), EXAMPLES)

@@ -95,7 +95,9 @@ class _EventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventKind.V
     EVENT_ANCHOR: _EventKind.ValueType  # 2
     """detail: Anchor"""
     EVENT_ALARM_RAISED: _EventKind.ValueType  # 3
+    """detail: Condition"""
     EVENT_ALARM_CLEARED: _EventKind.ValueType  # 4
+    """detail: Condition"""
     EVENT_PAIRING: _EventKind.ValueType  # 5
     EVENT_FIELD_ACT: _EventKind.ValueType  # 6
     EVENT_CONFIG: _EventKind.ValueType  # 7
@@ -105,7 +107,9 @@ class _EventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventKind.V
     EVENT_INTEGRITY: _EventKind.ValueType  # 9
     """detail: UTF-8 text"""
     EVENT_SENSOR_SILENT: _EventKind.ValueType  # 10
+    """detail: Condition"""
     EVENT_SENSOR_RECOVERED: _EventKind.ValueType  # 11
+    """detail: Condition"""
 
 class EventKind(_EventKind, metaclass=_EventKindEnumTypeWrapper): ...
 
@@ -115,7 +119,9 @@ EVENT_GAP: EventKind.ValueType  # 1
 EVENT_ANCHOR: EventKind.ValueType  # 2
 """detail: Anchor"""
 EVENT_ALARM_RAISED: EventKind.ValueType  # 3
+"""detail: Condition"""
 EVENT_ALARM_CLEARED: EventKind.ValueType  # 4
+"""detail: Condition"""
 EVENT_PAIRING: EventKind.ValueType  # 5
 EVENT_FIELD_ACT: EventKind.ValueType  # 6
 EVENT_CONFIG: EventKind.ValueType  # 7
@@ -125,7 +131,9 @@ EVENT_COMMAND_RESULT: EventKind.ValueType  # 8
 EVENT_INTEGRITY: EventKind.ValueType  # 9
 """detail: UTF-8 text"""
 EVENT_SENSOR_SILENT: EventKind.ValueType  # 10
+"""detail: Condition"""
 EVENT_SENSOR_RECOVERED: EventKind.ValueType  # 11
+"""detail: Condition"""
 Global___EventKind: _TypeAlias = EventKind  # noqa: Y015
 
 class _Severity:
@@ -490,6 +498,48 @@ class Event(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Event: _TypeAlias = Event  # noqa: Y015
+
+@_typing.final
+class Condition(_message.Message):
+    """Something that holds for a while: an alarm of the gateway's own, or a sensor's silence. Said when it begins and when it
+    ends; the first state after a start is said too, for nobody knows what changed meanwhile.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    BELOW_FIELD_NUMBER: _builtins.int
+    SINCE_MONO_MS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """the alarm's; empty for silence"""
+    quantity: _builtins.str
+    value: _builtins.float
+    """the reading that decided it"""
+    limit: _builtins.float
+    below: _builtins.bool
+    """else above"""
+    since_mono_ms: _builtins.int
+    """of this boot: when it began to hold, or to hold no more"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        quantity: _builtins.str = ...,
+        value: _builtins.float = ...,
+        limit: _builtins.float = ...,
+        below: _builtins.bool = ...,
+        since_mono_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["below", b"below", "limit", b"limit", "name", b"name", "quantity", b"quantity", "since_mono_ms", b"since_mono_ms", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Condition: _TypeAlias = Condition  # noqa: Y015
 
 @_typing.final
 class Gap(_message.Message):

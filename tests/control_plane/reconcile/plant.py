@@ -75,16 +75,22 @@ class Gateway:
         events = [(0, pb.Event(kind=pb.EVENT_ANCHOR, detail=fact.SerializeToString())) for fact in facts]
         return self._batch(pb.URGENT, [], events, complete)
 
+    def events(self, *some: tuple[int, pb.Event], complete: tuple[int, int], boot: int = 1) -> pb.Batch:
+        """One URGENT batch of (mono_ms, event)."""
+        return self._batch(pb.URGENT, [], some, complete, boot=boot)
+
     def _batch(
         self,
         lane: pb.Lane.ValueType,
         blocks: Sequence[Block],
         events: Sequence[tuple[int, pb.Event]],
         complete: tuple[int, int],
+        *,
+        boot: int | None = None,
     ) -> pb.Batch:
         self.seqs[lane] += 1
         schema = columns.Schema.from_declare(self.declare())
-        body, count = columns.encode(schema, boot=complete[0], blocks=blocks, events=events)
+        body, count = columns.encode(schema, boot=complete[0] if boot is None else boot, blocks=blocks, events=events)
         codec, packed = columns.pack(body)
         return pb.Batch(
             epoch=EPOCH,

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import select, tuple_
+from sqlalchemy import or_, select, tuple_
 
 from control_plane.api.binding import Permission, Route
 from control_plane.api.paging import Page, PageQuery, milliseconds, moment, page
@@ -36,7 +36,7 @@ class EventQuery(PageQuery, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     type: str | None = None
     subject: str | None = None
     gateway: str | None = None
-    """Of whose series the events tell."""
+    """Of whose series, or of which itself, the events tell."""
     current: bool | None = None
     finality: Literal["provisional", "final"] | None = None
     from_: datetime | None = msgspec.field(name="from", default=None)
@@ -81,7 +81,8 @@ class Events:
         asked = {name: getattr(query, name) for name in ("type", "subject", "current", "finality")}
         chosen = select(event).where(*(event.c[name] == value for name, value in asked.items() if value is not None))
         if query.gateway is not None:
-            chosen = chosen.where(event.c.subject.startswith(query.gateway + "/", autoescape=True))
+            of_it = event.c.subject.startswith(query.gateway + "/", autoescape=True)
+            chosen = chosen.where(or_(event.c.subject == query.gateway, of_it))
         if query.from_ is not None:
             chosen = chosen.where(event.c.time_ms >= milliseconds(query.from_, "?from"))
         if query.to is not None:

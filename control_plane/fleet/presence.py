@@ -100,7 +100,7 @@ class Fleet:
         self._clock = clock
 
     def all(self) -> list[Standing]:
-        """By name, then id."""
+        """By name, then id; retired ones last."""
         return self._standings(_registry())
 
     def one(self, gateway_id: str) -> Standing | None:
@@ -139,7 +139,7 @@ def _registry() -> Select[Any]:
         .scalar_subquery()
         .label("certificate_expires_ms")
     )
-    return select(*KNOWN, expires_ms).order_by(gateway.c.name, gateway.c.id)
+    return select(*KNOWN, expires_ms).order_by(gateway.c.retired_ms.is_not(None), gateway.c.name, gateway.c.id)
 
 
 def _presence(

@@ -22,7 +22,8 @@ from control_plane.web.words import Words
 ROWS = 50
 TIMES = frozenset({"opened_at", "closed_at"})
 ORDER = (
-    "opened_at", "closed_at", "duration_s", "first_value", "peak", "unit", "low", "high", "degree_minutes",
+    "gateway", "sensor", "quantity", "opened_at", "closed_at", "duration_s", "reason", "readings_lost", "count_exact",
+    "alarm", "value", "comparison", "limit", "first_value", "peak", "unit", "low", "high", "degree_minutes",
     "observations", "coverage_pct", "max_gap_s", "rule", "side",
 )  # fmt: skip
 SECONDS = frozenset({"duration_s", "max_gap_s"})
@@ -95,6 +96,7 @@ class EventPages:
             for before, item in zip([None, *versions], versions, strict=False)
         ]
         gateway, _, rest = versions[-1].subject.partition("/")
+        sensor = versions[-1].data.get("sensor") or rest.rpartition("/")[0]
         return self._renderer.page(
             visit,
             "event.html",
@@ -102,7 +104,7 @@ class EventPages:
             newest=versions[-1],
             asked=event_id,
             gateway=gateway if rest else "",
-            sensor=rest.rpartition("/")[0],
+            sensor=sensor if isinstance(sensor, str) else "",
             stretch=_stretch(versions[-1]),
             facts=_facts(versions[-1], visit.words),
             attempts=_attempts,
@@ -176,11 +178,19 @@ def _written(data: dict[str, Any], name: str, words: Words) -> str | None:
     value = data[name]
     if name in TIMES and isinstance(value, str) and (at_ms := _ms(value)) is not None:
         return words.moment(at_ms)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool):
+        return words.text("yes") if value else words.text("no")
+    if not isinstance(value, int | float):
         if isinstance(value, str):
-            return sentences.unit(value) if name == "unit" else value
+            return _word(name, value, words)
         return json.dumps(value, ensure_ascii=False)
     return words.length_s(value) if name in SECONDS else words.number(value)
+
+
+def _word(name: str, value: str, words: Words) -> str:
+    if name == "unit":
+        return sentences.unit(value)
+    return sentences.gap_reason(words, value) if name == "reason" else value
 
 
 def _stretch(item: EventItem) -> dict[str, str] | None:

@@ -172,12 +172,22 @@ def gap_reason(words: Words, reason: str) -> str:
     return gap_reasons(words).get(reason, reason)
 
 
-def event_type(words: Words, name: str) -> str:
+def event_types(words: Words) -> dict[str, str]:
     _ = words.text
     return {
         "comboio.cold_chain.excursion.opened.v1": _("Cold-chain excursion opened"),
         "comboio.cold_chain.excursion.closed.v1": _("Cold-chain excursion closed"),
-    }.get(name, name)
+        "comboio.data.gap.opened.v1": _("Data gap opened"),
+        "comboio.data.gap.closed.v1": _("Data gap closed"),
+        "comboio.alarm.raised.v1": _("Alarm raised"),
+        "comboio.alarm.cleared.v1": _("Alarm cleared"),
+        "comboio.sensor.silent.v1": _("Sensor fell silent"),
+        "comboio.sensor.recovered.v1": _("Sensor spoke again"),
+    }
+
+
+def event_type(words: Words, name: str) -> str:
+    return event_types(words).get(name, name)
 
 
 def finality(words: Words, name: str) -> str:
@@ -239,6 +249,18 @@ def field(words: Words, name: str) -> str:
         "observations": _("Readings used"),
         "coverage_pct": _("Coverage in percent"),
         "max_gap_s": _("Longest gap"),
+        "gateway": _("Gateway"),
+        "sensor": _("Sensor"),
+        "reason": _("Reason"),
+        "readings_lost": _("Readings lost"),
+        "count_exact": _("Count is exact"),
+        "alarm": _("Alarm"),
+        "quantity": _("Quantity"),
+        "limit": _("Limit"),
+        "comparison": _("Comparison"),
+        "value": _("Value"),
+        "severity": _("Severity"),
+        "cleared_value": _("Value when cleared"),
         "finality": _("Finality"),
     }.get(name) or quantity(name)
 

@@ -5,18 +5,20 @@ A view is a function or bound method whose parameters are any of
     query: Q     a frozen msgspec Struct; keys not in it are refused, repeated keys too unless the field is a list
     body: B      a msgspec Struct read from JSON; it may be absent when every field has a default
     caller: Caller     who asks; only where the route is not public
+    if_match: int      the version the caller last saw, from If-Match: "N"; without that header 428
     <name>: str  a part of the path written {name}
 
-and whose return annotation is the answer's type (None: 204).
+and whose return annotation is the answer's type (None: 204); its `etag`, if it has one, is also the header.
 """
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 from flask import Request, Response
@@ -24,9 +26,11 @@ from msgspec import inspect as types
 
 from control_plane.api.problems import FieldProblem, Problem
 from control_plane.fleet.accounts import Caller, Role
-from protos.strict import DocumentError, convert
+from protos.strict import DocumentError, convert, pointed
 
 JSON = "application/json"
+VERSION = re.compile(r'(?:W/)?"([0-9]{1,15})"')
+Q = TypeVar("Q", bound=msgspec.Struct)
 
 
 class Permission(Enum):
@@ -92,6 +96,8 @@ class Endpoint:
             arguments["body"] = body_of(request, self.body, optional=self.body_optional)
         if "caller" in self.hints:
             arguments["caller"] = caller
+        if "if_match" in self.hints:
+            arguments["if_match"] = version_matched(request)
         return self._response(self.route.view(**arguments))
 
     def _response(self, value: Any) -> Response:
@@ -99,10 +105,25 @@ class Endpoint:
             return Response(status=204)
         response = Response(msgspec.json.encode(value), status=self.route.status, content_type=JSON)
         response.headers["Cache-Control"] = "no-store"
+        etag = getattr(value, "etag", None)
+        if etag is not None:
+            response.headers["ETag"] = etag
         return response
 
 
-def query_of(request: Request, kind: type[msgspec.Struct]) -> msgspec.Struct:
+def version_matched(request: Request) -> int:
+    """The number in If-Match: "N"."""
+    given = request.headers.get("If-Match", "").strip()
+    if not given:
+        raise Problem(428, 'Say which version this is based on: If-Match with the ETag of the last GET, e.g. "3".')
+    found = VERSION.fullmatch(given)
+    if found is None:
+        raise Problem(412, f'If-Match: {given[:40]} is not an ETag of this API; they look like "3".')
+    return int(found[1])
+
+
+def query_of(request: Request, kind: type[Q]) -> Q:
+    """The query as `kind`; raises Problem 422 naming every parameter that is wrong."""
     info = types.type_info(kind)
     assert isinstance(info, types.StructType)
     fields = {part.encode_name: part.type for part in info.fields}
@@ -111,6 +132,8 @@ def query_of(request: Request, kind: type[msgspec.Struct]) -> msgspec.Struct:
     for name, values in request.args.lists():
         if name not in fields:
             wrong.append(FieldProblem(f"?{name}", "not a parameter of this request; known: " + ", ".join(fields)))
+        elif any("\0" in value for value in values):
+            wrong.append(FieldProblem(f"?{name}", "holds a NUL character"))
         elif isinstance(fields[name], types.ListType | types.VarTupleType):
             raw[name] = values
         elif len(values) > 1:
@@ -136,14 +159,8 @@ def body_of(request: Request, kind: type[msgspec.Struct], *, optional: bool) -> 
     try:
         return convert(msgspec.json.decode(data), kind)
     except DocumentError as error:
-        raise Problem(422, "The body is not valid.", errors=[_pointed(text) for text in error.problems]) from None
+        raise Problem(
+            422, "The body is not valid.", errors=[FieldProblem(*pointed(p)) for p in error.problems]
+        ) from None
     except msgspec.DecodeError as error:
         raise Problem(400, f"The body is not JSON: {error}") from None
-
-
-def _pointed(problem: str) -> FieldProblem:
-    """'a[1].b: text' → pointer /a/1/b."""
-    path, _, message = problem.partition(": ")
-    if path == "document":
-        return FieldProblem("", message)
-    return FieldProblem("/" + path.replace("[", "/").replace("]", "").replace(".", "/"), message)

@@ -178,15 +178,19 @@ class Installation:
             return str(json.loads(kept.read_text())["gateway_id"])
         enrol = self._family.child(
             f"{box.name}-enrol",
-            *("gateway", "enrol", "--server", self.said["http"], "--token", self.join_token(box.name)),
+            *("gateway", "enrol", "--server", self.said["http"], "--token", self.join_token(box.name, box.asset)),
             *("--data-dir", str(home), "--json"),
         ).start()
         return str(enrol.said["gateway_id"])
 
-    def join_token(self, name: str) -> str:
-        """One for a gateway of that name."""
+    def join_token(self, name: str, asset: str = "") -> str:
+        """One for a gateway of that name, mounted on that asset."""
         assert self._client is not None
-        made = self._client.post("/join-tokens", json={"gateway_name": name}).raise_for_status().json()
+        made = (
+            self._client.post("/join-tokens", json={"gateway_name": name, "asset": asset or None})
+            .raise_for_status()
+            .json()
+        )
         return str(made["token"])
 
     def document(self, box: Box, *, sensors: bool = True) -> dict[str, Any]:

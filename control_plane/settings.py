@@ -81,6 +81,11 @@ class IngestSection(Frozen, frozen=True, kw_only=True):
     """Interval gateways are asked to seal telemetry at; 0 = their own."""
 
 
+class ConfigurationSection(Frozen, frozen=True, kw_only=True):
+    probation_s: Annotated[int, Meta(ge=1, le=600)] = 60
+    """A pushed configuration proves itself this long before it is kept."""
+
+
 class IdentitySection(Frozen, frozen=True, kw_only=True):
     per_minute: Annotated[float, Meta(ge=1)] = 60.0
     """Certificates one address may ask for; a refused attempt counts as six."""
@@ -113,6 +118,7 @@ class Settings(Frozen, frozen=True, kw_only=True):
     integrations: str = "integrations"
     """Folder of destinations, one <name>.toml each; relative to this file's folder, or to data_dir without a file."""
     ingest: IngestSection = IngestSection()
+    configuration: ConfigurationSection = ConfigurationSection()
     identity_limits: IdentitySection = IdentitySection()
     web: WebSection = WebSection()
     rules: Rules = Rules()

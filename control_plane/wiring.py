@@ -29,6 +29,7 @@ def run_ingest(settings: Settings, ready: Callable[[], None]) -> None:
     from control_plane.first_start import certificate_names
     from control_plane.fleet.authority import Authority
     from control_plane.fleet.enrolment import Enrolment
+    from control_plane.fleet.offers import Offers
     from control_plane.ingest.identity import IdentityService, PeerLimit, serving
     from control_plane.ingest.server import Admission, Door, serve
     from control_plane.journal.sql import SqlJournal
@@ -40,6 +41,9 @@ def run_ingest(settings: Settings, ready: Callable[[], None]) -> None:
         limit = PeerLimit(per_minute=settings.identity_limits.per_minute, monotonic_s=time.monotonic)
         service = IdentityService(enroller=enrolment, limit=limit)
         stop = stop_requested()
+        journal = SqlJournal(stores.journal)
+        if stores.journal.sqlite:  # one machine: there is no other ingest whose gateways these could be
+            journal.everyone_left(now_ms=clock.now_ms(), why="this server was not running")
         with serving(settings.identity, service, key_pem=server.key_pem, chain_pem=server.chain_pem):
             door = Door(
                 address=settings.grpc,
@@ -50,18 +54,21 @@ def run_ingest(settings: Settings, ready: Callable[[], None]) -> None:
             asyncio.run(
                 serve(
                     door=door,
-                    journal=SqlJournal(stores.journal),
+                    journal=journal,
                     clock=clock,
                     settings=settings.ingest,
                     admission=Admission(enrolment.revoked_serials),
                     ready=ready,
                     stop=stop,
+                    offers=Offers(stores, authority.config_key, settings.configuration.probation_s),
                 )
             )
 
 
 def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
     """Journal → projections → reconcile → outbox → relay. Returns on SIGTERM."""
+    from control_plane.fleet.revisions import Revisions
+    from control_plane.fleet.settle import Settling
     from control_plane.projections.completeness import CompletenessProjection
     from control_plane.projections.history import HistoryProjection
     from control_plane.projections.projector import Projector
@@ -72,6 +79,7 @@ def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
     from control_plane.relay.deliver import Deliverer
     from control_plane.settings import read_destinations
     from control_plane.worker import Loop, threaded, work
+    from firmware_configs.loader import Profiles
 
     clock = SystemClock()
     targets = read_destinations(Path(settings.integrations))
@@ -92,9 +100,13 @@ def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
             clock=clock,
             hold_max_s=settings.rules.hold_max_s,
         )
+        settling = Settling(
+            revisions=Revisions(stores=stores, clock=clock, profiles=Profiles()), stores=stores, clock=clock
+        )
         loops = [
             Loop("projections", threaded(projector.step)),
             Loop("reconcile", threaded(reconciler.step), idle_s=0.3),
+            Loop("configuration", threaded(settling.step), idle_s=1.0),
         ]
 
         async def run() -> None:

@@ -139,19 +139,15 @@ def _check(args: argparse.Namespace) -> int:
 def _check_whole(path: Path) -> tuple[int, int]:
     """(sensors, buses), after everything that `run` does before it touches a device. Raises Misconfigured."""
     from firmware_configs.loader import Profiles
-    from gateway import sensors, settings
+    from gateway import checking, settings
     from gateway.clock import SystemClock
     from gateway.errors import Misconfigured
-    from gateway.pipeline import flow
 
     profiles = Profiles()
     config = settings.load(path, profiles)
-    try:
-        built = sensors.build(config, clock=SystemClock(), profiles=profiles)
-        for options, sensor in zip(config.sensor, built.sensors, strict=True):
-            flow.check(options, sensor.driver.groups())
-    except Misconfigured as error:
-        raise Misconfigured("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
+    problems = checking.problems(config, clock=SystemClock(), profiles=profiles)
+    if problems:
+        raise Misconfigured("\n".join(f"{path}: {line}" for line in problems))
     return len(config.sensor), len(config.bus)
 
 

@@ -28,10 +28,15 @@ def load(path: Path, profiles: Profiles) -> GatewayConfig:
         raise Misconfigured(f"{path}: {error}") from error
     except DocumentError as error:
         raise Misconfigured("\n".join(f"{path}: {problem}" for problem in error.problems)) from error
-    problems = list(_disagreements(config, profiles))
+    problems = disagreements(config, profiles)
     if problems:
         raise Misconfigured("\n".join(f"{path}: {problem}" for problem in problems))
     return config
+
+
+def disagreements(config: GatewayConfig, profiles: Profiles) -> list[str]:
+    """What the types can't say, one sentence per mistake, each starting with its path."""
+    return list(_disagreements(config, profiles))
 
 
 def _disagreements(config: GatewayConfig, profiles: Profiles) -> Iterator[str]:

@@ -5,9 +5,11 @@ Unknown keys are refused. Times are seconds with `_s`, sizes carry their unit.
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import Meta, Struct, field
 
 from protos.strict import convert
@@ -146,6 +148,8 @@ class SensorBase(Frozen, frozen=True, kw_only=True):
     """Per quantity."""
     attrs: dict[str, dict[str, str]] = field(default_factory=dict)
     """Per quantity: attributes that travel with the series, e.g. role = "cargo_temperature"."""
+    required: bool = False
+    """A pushed configuration that adds this sensor is undone if the sensor doesn't answer."""
     validate: dict[str, Validation] = field(default_factory=dict)
     """Per quantity."""
     report: dict[str, Report] = field(default_factory=dict)
@@ -215,6 +219,44 @@ class GatewayConfig(Frozen, frozen=True, kw_only=True):
     broker: tuple[Broker, ...] = ()
     ble: BleSection = BleSection()
     sensor: tuple[Sensor, ...] = ()
+
+
+def canonical(config: GatewayConfig) -> bytes:
+    """The document as JSON bytes: keys sorted, and what equals its default left out.
+
+    Two documents that mean the same have the same bytes, however they were written; `from_json` reads them back.
+    """
+    return msgspec.json.encode(_plain(config), order="sorted")
+
+
+def digest(document: bytes) -> bytes:
+    """SHA-256 of canonical bytes: a revision's name."""
+    return hashlib.sha256(document).digest()
+
+
+def from_json(document: bytes) -> GatewayConfig:
+    """Read a pushed document. Raises msgspec.DecodeError or `protos.strict.DocumentError`."""
+    return convert(msgspec.json.decode(document), GatewayConfig)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Struct):
+        tag_field, tag = value.__struct_config__.tag_field, value.__struct_config__.tag
+        parts = {} if tag_field is None else {tag_field: tag}
+        for part in msgspec.structs.fields(value):
+            held = getattr(value, part.name)
+            if part.required or held != _default(part):
+                parts[part.encode_name] = _plain(held)
+        return parts
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def _default(part: msgspec.structs.FieldInfo) -> Any:
+    return part.default_factory() if part.default_factory is not msgspec.NODEFAULT else part.default
 
 
 def from_toml(text: str) -> GatewayConfig:

@@ -92,3 +92,12 @@ def _unknown_in_union(raw: Any, kind: inspect.UnionType, path: str) -> Iterator[
 def _near(word: str, known: dict[str, Any]) -> str:
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def pointed(problem: str) -> tuple[str, str]:
+    """'a[1].b: text' → ('/a/1/b', 'text'): a problem's path as a JSON pointer, as deep as the path is known."""
+    path, _, message = problem.partition(": ")
+    path = path.partition("[...]")[0]  # msgspec does not say which key of a dict
+    if path == "document":
+        return "", message
+    return "/" + path.replace("[", "/").replace("]", "").replace(".", "/"), message

@@ -5,14 +5,16 @@ A view is a function or bound method whose parameters are any of
     query: Q     a frozen msgspec Struct; keys not in it are refused, repeated keys too unless the field is a list
     body: B      a msgspec Struct read from JSON; it may be absent when every field has a default
     caller: Caller     who asks; only where the route is not public
+    if_match: int      the version the caller last saw, from If-Match: "N"; without that header 428
     <name>: str  a part of the path written {name}
 
-and whose return annotation is the answer's type (None: 204).
+and whose return annotation is the answer's type (None: 204); its `etag`, if it has one, is also the header.
 """
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -24,9 +26,10 @@ from msgspec import inspect as types
 
 from control_plane.api.problems import FieldProblem, Problem
 from control_plane.fleet.accounts import Caller, Role
-from protos.strict import DocumentError, convert
+from protos.strict import DocumentError, convert, pointed
 
 JSON = "application/json"
+VERSION = re.compile(r'(?:W/)?"([0-9]{1,15})"')
 
 
 class Permission(Enum):
@@ -92,6 +95,8 @@ class Endpoint:
             arguments["body"] = body_of(request, self.body, optional=self.body_optional)
         if "caller" in self.hints:
             arguments["caller"] = caller
+        if "if_match" in self.hints:
+            arguments["if_match"] = version_matched(request)
         return self._response(self.route.view(**arguments))
 
     def _response(self, value: Any) -> Response:
@@ -99,7 +104,21 @@ class Endpoint:
             return Response(status=204)
         response = Response(msgspec.json.encode(value), status=self.route.status, content_type=JSON)
         response.headers["Cache-Control"] = "no-store"
+        etag = getattr(value, "etag", None)
+        if etag is not None:
+            response.headers["ETag"] = etag
         return response
+
+
+def version_matched(request: Request) -> int:
+    """The number in If-Match: "N"."""
+    given = request.headers.get("If-Match", "").strip()
+    if not given:
+        raise Problem(428, 'Say which version this is based on: If-Match with the ETag of the last GET, e.g. "3".')
+    found = VERSION.fullmatch(given)
+    if found is None:
+        raise Problem(412, f'If-Match: {given[:40]} is not an ETag of this API; they look like "3".')
+    return int(found[1])
 
 
 def query_of(request: Request, kind: type[msgspec.Struct]) -> msgspec.Struct:
@@ -136,14 +155,8 @@ def body_of(request: Request, kind: type[msgspec.Struct], *, optional: bool) -> 
     try:
         return convert(msgspec.json.decode(data), kind)
     except DocumentError as error:
-        raise Problem(422, "The body is not valid.", errors=[_pointed(text) for text in error.problems]) from None
+        raise Problem(
+            422, "The body is not valid.", errors=[FieldProblem(*pointed(p)) for p in error.problems]
+        ) from None
     except msgspec.DecodeError as error:
         raise Problem(400, f"The body is not JSON: {error}") from None
-
-
-def _pointed(problem: str) -> FieldProblem:
-    """'a[1].b: text' → pointer /a/1/b."""
-    path, _, message = problem.partition(": ")
-    if path == "document":
-        return FieldProblem("", message)
-    return FieldProblem("/" + path.replace("[", "/").replace("]", "").replace(".", "/"), message)

@@ -13,6 +13,7 @@ from control_plane.api.binding import JSON, Endpoint, Permission
 from control_plane.api.problems import MEDIA_TYPE, TITLES, ProblemBody
 
 REF = "#/components/schemas/{name}"
+IF_MATCH = ({"name": "If-Match", "in": "header", "required": True, "schema": {"type": "string"}},)
 
 
 def document(endpoints: Iterable[Endpoint], *, version: str) -> dict[str, Any]:
@@ -48,7 +49,11 @@ def _operation(endpoint: Endpoint, shape_of: dict[str, Any], components: dict[st
         "summary": route.summary,
         "operationId": re.sub(r"[^a-z]+", "_", route.name.lower()).strip("_"),
         "tags": [route.path.split("/")[1]],
-        "parameters": [*_path_parameters(route.path), *_query_parameters(endpoint, components)],
+        "parameters": [
+            *_path_parameters(route.path),
+            *_query_parameters(endpoint, components),
+            *(IF_MATCH if "if_match" in endpoint.hints else ()),
+        ],
         "responses": _responses(endpoint, shape_of),
         "security": _security(route.permission),
     }

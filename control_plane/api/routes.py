@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from control_plane.api.api_tokens import ApiTokens
 from control_plane.api.binding import Route
+from control_plane.api.configuration import ConfigurationRoutes
 from control_plane.api.deliveries import Deliveries
 from control_plane.api.enrolment import EnrolmentDocument
 from control_plane.api.events import Events
@@ -18,9 +19,12 @@ from control_plane.clock import Clock
 from control_plane.fleet.accounts import Accounts
 from control_plane.fleet.authority import Authority
 from control_plane.fleet.enrolment import Enrolment
+from control_plane.fleet.revisions import Revisions
+from control_plane.fleet.status import Statuses
 from control_plane.projections.reading import HistoryReader
 from control_plane.settings import Settings
 from control_plane.store.engine import Stores
+from firmware_configs.loader import Profiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +47,11 @@ def routes(parts: Parts) -> tuple[Route, ...]:
         *ApiTokens(accounts=parts.accounts, failures_per_minute=parts.settings.web.logins_per_minute).routes(),
         *JoinTokenRoutes(join_tokens=parts.enrolment.join_tokens, clock=parts.clock).routes(),
         *Gateways(store=parts.stores.business, enrolment=parts.enrolment).routes(),
+        *ConfigurationRoutes(
+            revisions=Revisions(stores=parts.stores, clock=parts.clock, profiles=Profiles()),
+            statuses=Statuses(stores=parts.stores, clock=parts.clock),
+            stores=parts.stores,
+        ).routes(),
         *ReadingsRoutes(telemetry=parts.stores.telemetry, reader=parts.reader, clock=parts.clock).routes(),
         *Gaps(store=parts.stores.telemetry).routes(),
         *Events(store=parts.stores.business).routes(),

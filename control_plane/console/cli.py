@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from control_plane.console import config
 from control_plane.console.client import Client, Refused, Unreachable
 from control_plane.console.profile import UsageError, chosen
 from control_plane.console.table import table
@@ -84,6 +85,16 @@ def _parser() -> argparse.ArgumentParser:
     _filters(deliveries, "state", "dest", "event-id")
     gaps = command("gaps", _gaps, _rows(GAP_COLUMNS), "what was lost and accounted for")
     _filters(gaps, "gateway", "sensor")
+    actions = commands.add_parser("config", help="configuration of gateways").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+
+    def action(name: str, run: Callable[[Client, Any], Any], show: Callable[[Any], None], text: str) -> Any:
+        added = actions.add_parser(name, parents=[common], help=text)
+        added.set_defaults(run=run, show=show)
+        return added
+
+    config.add(action)
     return parser
 
 

@@ -32,6 +32,9 @@ class Client:
     def post(self, path: str, body: Any) -> Any:
         return self._ask("POST", path, json=body)
 
+    def put(self, path: str, body: Any, *, if_match: str) -> Any:
+        return self._ask("PUT", path, json=body, headers={"If-Match": if_match})
+
     def listed(self, path: str, *, limit: int, **query: Any) -> dict[str, Any]:
         """Up to `limit` items, page after page; `next` is where more begin."""
         items: list[Any] = []
@@ -45,7 +48,7 @@ class Client:
 
     def _ask(self, method: str, path: str, **parts: Any) -> Any:
         url = self._profile.server.rstrip("/") + "/api/v1" + path
-        headers = {"Authorization": f"Bearer {self._profile.token}"}
+        headers = {"Authorization": f"Bearer {self._profile.token}", **parts.pop("headers", {})}
         try:
             with httpx.Client(verify=self._trust(), timeout=TIMEOUT_S, trust_env=False) as client:
                 answer = client.request(method, url, headers=headers, **parts)

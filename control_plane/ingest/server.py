@@ -13,6 +13,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from control_plane.clock import Clock
+from control_plane.fleet.offers import Offers
+from control_plane.ingest.configuration import Pusher
 from control_plane.ingest.service import METHOD_SERVICE, LinkService
 from control_plane.ingest.writer import Writer
 from control_plane.journal.journal import Journal
@@ -69,6 +71,7 @@ async def serve(
     admission: Admission,
     ready: Callable[[], None],
     stop: threading.Event,
+    offers: Offers | None = None,
 ) -> None:
     """Serve until `stop`; then say goodbye, commit what is queued, and return within a few seconds."""
     writer = Writer(journal, linger_s=settings.linger_ms / 1000)
@@ -82,6 +85,9 @@ async def serve(
     service = LinkService(
         journal=journal, writer=writer, clock=clock, limits=limits, pace=pace, admit=admission.why_not
     )
+    pusher = Pusher(offers=offers, sessions=lambda: service.sessions, clock=clock) if offers is not None else None
+    if pusher is not None:
+        service.moved = pusher.greeted
     server = grpc.aio.server(
         options=[
             ("grpc.so_reuseport", 1),
@@ -100,14 +106,17 @@ async def serve(
     await server.start()
     await serving(health_pb2.HealthCheckResponse.SERVING)
     ready()
-    watch = asyncio.create_task(_watch(admission, service), name="revocations")
+    beside = [asyncio.create_task(_watch(admission, service), name="revocations")]
+    if pusher is not None:
+        beside.append(asyncio.create_task(pusher.run(), name="configuration"))
     try:
         while not stop.is_set():
             await asyncio.sleep(0.1)
     finally:
         await serving(health_pb2.HealthCheckResponse.NOT_SERVING)
-        watch.cancel()
-        await asyncio.gather(watch, return_exceptions=True)
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
         service.drain()
         await server.stop(STOP_WITHIN_S)
         await writer.stop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import grpc
 import structlog
@@ -41,6 +41,8 @@ class LinkService:
         admit: Callable[[str, int], str | None],
         odd: Callable[[str, str], None] = lambda _gateway, _note: None,
     ) -> None:
+        self.moved: Callable[[str], None] = lambda _: None
+        """Told of each gateway that greets, or says that something else runs now."""
         self._journal = journal
         self._writer = writer
         self._clock = clock
@@ -57,6 +59,11 @@ class LinkService:
             self.connect
         )  # raw bytes: parsed in the session's own time
         return grpc.method_handlers_generic_handler(METHOD_SERVICE, {"Connect": method})
+
+    @property
+    def sessions(self) -> Mapping[str, Session]:
+        """The newest stream of each gateway connected here."""
+        return self._sessions
 
     @property
     def connected(self) -> int:
@@ -108,8 +115,10 @@ class LinkService:
             now_ms = self._clock.now_ms()
             greeting = welcome(start, limits=self._limits, pace=self._pace, now_ms=now_ms)
             await send(wire.Downlink(welcome=greeting))
+            self.moved(gateway)
             await self._converse(session, context, send)
         finally:
+            session.left()
             if self._sessions.get(gateway) is session:
                 del self._sessions[gateway], self._serials[gateway]
 
@@ -130,6 +139,7 @@ class LinkService:
             writer=self._writer,
             clock=self._clock,
             crc_seen=self._crc_seen,
+            moved=self._moved,
         )
         older = self._sessions.get(gateway)
         if older is not None:
@@ -137,6 +147,9 @@ class LinkService:
         self._sessions[gateway] = session
         self._serials[gateway] = serial
         return session
+
+    def _moved(self, gateway: str) -> None:
+        self.moved(gateway)
 
     async def _converse(self, session: Session, context: Context, send: Send) -> None:
         acks = asyncio.ensure_future(session.acks(send))
@@ -147,11 +160,14 @@ class LinkService:
                 if task.done():
                     task.result()
         except Goodbye as goodbye:
-            log.info("stream.goodbye", gateway=session.gateway, why=str(goodbye))
+            session.why = str(goodbye)
+            log.info("stream.goodbye", gateway=session.gateway, why=session.why)
             with contextlib.suppress(asyncio.CancelledError):
                 acks.cancel()
                 await asyncio.wait((acks,))
             await send(wire.Downlink(goodbye=goodbye.message))
+        else:
+            session.why = "the gateway ended the connection"
         finally:
             for task in (reads, acks):
                 task.cancel()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection
 
 import structlog
@@ -21,15 +22,27 @@ from control_plane.journal.journal import (
     BatchEntry,
     DeclareEntry,
     DuplicateEntry,
+    EffectiveEntry,
     Entry,
     HeartbeatEntry,
     LaneMark,
+    OfferEntry,
+    PresenceEntry,
     RejectEntry,
     SessionStart,
+    StatusEntry,
 )
 from protos.columns import MAX_COUNT, MAX_TIME_MS
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
+
+MAX_INT64 = (1 << 63) - 1
+MAX_REASON = (1 << 31) - 1
+MAX_DOCUMENT_BYTES = 1 << 20
+HASH_BYTES = (0, 32)
+MOST_TO_SAY = 16
+HEARD_EVERY_MS = 5_000
+"""The journal learns at most this often that a gateway still speaks."""
 
 log = structlog.get_logger("control_plane.ingest")
 Send = Callable[[wire.Downlink], Awaitable[None]]
@@ -56,9 +69,12 @@ class Session:
         writer: Writer,
         clock: Clock,
         crc_seen: dict[tuple[str, int, int, int], int],
+        moved: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.gateway = gateway
         self.number = start.session
+        self.why = "the connection broke"
+        """Why it ended, once it has."""
         self._epoch = hello.epoch
         self._limits = limits
         self._writer = writer
@@ -71,6 +87,17 @@ class Session:
         self._need_schema = False
         self._wake = asyncio.Event()
         self._ended: Goodbye | None = None
+        self._heard_ms = clock.now_ms()
+        self._noted_ms = 0
+        self._beat: bytes | None = None
+        self._news: bytes | None = None
+        self._moved = moved
+        self._to_say: deque[wire.Downlink] = deque(maxlen=MOST_TO_SAY)
+        self.running = hello.running
+        """What the gateway runs by its newest word."""
+        self.offered = 0
+        """The generation offered on this stream, and when."""
+        self.offered_ms = 0
 
     # --- news from the writer, in the event loop -------------------------------------------------------
 
@@ -83,6 +110,8 @@ class Session:
                 self._durable[entry.mark.lane] = entry.mark
             if isinstance(entry, RejectEntry):
                 self._rejects.append(entry.reject)
+            if isinstance(entry, StatusEntry):
+                self._moved(self.gateway)  # only now can be read what it said
         self._wake.set()
 
     def failed(self, why: str) -> None:
@@ -92,6 +121,19 @@ class Session:
         """Have `acks` say goodbye and stop; the first reason stays."""
         self._ended = self._ended or goodbye
         self._wake.set()
+
+    def left(self) -> None:
+        """The stream is over; the last thing to be said of it."""
+        self._writer.put_last(self, self._heard(left_ms=self._clock.now_ms(), why=self.why))
+
+    def tell(self, message: wire.Downlink) -> None:
+        """Have `acks` send this too."""
+        self._to_say.append(message)
+        self._wake.set()
+
+    async def offer_made(self, generation: int, name: bytes, now_ms: int) -> None:
+        self.offered, self.offered_ms = generation, now_ms
+        await self._put(OfferEntry(self.gateway, self.number, generation, name, now_ms))
 
     async def acks(self, send: Send) -> None:
         """Say what commits held, cumulatively, until the stream ends; then raise its Goodbye."""
@@ -106,6 +148,8 @@ class Session:
                 await send(wire.Downlink(ack=wire.Ack(epoch=self._epoch, lanes=lanes, need_schema=need)))
             for reject in rejects:
                 await send(wire.Downlink(reject=reject))
+            while self._to_say and not self._ended:
+                await send(self._to_say.popleft())
             if self._ended:
                 raise self._ended
 
@@ -113,6 +157,13 @@ class Session:
 
     async def receive(self, message: wire.Uplink) -> None:
         """Take one message; raises `Goodbye` for what breaks the protocol."""
+        self._heard_ms = self._clock.now_ms()
+        await self._take(message)
+        if self._heard_ms - self._noted_ms >= HEARD_EVERY_MS:
+            self._noted_ms = self._heard_ms
+            await self._put(self._heard())
+
+    async def _take(self, message: wire.Uplink) -> None:
         kind = message.WhichOneof("msg")
         if kind == "batch":
             await self._batch(message.batch)
@@ -120,6 +171,10 @@ class Session:
             await self._declare(message.declare)
         elif kind == "heartbeat":
             await self._heartbeat(message.heartbeat)
+        elif kind == "config_status":
+            await self._status(message.config_status)
+        elif kind == "effective_config":
+            await self._effective(message.effective_config)
         elif kind == "hello":
             raise Goodbye(wire.GOODBYE_PROTOCOL, "Hello comes once, as the first message")
         elif kind is None:
@@ -139,6 +194,36 @@ class Session:
         if heartbeat.lanes:
             entry = HeartbeatEntry(self.gateway, self.number, self._epoch, list(heartbeat.lanes), self._clock.now_ms())
             await self._put(entry)
+        self._beat = heartbeat.SerializeToString()
+        if heartbeat.HasField("running"):
+            self._runs(heartbeat.running)
+
+    def _runs(self, running: wire.RunningConfig) -> None:
+        if running != self.running:
+            self._noted_ms = 0  # worth noting at once
+            self.running = running
+            self._moved(self.gateway)
+        self._news = running.SerializeToString()
+
+    async def _status(self, status: wire.ConfigStatus) -> None:
+        if status.generation > MAX_INT64 or status.retry_at_ms >= MAX_TIME_MS or len(status.hash) not in HASH_BYTES:
+            raise Goodbye(wire.GOODBYE_PROTOCOL, "a configuration status is out of range")
+        if status.reason > MAX_REASON:
+            raise Goodbye(wire.GOODBYE_PROTOCOL, "a configuration status is out of range")
+        await self._put(StatusEntry(self.gateway, self.number, status, self._clock.now_ms()))
+        if status.HasField("running"):
+            self._runs(status.running)
+
+    async def _effective(self, effective: wire.EffectiveConfig) -> None:
+        hashes = (effective.pushed_hash, effective.local_hash)
+        if len(effective.body) > MAX_DOCUMENT_BYTES or any(len(name) not in HASH_BYTES for name in hashes):
+            raise Goodbye(wire.GOODBYE_PROTOCOL, "the effective configuration is out of range")
+        await self._put(EffectiveEntry(self.gateway, self.number, effective, self._clock.now_ms()))
+
+    def _heard(self, *, left_ms: int | None = None, why: str | None = None) -> PresenceEntry:
+        beat, self._beat = self._beat, None
+        running, self._news = self._news, None
+        return PresenceEntry(self.gateway, self.number, self._heard_ms, beat, running, left_ms, why)
 
     async def _batch(self, batch: pb.Batch) -> None:
         self._same_epoch(batch.epoch)

@@ -16,7 +16,16 @@ from typing import Protocol, TypeVar
 
 import structlog
 
-from control_plane.journal.journal import BatchEntry, Committed, DeclareEntry, DuplicateEntry, Entry, Journal
+from control_plane.journal.journal import (
+    BatchEntry,
+    Committed,
+    DeclareEntry,
+    DuplicateEntry,
+    EffectiveEntry,
+    Entry,
+    Journal,
+    PresenceEntry,
+)
 
 MAX_GROUP = 4000
 MAX_QUEUED = 20_000
@@ -68,6 +77,10 @@ class Writer:
         while len(self._queue) >= MAX_QUEUED or self._put_bytes - self._taken_bytes >= MAX_QUEUED_BYTES:
             self._room.clear()
             await self._room.wait()
+        self.put_last(stream, entry)
+
+    def put_last(self, stream: Stream, entry: Entry) -> None:
+        """Queue one entry although the queue may be full: for the one word a stream has at its end."""
         self._put_bytes += _size(entry)
         self._queue.append((stream, entry))
         if not self._work.is_set():
@@ -103,7 +116,7 @@ class Writer:
                 self._work.set()
             self._taken_bytes += sum(_size(entry) for _, entry in group)
             if self._broken:
-                group = [(s, e) for s, e in group if self._broken.get(e.gateway) != e.session]
+                group = [(s, e) for s, e in group if isinstance(e, PresenceEntry) or not self._is_broken(e)]
                 self._notify(self._room.set)  # what was only thrown away made room too
             if group:
                 self._commit(group)
@@ -111,6 +124,9 @@ class Writer:
                 call()
             if self._stopping and not self._queue and not self._calls:
                 return
+
+    def _is_broken(self, entry: Entry) -> bool:
+        return self._broken.get(entry.gateway) == entry.session
 
     def _commit(self, group: list[tuple[Stream, Entry]]) -> None:
         assert self._loop is not None
@@ -163,6 +179,8 @@ def _size(entry: Entry) -> int:
     """What an entry holds in memory, about."""
     if isinstance(entry, BatchEntry | DuplicateEntry):
         return len(entry.batch.body) + 500
+    if isinstance(entry, EffectiveEntry):
+        return len(entry.effective.body) + 500
     return entry.declare.ByteSize() + 500 if isinstance(entry, DeclareEntry) else 500
 
 

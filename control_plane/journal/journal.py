@@ -74,7 +74,60 @@ class RejectEntry(NamedTuple):
     mark: LaneMark
 
 
-Entry = BatchEntry | DuplicateEntry | DeclareEntry | HeartbeatEntry | RejectEntry
+class PresenceEntry(NamedTuple):
+    """The gateway was heard; what it said of itself since the last such entry, or that its stream ended.
+
+    It is written only while `session` is the gateway's newest. None leaves what is there.
+    """
+
+    gateway: str
+    session: int
+    heard_ms: int
+    heartbeat: bytes | None = None
+    running: bytes | None = None
+    left_ms: int | None = None
+    why: str | None = None
+
+
+class OfferEntry(NamedTuple):
+    """A configuration was offered."""
+
+    gateway: str
+    session: int
+    generation: int
+    hash: bytes
+    offered_ms: int
+
+
+class StatusEntry(NamedTuple):
+    """What the gateway said became of an offer; repetitions are dropped."""
+
+    gateway: str
+    session: int
+    status: wire.ConfigStatus
+    received_ms: int
+
+
+class EffectiveEntry(NamedTuple):
+    """The document the gateway runs by."""
+
+    gateway: str
+    session: int
+    effective: wire.EffectiveConfig
+    received_ms: int
+
+
+Entry = (
+    BatchEntry
+    | DuplicateEntry
+    | DeclareEntry
+    | HeartbeatEntry
+    | RejectEntry
+    | PresenceEntry
+    | OfferEntry
+    | StatusEntry
+    | EffectiveEntry
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import Connection, bindparam, func, select, text, tuple_
+from sqlalchemy import Connection, LargeBinary, bindparam, func, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.sql.dml import Insert
@@ -21,18 +21,37 @@ from control_plane.journal.journal import (
     Committed,
     DeclareEntry,
     DuplicateEntry,
+    EffectiveEntry,
     Entry,
     HeartbeatEntry,
     LaneMark,
+    OfferEntry,
+    PresenceEntry,
     RejectEntry,
     SessionStart,
+    StatusEntry,
 )
 from control_plane.store.engine import Store
-from control_plane.store.tables import batch, conflict, declare, heartbeat, hello, lane, reject, session
+from control_plane.store.tables import (
+    batch,
+    config_offer,
+    config_status,
+    conflict,
+    declare,
+    effective_config,
+    heartbeat,
+    hello,
+    lane,
+    presence,
+    reject,
+    session,
+)
+from control_plane.store.upsert import upsert
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
 
 _PAIR = struct.Struct("<QQ")
+TEXT_LIMIT = 1000
 
 
 def pack_ranges(ranges: Iterable[tuple[int, int]]) -> bytes:
@@ -63,6 +82,22 @@ class SqlJournal:
         self._upsert_heartbeat: Insert = beat.on_conflict_do_update(
             index_elements=["gateway", "epoch", "lane"], set_={name: beat.excluded[name] for name in said}
         )
+        here = insert(presence)
+        fresh = ("session", "connected_ms", "heard_ms", "left_ms", "version", "running", "why")
+        self._upsert_presence: Insert = here.on_conflict_do_update(
+            index_elements=["gateway"], set_={name: here.excluded[name] for name in fresh}
+        )
+        self._update_presence = (
+            update(presence)
+            .where(presence.c.gateway == bindparam("of"), presence.c.session == bindparam("in_session"))
+            .values(
+                heard_ms=bindparam("heard"),
+                left_ms=bindparam("left"),
+                why=bindparam("because"),
+                heartbeat=func.coalesce(bindparam("said", type_=LargeBinary), presence.c.heartbeat),
+                running=func.coalesce(bindparam("runs", type_=LargeBinary), presence.c.running),
+            )
+        )
         fence = insert(session)
         self._next_session = fence.on_conflict_do_update(
             index_elements=["gateway"], set_={"session": session.c.session + 1}
@@ -89,6 +124,7 @@ class SqlJournal:
                     "body": hello_.SerializeToString(),
                 },
             )
+            connection.execute(self._upsert_presence, _presence_row(gateway, number, hello_, now_ms))
             lanes = self._lanes(connection, gateway, hello_.epoch)
             for state in hello_.lanes:
                 held = lanes.get(state.lane)
@@ -97,6 +133,11 @@ class SqlJournal:
             known = select(declare.c.schema).where(declare.c.gateway == gateway, declare.c.epoch == hello_.epoch)
             schemas = frozenset(connection.execute(known).scalars())
         return SessionStart(session=number, lanes=lanes, schemas=schemas, note=note)
+
+    def everyone_left(self, *, now_ms: int, why: str) -> None:
+        """Close every open presence: for a start at which nobody can be connected yet."""
+        with self._store.write() as connection:
+            connection.execute(update(presence).where(presence.c.left_ms.is_(None)).values(left_ms=now_ms, why=why))
 
     def _in_order(self, connection: Connection) -> None:
         """Ids are handed out in the order of commits, so that a cursor over them misses nothing.
@@ -157,7 +198,32 @@ class SqlJournal:
             }
             if beats:
                 connection.execute(self._upsert_heartbeat, [row for _, row in sorted(beats.items())])
+            self._configuration(connection, live)
+            heard = [_heard_row(e) for e in live if isinstance(e, PresenceEntry)]
+            if heard:
+                connection.execute(self._update_presence, heard)
         return done
+
+    def _configuration(self, connection: Connection, live: Sequence[Entry]) -> None:
+        offers = {e.gateway: _offer_row(e) for e in live if isinstance(e, OfferEntry)}
+        upsert(connection, config_offer, [row for _, row in sorted(offers.items())])
+        effective = {e.gateway: _effective_row(e) for e in live if isinstance(e, EffectiveEntry)}
+        upsert(connection, effective_config, [row for _, row in sorted(effective.items())])
+        for entry in live:
+            if isinstance(entry, StatusEntry):
+                self._status(connection, _status_row(entry))
+
+    def _status(self, connection: Connection, row: dict[str, object]) -> None:
+        """Unless the gateway's newest row says the same already."""
+        query = (
+            select(config_status)
+            .where(config_status.c.gateway == row["gateway"])
+            .order_by(config_status.c.id.desc())
+            .limit(1)
+        )
+        last = connection.execute(query).mappings().one_or_none()
+        if last is None or any(last[name] != value for name, value in row.items() if name != "received_ms"):
+            connection.execute(config_status.insert(), row)
 
     def _fenced(self, connection: Connection, entries: Sequence[Entry]) -> set[tuple[str, int]]:
         streams = {(e.gateway, e.session) for e in entries}
@@ -265,6 +331,67 @@ def _heartbeat_row(entry: HeartbeatEntry, said: wire.LaneComplete) -> dict[str, 
         "seq": said.seq,
         "complete_boot": said.complete_to.boot,
         "complete_mono_ms": said.complete_to.mono_ms,
+        "received_ms": entry.received_ms,
+    }
+
+
+def _presence_row(gateway: str, number: int, said: wire.Hello, now_ms: int) -> dict[str, object]:
+    return {
+        "gateway": gateway,
+        "session": number,
+        "connected_ms": now_ms,
+        "heard_ms": now_ms,
+        "left_ms": None,
+        "version": _text(said.version),
+        "heartbeat": None,
+        "running": said.running.SerializeToString() if said.HasField("running") else None,
+        "why": None,
+    }
+
+
+def _heard_row(entry: PresenceEntry) -> dict[str, object]:
+    return {
+        "of": entry.gateway,
+        "in_session": entry.session,
+        "heard": entry.heard_ms,
+        "left": entry.left_ms,
+        "because": entry.why,
+        "said": entry.heartbeat,
+        "runs": entry.running,
+    }
+
+
+def _text(said: str) -> str:
+    """What a column can hold: PostgreSQL refuses NUL."""
+    return said.replace("\0", "")[:TEXT_LIMIT]
+
+
+def _offer_row(entry: OfferEntry) -> dict[str, object]:
+    return entry._asdict()
+
+
+def _status_row(entry: StatusEntry) -> dict[str, object]:
+    said = entry.status
+    return {
+        "gateway": entry.gateway,
+        "generation": said.generation,
+        "hash": said.hash,
+        "phase": said.phase,
+        "reason": said.reason,
+        "pointer": _text(said.pointer),
+        "text": _text(said.text),
+        "retry_at_ms": said.retry_at_ms,
+        "received_ms": entry.received_ms,
+    }
+
+
+def _effective_row(entry: EffectiveEntry) -> dict[str, object]:
+    said = entry.effective
+    return {
+        "gateway": entry.gateway,
+        "pushed_hash": said.pushed_hash,
+        "local_hash": said.local_hash,
+        "body": said.body,
         "received_ms": entry.received_ms,
     }
 

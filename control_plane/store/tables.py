@@ -151,6 +151,60 @@ conflict = Table(
     comment="The same key with other content: both are kept.",
 )
 
+presence = Table(
+    "presence",
+    journal,
+    Column("gateway", String(16), primary_key=True),
+    Column("session", BigInteger, nullable=False),
+    Column("connected_ms", BigInteger, nullable=False),
+    Column("heard_ms", BigInteger, nullable=False, comment="last message of any kind, to a few seconds"),
+    Column("left_ms", BigInteger, nullable=True, comment="null while connected"),
+    Column("version", Text, nullable=False, comment="of the gateway's program"),
+    Column("heartbeat", LargeBinary, nullable=True, comment="the last Heartbeat as it came"),
+    Column("running", LargeBinary, nullable=True, comment="the newest RunningConfig as it came"),
+    Column("why", Text, nullable=True, comment="why the stream ended"),
+    comment="Who is connected and what they said last.",
+)
+
+config_offer = Table(
+    "config_offer",
+    journal,
+    Column("gateway", String(16), primary_key=True),
+    Column("session", BigInteger, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    Column("offered_ms", BigInteger, nullable=False),
+    comment="The newest configuration each gateway was offered.",
+)
+
+config_status = Table(
+    "config_status",
+    journal,
+    Column("id", BigKey, primary_key=True, autoincrement=True),
+    Column("gateway", String(16), nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    Column("phase", Integer, nullable=False),
+    Column("reason", Integer, nullable=False),
+    Column("pointer", Text, nullable=False, comment="JSON pointer into the document"),
+    Column("text", Text, nullable=False),
+    Column("retry_at_ms", BigInteger, nullable=False),
+    Column("received_ms", BigInteger, nullable=False),
+    Index(None, "gateway", "generation", "id"),
+    comment="What gateways said became of an offer; a repetition is not a further row.",
+)
+
+effective_config = Table(
+    "effective_config",
+    journal,
+    Column("gateway", String(16), primary_key=True),
+    Column("pushed_hash", LargeBinary, nullable=False),
+    Column("local_hash", LargeBinary, nullable=False),
+    Column("body", LargeBinary, nullable=False, comment="canonical JSON"),
+    Column("received_ms", BigInteger, nullable=False),
+    comment="The document each gateway runs by, in its own words.",
+)
+
 # --- telemetry: written by the worker ----------------------------------------------------------------
 
 cursor = Table(
@@ -463,6 +517,76 @@ attempt = Table(
     Column("error", Text, nullable=True),
     Column("bytes", Integer, nullable=False),
     Index(None, "dest", "event_id"),
+)
+
+gateway_group = Table(
+    "gateway_group",
+    business,
+    Column("slug", String(64), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("priority", Integer, nullable=False, comment="of its template: the higher one wins; then the later slug"),
+    Column("created_ms", BigInteger, nullable=False),
+)
+
+gateway_group_member = Table(
+    "gateway_group_member",
+    business,
+    Column("slug", String(64), nullable=False),
+    Column("gateway", String(16), nullable=False),
+    PrimaryKeyConstraint("slug", "gateway"),
+    Index(None, "gateway"),
+)
+
+config_change = Table(
+    "config_change",
+    business,
+    Column("name", String(16), primary_key=True),
+    Column("last", BigInteger, nullable=False),
+    comment="Counts saves: rendering from what another save has changed is noticed, and ingest has its cursor.",
+)
+
+config_layer = Table(
+    "config_layer",
+    business,
+    Column("kind", String(8), nullable=False, comment="fleet, group, gateway"),
+    Column("target", String(64), nullable=False, comment="empty, a group's slug, a gateway's id"),
+    Column("version", BigInteger, nullable=False, comment="from 1; the newest is in force"),
+    Column("body", Text, nullable=False, comment="JSON: a part of a configuration document"),
+    Column("saved_ms", BigInteger, nullable=False),
+    Column("saved_by", Text, nullable=False),
+    PrimaryKeyConstraint("kind", "target", "version"),
+)
+
+config_document = Table(
+    "config_document",
+    business,
+    Column("hash", String(64), primary_key=True, comment="SHA-256 of body"),
+    Column("body", LargeBinary, nullable=False, comment="canonical JSON, whole"),
+    Column("created_ms", BigInteger, nullable=False),
+)
+
+config_revision = Table(
+    "config_revision",
+    business,
+    Column("gateway", String(16), nullable=False),
+    Column("generation", BigInteger, nullable=False, comment="strictly increasing: the fencing token"),
+    Column("hash", String(64), nullable=False),
+    Column("provenance", Text, nullable=False, comment="JSON: pointer to layer"),
+    Column("since_ms", BigInteger, nullable=False),
+    Column("why", Text, nullable=False),
+    PrimaryKeyConstraint("gateway", "generation"),
+    comment="Everything that was ever wanted of a gateway.",
+)
+
+config_desired = Table(
+    "config_desired",
+    business,
+    Column("gateway", String(16), primary_key=True),
+    Column("generation", BigInteger, nullable=False),
+    Column("hash", String(64), nullable=False),
+    Column("change", BigInteger, nullable=False, comment="config_change.last of the save"),
+    Index(None, "change"),
+    comment="What is wanted of each gateway now.",
 )
 
 STORES = {"journal": journal, "telemetry": telemetry, "business": business}

@@ -100,6 +100,8 @@ class Usage:
     unsealed_rows: int = 0
     waiting_batches: int = 0  # not acknowledged yet
     waiting_readings: int = 0
+    waiting_bytes: int = 0  # their bodies
+    oldest_waiting_ms: int = 0  # wall time at which the oldest of them was sealed; 0 = none, or unknown
     kept_batches: int = 0  # acknowledged, kept for a restored server
     dropped_readings: int = 0  # since the store was made; each is in a gap record
     written_bytes: int = 0  # passed to write() by this process, tail and sealed

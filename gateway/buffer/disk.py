@@ -127,6 +127,7 @@ class DiskBuffer:
         self._unsealed_readings = 0
         self._urgent = UrgentLane()
         self._restart: dict[int, Instant] = {}
+        self._read_since: dict[int, Instant] = {}
         self._ticket = self._written_ticket = self._synced_ticket = 0
         self._bytes_per_reading = BYTES_PER_READING
         self._written_sealed = 0
@@ -170,18 +171,57 @@ class DiskBuffer:
             self._restart = dict(found.last)
             gone = dict.fromkeys(set(self._restart) - set(ids), here)
         gaps = [*found.gaps, *(ledger.restart_gap(group, self._restart.pop(group), here) for group in gone)]
-        self._commit_opening(
+        self._read_since = dict.fromkeys(ids, here)
+        self._commit_declared(
             Taken(here, gaps, integrity_events(here[1], found.notes)),
             current if fresh else None,
-            {group: here for group in ids if group not in found.last} | gone,
-            now_ms,
+            last={group: here for group in ids if group not in found.last},
+            retired=sorted(set(found.last) - set(ids)),
+            now_ms=now_ms,
         )
         return ids
 
-    def _commit_opening(self, taken: Taken, fresh: Declared | None, last: dict[int, Instant], now_ms: int) -> None:
+    def _commit_declared(
+        self, taken: Taken, fresh: Declared | None, *, last: dict[int, Instant], retired: Sequence[int], now_ms: int
+    ) -> None:
         batches = taken.batch(self._codebook, seq=self._store.lanes[pb.URGENT].next_seq)
-        if batches or fresh or last:
-            self._store.seal(Sealing(batches=batches, declared=fresh, last_readings=last), now_ms=now_ms)
+        if batches or fresh or last or retired:
+            sealing_ = Sealing(batches=batches, declared=fresh, last_readings=last, retired=retired)
+            self._store.seal(sealing_, now_ms=now_ms)
+
+    @whole
+    async def declare(self, shapes: Sequence[GroupShape]) -> list[int]:
+        """Change what is read to `shapes`; returns their group ids in the same order. Call it while no driver runs.
+
+        Ids are never reused: what is read no more stays declared. What waits is sealed first, so that nothing a
+        retired group still had can later be taken for a silence. Durable when it returns; raises OSError.
+        """
+        await self.seal()
+        async with self._seal_lock:
+            previous = self._declared
+            current, ids, fresh = declare(shapes, previous, self.opening.epoch)
+            here = (self.opening.boot, self._clock.mono_ms())
+            retired = sorted(self._read_since.keys() - set(ids))
+            new = {group: here for group in ids if group not in self._read_since}
+            gone = {group: since for group in retired if (since := self._restart.get(group)) is not None}
+            taken = Taken(here, [ledger.restart_gap(group, since, here) for group, since in gone.items()])
+            commit = functools.partial(
+                self._commit_declared, taken, current if fresh else None, last=new, retired=retired
+            )
+            await self._in("store", lambda: commit(now_ms=self._clock.wall_ms()))
+            for group in retired:
+                del self._read_since[group]
+                self._restart.pop(group, None)
+            self._read_since |= new
+            if fresh:
+                self._use(current)
+            self._news.set()
+        return ids
+
+    def limit(self, settings: BufferSection) -> None:
+        """Keep to other limits from now on."""
+        self._settings = settings
+        self._limit_bytes = int(settings.limit_mb * 1_000_000)
 
     def _use(self, declared: Declared) -> None:
         self._declared = declared
@@ -463,14 +503,16 @@ class DiskBuffer:
             used=self._bytes,
             seal_with=self._commit_removal,
         )
-        waiting, readings, kept = self._store.counts()
+        counts = self._store.counts()
         return Usage(
             bytes_on_disk=self._bytes(),
             limit_bytes=self._limit_bytes,
             unsealed_rows=unsealed_rows,
-            waiting_batches=waiting,
-            waiting_readings=readings,
-            kept_batches=kept,
+            waiting_batches=counts.waiting,
+            waiting_readings=counts.readings,
+            waiting_bytes=counts.bytes,
+            oldest_waiting_ms=counts.oldest_ms,
+            kept_batches=counts.kept,
             dropped_readings=self._store.dropped_readings(),
             written_bytes=self._tail.written_bytes + self._written_sealed,
         )

@@ -51,6 +51,17 @@ class LaneState:
     complete_mono_ms: int
 
 
+@dataclass(slots=True)
+class Counts:
+    """Batches, readings and body bytes that wait; `oldest_ms` is the wall time of their oldest sealing, 0 = unknown."""
+
+    waiting: int = 0
+    readings: int = 0
+    bytes: int = 0
+    oldest_ms: int = 0
+    kept: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Declared:
     """A declaration, and the same as the drivers gave it (before references and scales were learnt)."""
@@ -67,6 +78,8 @@ class Sealing:
     tail: Position | None = None
     last_readings: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     declared: Declared | None = None
+    retired: Sequence[int] = ()
+    """Groups that are read no more: their silence from here on is no gap."""
     drops: Sequence[tuple[int, int]] = ()
     """(lane, seq) of unacknowledged batches deleted for space; their gap record is among `batches`."""
     asides: Sequence[tuple[int, int, str]] = ()
@@ -246,6 +259,8 @@ class Sealed:
                 )
             for group, (boot, mono) in sealing.last_readings.items():
                 run("INSERT OR REPLACE INTO last_reading VALUES(?, ?, ?)", (group, boot, mono))
+            for group in sealing.retired:
+                run("DELETE FROM last_reading WHERE group_id = ?", (group,))
             if sealing.tail is not None:
                 run("UPDATE meta SET value = ? WHERE key = 'tail_generation'", (sealing.tail.generation,))
                 run("UPDATE meta SET value = ? WHERE key = 'tail_offset'", (sealing.tail.offset,))
@@ -348,16 +363,21 @@ class Sealed:
         wal = self._path.with_name(self._path.name + "-wal")
         return int((pages - free) * size) + (wal.stat().st_size if wal.exists() else 0)
 
-    def counts(self) -> tuple[int, int, int]:
-        """(waiting batches, waiting readings, kept acknowledged batches)."""
-        waiting = readings = 0
-        (total,) = self._db.execute("SELECT count(*) FROM batch").fetchone()
+    def counts(self) -> Counts:
+        """What waits, and what is kept after acknowledgement."""
+        found = Counts()
+        query = """SELECT count(*), coalesce(sum(count), 0), coalesce(sum(length(body)), 0),
+                          coalesce(min(nullif(sealed_ms, 0)), 0) FROM batch WHERE lane = ? AND seq BETWEEN ? AND ?"""
         for lane in LANES:
             for first, last in self.lanes[lane].acked.missing(1, self.lanes[lane].next_seq - 1):
-                query = "SELECT count(*), coalesce(sum(count), 0) FROM batch WHERE lane = ? AND seq BETWEEN ? AND ?"
-                n, c = self._db.execute(query, (lane, first, last)).fetchone()
-                waiting, readings = waiting + n, readings + c
-        return waiting, readings, total - waiting
+                batches, readings, size, oldest_ms = self._db.execute(query, (lane, first, last)).fetchone()
+                found.waiting += batches
+                found.readings += readings
+                found.bytes += size
+                found.oldest_ms = min(filter(None, (found.oldest_ms, oldest_ms)), default=0)
+        (total,) = self._db.execute("SELECT count(*) FROM batch").fetchone()
+        found.kept = total - found.waiting
+        return found
 
     def view(self, lane: pb.Lane.ValueType) -> LaneView:
         state = self.lanes[lane]

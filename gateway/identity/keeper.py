@@ -47,6 +47,11 @@ class Keeper:
         """Empty while the identity can't be read."""
         return self._current.gateway_id if self._current else ""
 
+    @property
+    def config_key(self) -> bytes:
+        """Verifies configuration; empty while the identity can't be read."""
+        return self._current.config_key if self._current else b""
+
     async def before_connecting(self) -> Identity:
         """The identity to connect with; asks for a new certificate when two thirds of this one's life are over.
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from gateway.clock import Clock
 from protos.comboio.v1 import batch_pb2 as pb
+from protos.comboio.v1 import link_pb2 as wire
 
 AGAIN_AFTER_MS = 3_600_000
 LOOK_EVERY_S = 10.0
@@ -63,6 +64,11 @@ class Anchors:
     @property
     def last(self) -> pb.Anchor | None:
         return self._last
+
+    def state(self) -> wire.ClockState:
+        """How far wall time can be trusted now."""
+        last = self._last
+        return wire.ClockState(source=last.source, err_ms=last.err_ms) if last else wire.ClockState()
 
     async def run(self) -> None:
         """Look at the kernel's clock again and again: a boot that never had a link is to be placed too."""

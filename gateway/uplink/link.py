@@ -21,6 +21,7 @@ from gateway.buffer.buffer import Buffer, LaneView
 from gateway.clock import Clock
 from gateway.errors import Misconfigured, Retryable
 from gateway.uplink.anchors import Anchors
+from gateway.uplink.configuration import Configuration
 from gateway.uplink.sender import Sender, Write
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
@@ -30,6 +31,7 @@ PROTOCOL = 1
 METHOD = "/comboio.v1.Link/Connect"
 WELCOME_TIMEOUT_S = 15.0
 HEARTBEAT_EVERY_S = 10.0
+FACTS_EVERY_S = 60.0
 LONG_AWAY_S = 600.0
 MAX_MESSAGE_BYTES = 20 << 20
 CHANNEL_OPTIONS = (
@@ -83,6 +85,8 @@ class Link:
         set_batch_interval: Callable[[float], None],
         anchors: Anchors,
         version: Callable[[], str],
+        configuration: Configuration,
+        sensors_silent: Callable[[], int] = lambda: 0,
     ) -> None:
         self._buffer = buffer
         self._clock = clock
@@ -91,6 +95,8 @@ class Link:
         self._set_batch_interval = set_batch_interval
         self._anchors = anchors
         self._version = version
+        self._configuration = configuration
+        self._sensors_silent = sensors_silent
         self._backoff = Backoff()
         self._away_since_ms = clock.mono_ms()
         self.health = LinkHealth()
@@ -177,12 +183,12 @@ class Link:
             tasks.create_task(self._read(call, sender, write), name="uplink.read")
             tasks.create_task(self._watch(sender), name="uplink.watch")
             tasks.create_task(self._heartbeat(sender, write), name="uplink.heartbeat")
+            tasks.create_task(self._configure(write), name="uplink.configuration")
 
     async def _hello(self) -> wire.Hello:
         opening = self._buffer.opening
         views = await self._buffer.views()
         schemas = await self._buffer.schemas()
-        last = self._anchors.last
         return wire.Hello(
             protocol=PROTOCOL,
             epoch=opening.epoch,
@@ -194,8 +200,8 @@ class Link:
             codecs=[pb.CODEC_NONE, pb.CODEC_ZSTD],
             mono_ms=self._clock.mono_ms(),
             wall_ms=self._clock.wall_ms(),
-            clock=wire.ClockState(source=last.source, err_ms=last.err_ms) if last else None,
-            running=wire.RunningConfig(local_management=True),
+            clock=self._anchors.state(),
+            running=self._configuration.running(),
             version=await asyncio.to_thread(self._version),
             run_id=opening.run_id,
         )
@@ -221,11 +227,24 @@ class Link:
             await sender.rejected(message.reject)
         elif kind == "pace":
             self._pace(message.pace, sender)
+        elif kind == "config_offer":
+            self._configuration.offered(message.config_offer)
         elif kind == "goodbye":
             text = message.goodbye.text or wire.GoodbyeReason.Name(message.goodbye.reason)
             raise Retryable(f"the server said goodbye: {text}", after_s=message.goodbye.return_after_ms / 1000)
         else:
             await _refuse_politely(message, write)
+
+    async def _configure(self, write: Write) -> None:
+        """Say which document runs, whole, at once and whenever it changed; and what becomes of offers."""
+        told = None
+        async for statements in self._configuration.heard():
+            for status in statements:
+                await write(wire.Uplink(config_status=status))
+            effective = self._configuration.effective_config()
+            if effective != told:
+                await write(wire.Uplink(effective_config=effective))
+                told = effective
 
     def _pace(self, pace: wire.Pace, sender: Sender) -> None:
         if pace.batch_interval_ms:
@@ -245,10 +264,13 @@ class Link:
                 raise Retryable(f"no acknowledgement for {self._settings.ack_timeout_s:.0f} s; the link is dead")
 
     async def _heartbeat(self, sender: Sender, write: Write) -> None:
-        sent = -1
+        """At once, then on silence; and while batches flow as often as the facts that they don't carry are due."""
+        sent, said_ms = sender.sent_batches, None
         while True:
-            if sender.sent_batches == sent:
+            now_ms = self._clock.mono_ms()
+            if said_ms is None or sender.sent_batches == sent or now_ms - said_ms >= FACTS_EVERY_S * 1000:
                 await write(wire.Uplink(heartbeat=self._heartbeat_message()))
+                said_ms = now_ms
             sent = sender.sent_batches
             await asyncio.sleep(HEARTBEAT_EVERY_S)
 
@@ -260,8 +282,16 @@ class Link:
             )
             for said in self._buffer.completeness()
         ]
-        backlog = wire.Backlog(batches=usage.waiting_batches, bytes=usage.bytes_on_disk)
-        return wire.Heartbeat(lanes=lanes, backlog=backlog)
+        backlog = wire.Backlog(
+            batches=usage.waiting_batches, bytes=usage.waiting_bytes, oldest_wall_ms=usage.oldest_waiting_ms
+        )
+        return wire.Heartbeat(
+            lanes=lanes,
+            backlog=backlog,
+            running=self._configuration.running(),
+            clock=self._anchors.state(),
+            sensors_silent=self._sensors_silent(),
+        )
 
 
 async def _refuse_politely(message: wire.Downlink, write: Write) -> None:
@@ -270,15 +300,6 @@ async def _refuse_politely(message: wire.Downlink, write: Write) -> None:
         text = f"this gateway does not know the command {message.command.name!r}"
         result = wire.CommandResult(id=message.command.id, state=wire.COMMAND_UNSUPPORTED, text=text)
         await write(wire.Uplink(command_result=result))
-    elif message.WhichOneof("msg") == "config_offer":
-        offer = message.config_offer
-        status = wire.ConfigStatus(
-            generation=offer.generation,
-            hash=offer.hash,
-            phase=wire.CONFIG_REJECTED,
-            text="this gateway is configured by hand (management = local)",
-        )
-        await write(wire.Uplink(config_status=status))
 
 
 def _welcome(message: object) -> wire.Welcome:

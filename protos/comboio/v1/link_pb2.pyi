@@ -70,6 +70,70 @@ CONFIG_ROLLED_BACK: ConfigPhase.ValueType  # 9
 CONFIG_FAILED: ConfigPhase.ValueType  # 10
 Global___ConfigPhase: _TypeAlias = ConfigPhase  # noqa: Y015
 
+class _ConfigReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ConfigReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ConfigReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONFIG_REASON_UNSPECIFIED: _ConfigReason.ValueType  # 0
+    CONFIG_REASON_UNREADABLE: _ConfigReason.ValueType  # 1
+    """not JSON, or not of its type"""
+    CONFIG_REASON_INVALID: _ConfigReason.ValueType  # 2
+    """names that don't exist, what does not fit together"""
+    CONFIG_REASON_SOURCE_SILENT: _ConfigReason.ValueType  # 3
+    """a source that delivered before did not any more"""
+    CONFIG_REASON_REQUIRED_SILENT: _ConfigReason.ValueType  # 4
+    """a new source marked required did not deliver"""
+    CONFIG_REASON_CRASHED: _ConfigReason.ValueType  # 5
+    """the gateway ended twice under it"""
+    CONFIG_REASON_NOT_STARTED: _ConfigReason.ValueType  # 6
+    """its parts could not be started"""
+    CONFIG_REASON_LOCALLY_MANAGED: _ConfigReason.ValueType  # 100
+    CONFIG_REASON_SIGNATURE: _ConfigReason.ValueType  # 101
+    """not signed by the key pinned at enrolment"""
+    CONFIG_REASON_HASH: _ConfigReason.ValueType  # 102
+    """the body is not what the hash says"""
+    CONFIG_REASON_OLD_GENERATION: _ConfigReason.ValueType  # 103
+    CONFIG_REASON_NO_RECONNECT: _ConfigReason.ValueType  # 104
+    """the control plane could not be reached under it"""
+    CONFIG_REASON_UNSUPPORTED: _ConfigReason.ValueType  # 105
+    """asks for something this version does not know"""
+    CONFIG_REASON_STORAGE: _ConfigReason.ValueType  # 106
+    """the box could not write"""
+
+class ConfigReason(_ConfigReason, metaclass=_ConfigReasonEnumTypeWrapper):
+    """Why a configuration was not taken, or undone. Those below 100 speak of its content: the same content is not offered
+    to that gateway again. The others speak of the moment: the same content may be offered again.
+    """
+
+CONFIG_REASON_UNSPECIFIED: ConfigReason.ValueType  # 0
+CONFIG_REASON_UNREADABLE: ConfigReason.ValueType  # 1
+"""not JSON, or not of its type"""
+CONFIG_REASON_INVALID: ConfigReason.ValueType  # 2
+"""names that don't exist, what does not fit together"""
+CONFIG_REASON_SOURCE_SILENT: ConfigReason.ValueType  # 3
+"""a source that delivered before did not any more"""
+CONFIG_REASON_REQUIRED_SILENT: ConfigReason.ValueType  # 4
+"""a new source marked required did not deliver"""
+CONFIG_REASON_CRASHED: ConfigReason.ValueType  # 5
+"""the gateway ended twice under it"""
+CONFIG_REASON_NOT_STARTED: ConfigReason.ValueType  # 6
+"""its parts could not be started"""
+CONFIG_REASON_LOCALLY_MANAGED: ConfigReason.ValueType  # 100
+CONFIG_REASON_SIGNATURE: ConfigReason.ValueType  # 101
+"""not signed by the key pinned at enrolment"""
+CONFIG_REASON_HASH: ConfigReason.ValueType  # 102
+"""the body is not what the hash says"""
+CONFIG_REASON_OLD_GENERATION: ConfigReason.ValueType  # 103
+CONFIG_REASON_NO_RECONNECT: ConfigReason.ValueType  # 104
+"""the control plane could not be reached under it"""
+CONFIG_REASON_UNSUPPORTED: ConfigReason.ValueType  # 105
+"""asks for something this version does not know"""
+CONFIG_REASON_STORAGE: ConfigReason.ValueType  # 106
+"""the box could not write"""
+Global___ConfigReason: _TypeAlias = ConfigReason  # noqa: Y015
+
 class _CommandState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -807,6 +871,7 @@ class RunningConfig(_message.Message):
     LOCAL_MANAGEMENT_FIELD_NUMBER: _builtins.int
     PHASE_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
+    """the newest this box ever took, also if it was undone: older offers are replays"""
     pushed_hash: _builtins.bytes
     local_hash: _builtins.bytes
     local_management: _builtins.bool
@@ -897,6 +962,7 @@ class ConfigStatus(_message.Message):
     hash: _builtins.bytes
     phase: Global___ConfigPhase.ValueType
     reason: _builtins.int
+    """ConfigReason"""
     pointer: _builtins.str
     text: _builtins.str
     retry_at_ms: _builtins.int

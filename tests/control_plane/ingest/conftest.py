@@ -15,6 +15,8 @@ from sqlalchemy import Row, Table, event, select, text
 
 from control_plane.clock import SystemClock
 from control_plane.fleet.authority import Authority
+from control_plane.fleet.offers import Offers
+from control_plane.ingest import configuration
 from control_plane.ingest import server as server_module
 from control_plane.ingest.server import Admission, Door, serve
 from control_plane.journal.sql import SqlJournal
@@ -27,6 +29,7 @@ from tests.control_plane.sealing import GATEWAY, declare, hello
 
 METHOD = "/comboio.v1.Link/Connect"
 PATIENCE_S = 10.0
+PROBATION_S = 7
 LIMITS = IngestSection(linger_ms=1, max_body_bytes=4096)
 
 
@@ -164,6 +167,8 @@ def _no_more_pages(stores: Stores) -> Iterator[None]:
 @pytest.fixture
 async def plane(stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Plane]:
     monkeypatch.setattr(server_module, "REVOCATIONS_EVERY_S", 0.02)
+    monkeypatch.setattr(configuration, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(configuration, "RETRIES_EVERY_S", 0.1)
     authority = Authority.open(tmp_path / "control")
     identity = authority.server_identity((), now_ms=SystemClock().now_ms())
     with reserved("grpc", Address("127.0.0.1", 0)) as holder:
@@ -180,6 +185,7 @@ async def plane(stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
                 admission=Admission(lambda: frozenset(made.revoked)),
                 ready=ready.set,
                 stop=made.stop,
+                offers=Offers(stores, authority.config_key, PROBATION_S),
             )
         )
         await asyncio.wait_for(ready.wait(), PATIENCE_S)

@@ -557,3 +557,97 @@ async def test_a_batch_is_sealed_at_its_size_so_that_memory_stays_bounded(
     box.row(9)
     assert buffer.wants_sealing()
     await buffer.close()
+
+
+# --- what is read changes while the buffer runs --------------------------------------------------------
+
+
+async def test_groups_declared_later_get_new_ids_and_retired_ones_stay_declared(tmp_path: Path) -> None:
+    box = Box(tmp_path / "buffer")
+    buffer = await box.open([COOLING])
+    box.row(1)
+    ids = await buffer.declare([METER])
+    assert set(ids).isdisjoint(box.ids)
+    buffer.append(ids[0], Row(box.clock.mono + 1000, (2.5,)))
+    await buffer.seal()
+    newest = (await buffer.schemas())[-1]
+    assert {group.id: group.sensor for group in newest.groups} == {box.ids[0]: "cooling", ids[0]: "meter"}
+    assert [block.columns[0] for block in await blocks(buffer)] == [[0.1], [2.5]]
+    assert await buffer.declare([COOLING, METER]) == [box.ids[0], ids[0]]
+    assert (await buffer.schemas())[-1] == newest
+    await buffer.close()
+
+
+async def test_rows_that_wait_when_a_group_is_declared_survive_a_kill(tmp_path: Path) -> None:
+    box = Box(tmp_path / "buffer")
+    buffer = await box.open([COOLING])
+    box.row(1)
+    box.ids = await buffer.declare([COOLING, METER])
+    box.row(2)
+    buffer.append(box.ids[1], Row(box.clock.mono, (7.0,)))
+    await buffer.flush()
+    await box.kill()
+    buffer = await box.open([COOLING, METER])
+    assert {value for block in await blocks(buffer) for value in block.columns[0]} == {0.1, 0.2, 7.0}
+    await buffer.close()
+
+
+async def test_a_retired_group_is_in_no_restart_gap_neither_after_a_kill_nor_later(tmp_path: Path) -> None:
+    box = Box(tmp_path / "buffer")
+    buffer = await box.open([COOLING, METER])
+    box.row(1)
+    buffer.append(box.ids[1], Row(box.clock.mono, (7.0,)))
+    meter = box.ids[1]
+    await buffer.declare([COOLING])
+    for _ in range(2):
+        box.row(2)
+        await buffer.flush()
+        await box.kill()
+        buffer = await box.open([COOLING])
+        box.row(3)
+        await buffer.seal()
+    found = await gaps(buffer)
+    assert {gap.reason for gap in found} == {pb.GAP_RESTART}
+    assert meter not in {gap.group for gap in found}
+    await buffer.close()
+
+
+async def test_a_group_retired_by_hand_is_in_one_restart_gap_only(tmp_path: Path) -> None:
+    box = Box(tmp_path / "buffer")
+    buffer = await box.open([COOLING, METER])
+    buffer.append(box.ids[1], Row(box.clock.mono + 5, (7.0,)))
+    meter = box.ids[1]
+    await buffer.seal()
+    for _ in range(3):
+        await box.kill()
+        buffer = await box.open([COOLING])
+    assert [gap.group for gap in await gaps(buffer)].count(meter) == 1
+    await buffer.close()
+
+
+async def test_a_group_retired_before_it_read_again_closes_its_restart_gap(tmp_path: Path) -> None:
+    box = Box(tmp_path / "buffer")
+    buffer = await box.open([COOLING, METER])
+    buffer.append(box.ids[1], Row(box.clock.mono + 5, (7.0,)))
+    meter = box.ids[1]
+    await buffer.seal()
+    await box.kill()
+    buffer = await box.open([COOLING, METER])
+    await buffer.declare([COOLING])
+    box.row(1)
+    await buffer.close()
+    buffer = await box.open([COOLING])
+    assert [gap.group for gap in await gaps(buffer)].count(meter) == 1
+    assert buffer._store.clean
+    await buffer.close()
+
+
+async def test_limits_can_change_while_it_runs(tmp_path: Path) -> None:
+    box = Box(tmp_path / "buffer")
+    buffer = await box.open()
+    buffer.limit(BufferSection(limit_mb=7, seal_max_rows=1))
+    box.row(1)
+    assert buffer.wants_sealing()
+    await buffer.tidy()
+    assert buffer.usage().limit_bytes == 7_000_000
+    await buffer.close()

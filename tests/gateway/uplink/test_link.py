@@ -17,6 +17,7 @@ from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
 from protos.config import UplinkSection
 from tests.gateway.buffer.boxes import Box, batches, gaps
+from tests.gateway.uplink.hand_written import by_hand
 from tests.gateway.uplink.plane import Plane, until
 
 
@@ -65,6 +66,7 @@ async def linked(buffer: DiskBuffer, plane: Plane, **settings: float) -> AsyncIt
         set_batch_interval=lambda seconds: setattr(buffer, "batch_interval_s", seconds),
         anchors=Anchors(clock=clock, boot=1, record=record, kernel=lambda: None),
         version=lambda: "test",
+        configuration=by_hand(buffer._folder / "desired", clock),
     )
     link._backoff = Backoff(base_s=0.05, cap_s=0.3)  # a third attempt may otherwise be a dozen seconds away
     running = asyncio.create_task(link.run())
@@ -182,8 +184,10 @@ async def test_commands_and_offers_of_later_versions_are_refused_in_words(box: B
     offer = wire.Downlink(config_offer=wire.ConfigOffer(generation=4, hash=b"h"))
     plane = Plane(says=[command, offer])
     async with plane.serving(), linked(box.buffer, plane):
-        await until(lambda: len(plane.others) == 2)
-    result, status = plane.others[0].command_result, plane.others[1].config_status
+        await until(lambda: len(plane.others) == 3)
+    said = {other.WhichOneof("msg"): other for other in plane.others}
+    result, status = said["command_result"].command_result, said["config_status"].config_status
+    assert b'"config_version":1' in said["effective_config"].effective_config.body
     assert (result.id, result.state) == ("c1", wire.COMMAND_UNSUPPORTED)
     assert "reboot" in result.text
     assert (status.generation, status.phase) == (4, wire.CONFIG_REJECTED)
@@ -214,3 +218,34 @@ async def test_the_servers_pace_wins_while_connected(box: Box) -> None:
     async with plane.serving(), linked(box.buffer, plane) as link:
         await until(lambda: "later" in link.health.last_error)
         await until(lambda: box.buffer.batch_interval_s == 10.0)
+
+
+async def test_the_first_heartbeat_and_hello_say_backlog_clock_and_configuration(box: Box) -> None:
+    await seal(box, 3)
+    await box.buffer.tidy()
+    plane = Plane(acks=False)
+    async with plane.serving(), linked(box.buffer, plane, ack_timeout_s=30):
+        await until(lambda: plane.heartbeats)
+    (beat,) = plane.heartbeats
+    held = [batch for lane in (pb.URGENT, pb.TELEMETRY) for batch in await batches(box.buffer, lane)]
+    assert beat.backlog.batches == 3
+    assert beat.backlog.bytes == sum(len(b.body) for b in held if b.lane == pb.TELEMETRY)
+    assert beat.backlog.oldest_wall_ms == box.clock.wall
+    assert beat.running.local_management
+    assert plane.hellos[0].running == beat.running
+    assert plane.hellos[0].version == "test"
+    assert beat.clock.source == pb.CLOCK_SERVER
+
+
+async def test_while_batches_flow_the_facts_they_do_not_carry_come_too(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.uplink.link.HEARTBEAT_EVERY_S", 0.05)
+    monkeypatch.setattr("gateway.uplink.link.FACTS_EVERY_S", 0.3)
+    plane = Plane()
+    async with plane.serving(), linked(box.buffer, plane):
+        began = asyncio.get_running_loop().time()
+        while asyncio.get_running_loop().time() - began < 1.0:
+            await seal(box, 1)
+            await asyncio.sleep(0.01)
+        assert 2 <= len(plane.heartbeats) <= 6

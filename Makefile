@@ -22,7 +22,7 @@ servers: setup ## Servers that tests need (root: apt; otherwise says what to run
 	@bash .ci/servers
 
 demo: setup ## The whole road on this machine; ONCE=1 ends after 60 s with a balance
-	@$(BIN)/python -m control_plane.simulators.demo $(if $(ONCE),--once) $(if $(KEEP),--keep)
+	@COMBOIO_CLONED=$$(stat -c %Y .git/description 2>/dev/null) $(BIN)/python -m control_plane.simulators.demo $(if $(ONCE),--once) $(if $(KEEP),--keep)
 
 test: servers ## All tests (SQLite and PostgreSQL)
 	$(BIN)/python -m pytest $(ARGS)

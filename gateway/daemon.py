@@ -75,7 +75,9 @@ async def run(
         batch_interval_s=config.uplink.batch_interval_s,
         pending_since=pending_since,
     )
-    site = Site(buffer=buffer, clock=clock, local=config, build=lambda wanted: built(wanted, buffer, clock, profiles))
+    site = Site(
+        buffer=buffer, clock=clock, local=config, build=lambda wanted: built(wanted, buffer, clock, profiles, data_dir)
+    )
     plan = _first_plan(desired, site)
     await site.open(plan)
 
@@ -140,11 +142,11 @@ class Plan:
             way.bind([next(rest) for _ in way.shapes])
 
 
-def built(config: GatewayConfig | None, buffer: Buffer, clock: Clock, profiles: Profiles) -> Plan:
+def built(config: GatewayConfig | None, buffer: Buffer, clock: Clock, profiles: Profiles, data_dir: Path) -> Plan:
     """Raises Misconfigured."""
     if config is None:
         return Plan()
-    made = sensors.build(config, clock=clock, profiles=profiles)
+    made = sensors.build(config, clock=clock, profiles=profiles, data_dir=data_dir)
     flows = [flow(s, b.driver.groups(), buffer) for s, b in zip(config.sensor, made.sensors, strict=True)]
     return Plan(config, made.sensors, made.tasks, flows)
 

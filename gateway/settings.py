@@ -40,7 +40,7 @@ def disagreements(config: GatewayConfig, profiles: Profiles) -> list[str]:
 
 
 def _disagreements(config: GatewayConfig, profiles: Profiles) -> Iterator[str]:
-    """What the types can't say: names that must be unique, or must exist."""
+    """Names that must be unique, or must exist."""
     unique = (
         ("bus", [b.id for b in config.bus]),
         ("broker", [b.id for b in config.broker]),

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from gateway.backoff import Backoff
+from gateway.cancelling import apart
 from gateway.errors import ComboioError, Retryable
 
 log = structlog.get_logger("gateway")
@@ -23,7 +24,7 @@ async def supervised(name: str, run: Callable[[], Awaitable[None]], *, cap_s: fl
         began = loop.time()
         delay_s = 0.0
         try:
-            await run()
+            await apart(run)
             said = "it ended by itself"
         except ComboioError as error:
             said = str(error)

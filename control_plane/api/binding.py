@@ -174,6 +174,8 @@ def query_of(request: Request, kind: type[Q]) -> Q:
     for name, values in request.args.lists():
         if name not in fields:
             wrong.append(FieldProblem(f"?{name}", "not a parameter of this request; known: " + ", ".join(fields)))
+        elif any("\0" in value for value in values):
+            wrong.append(FieldProblem(f"?{name}", "holds a NUL character"))
         elif isinstance(fields[name], types.ListType | types.VarTupleType):
             raw[name] = values
         elif len(values) > 1:

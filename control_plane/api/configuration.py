@@ -13,10 +13,10 @@ from control_plane.api.auth import whole_fleet
 from control_plane.api.binding import Permission, Route
 from control_plane.api.paging import Page, PageQuery, moment, page
 from control_plane.api.problems import FieldProblem, Problem, shown
-from control_plane.fleet.accounts import Caller
 from control_plane.fleet.layers import Key, Version
 from control_plane.fleet.render import Difference, differences
 from control_plane.fleet.revisions import Result, Revisions, Saved, StaleEditError, UnfitError
+from control_plane.fleet.rights import EVERYTHING, Caller
 from control_plane.fleet.status import Facts, State, Status, Statuses, judge, word
 from control_plane.store.engine import Stores
 from control_plane.store.tables import config_document, config_revision, effective_config, gateway
@@ -227,7 +227,7 @@ class ConfigurationRoutes:
 
     # --- gateways ------------------------------------------------------------------------------------
 
-    def configuration(self, gateway_id: str, caller: Caller) -> GatewayConfiguration:
+    def configuration(self, gateway_id: str, caller: Caller = EVERYTHING) -> GatewayConfiguration:
         _given(caller, Key("gateway", gateway_id))
         layer = self._revisions.layer(Key("gateway", gateway_id))
         facts = self._statuses.facts([gateway_id])[gateway_id]

@@ -72,13 +72,20 @@ def routes(parts: Parts) -> tuple[Route, ...]:
         *AssetRoutes(assets=assets).routes(),
         *PlaceRoutes(places=Places(store=stores.business, clock=clock)).routes(),
         *GroupRoutes(store=stores.business, revisions=revisions).routes(),
-        *ConfigurationRoutes(
-            revisions=revisions, statuses=Statuses(stores=stores, clock=clock), stores=stores
-        ).routes(),
+        *configuration(parts).routes(),
         *ReadingsRoutes(telemetry=stores.telemetry, reader=parts.reader, clock=clock).routes(),
         *Gaps(store=stores.telemetry).routes(),
         *Completeness(store=stores.telemetry).routes(),
         *Events(store=stores.business).routes(),
         *Deliveries(store=stores.business, clock=clock).routes(),
         *DestinationRoutes(store=stores.business, folder=Path(parts.settings.integrations), clock=clock).routes(),
+    )
+
+
+def configuration(parts: Parts) -> ConfigurationRoutes:
+    """Also what a page shows of a gateway's configuration."""
+    return ConfigurationRoutes(
+        revisions=Revisions(stores=parts.stores, clock=parts.clock, profiles=Profiles()),
+        statuses=Statuses(stores=parts.stores, clock=parts.clock),
+        stores=parts.stores,
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-ARRAYS = ("bus", "sensor")
+ARRAYS = ("bus", "broker", "sensor")
 """The document's arrays of tables with an id, also where a layer writes them as a table."""
 BASE = {"config_version": 1, "management": "managed"}
 DEFAULT = "default"

@@ -17,6 +17,7 @@ from control_plane.api.app import BASE
 from control_plane.api.binding import Permission
 from control_plane.api.problems import Problem, answer, problem_of
 from control_plane.clock import Clock
+from control_plane.errors import NotFound
 from control_plane.fleet.accounts import Caller, Role
 from control_plane.fleet.browser_sessions import BrowserSessions
 from control_plane.web.render import Renderer
@@ -26,6 +27,7 @@ from control_plane.web.words import Dictionary, chosen
 SESSION, VISITOR, LANGUAGE, ZONE = "comboio_session", "comboio_visitor", "comboio_language", "comboio_zone"
 FORM_KEY = "form_key"
 COOKIE_CHARS = 100
+NUL = "\0"
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
@@ -81,10 +83,13 @@ class Pages:
                 raise Problem(
                     403, _("This needs the role %(role)s; you have %(mine)s.", **_roles(needed, visit.caller))
                 )
-        if route.method == "POST" and not hmac.compare_digest(request.form.get(FORM_KEY, ""), visit.form_key):
+        sent = request.form.get(FORM_KEY, "").encode() if route.method == "POST" else b""
+        if route.method == "POST" and not hmac.compare_digest(sent, visit.form_key.encode()):
             raise Problem(
                 403, visit.words.text("This form is no longer valid. Go back, reload the page, send it again.")
             )
+        if any(NUL in part for part in path.values()):
+            raise NotFound("")  # no name holds one, and PostgreSQL takes none
         return route.view(visit, **path)
 
     def _visit(self, asked: Request) -> Visit:

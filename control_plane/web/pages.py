@@ -10,12 +10,13 @@ from control_plane.api.binding import Permission
 from control_plane.api.deliveries import Deliveries
 from control_plane.api.events import Events
 from control_plane.api.readings import ReadingsRoutes
-from control_plane.api.routes import Parts
+from control_plane.api.routes import Parts, configuration
 from control_plane.errors import NotFound
 from control_plane.fleet.browser_sessions import BrowserSessions
 from control_plane.fleet.presence import Fleet
 from control_plane.web.app import Pages
 from control_plane.web.charts import ChartData
+from control_plane.web.configuration import configuration_view
 from control_plane.web.enrol import EnrolPages
 from control_plane.web.events import EventPages
 from control_plane.web.fleet import FleetPages
@@ -30,6 +31,8 @@ YEAR_S = 365 * 86_400
 
 
 def pages(parts: Parts, *, lifetime: Lifetime, config_view: ConfigView | None = None) -> Pages:
+    """`config_view`: what a gateway's configuration panel shows; left out, what the registry knows."""
+    config_view = config_view or configuration_view(configuration(parts))
     renderer = Renderer()
     sessions = BrowserSessions(store=parts.stores.business, clock=parts.clock)
     routes = page_routes(parts, sessions=sessions, renderer=renderer, lifetime=lifetime, config_view=config_view)

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import re
+
 from control_plane.fleet.presence import Standing, Status, Why
 from control_plane.web.words import Words
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
 
-UNITS = {"Cel": "°C", "[degF]": "°F", "kW.h": "kWh", "deg": "°", "1": "", "{count}": ""}
+UNITS = {
+    "Cel": "°C",
+    "[degF]": "°F",
+    "kW.h": "kWh",
+    "V.A": "VA",
+    "V.A{reactive}": "var",
+    "kV.A.h": "kVAh",
+    "kV.A.h{reactive}": "kvarh",
+    "deg": "°",
+    "m[g]": "mg",
+    "dB{mW}": "dBm",
+    "1": "",
+}
+ANNOTATION = re.compile(r"\{[^}]*\}")  # UCUM: words that mean nothing to a computer
+FINE = "deg"  # a ten-thousandth of a degree is eleven metres
 DAY_MS = 86_400_000
 SOON_DAYS = 30
 
@@ -134,6 +150,27 @@ def configuration(words: Words, one: Standing) -> str:
         wire.CONFIG_ROLLED_BACK: _("rolled back"),
         wire.CONFIG_FAILED: _("failed"),
     }.get(running.phase, "–")
+
+
+def configuration_state(words: Words, state: str) -> str:
+    """A state of the way from what is wanted to what runs."""
+    _ = words.text
+    return {
+        "UNMANAGED": _("managed locally"),
+        "PENDING": _("waiting"),
+        "OFFERED": _("offered"),
+        "STAGED": _("received"),
+        "READY": _("received"),
+        "APPLYING": _("applying"),
+        "PROBATION": _("on probation"),
+        "APPLIED": _("in sync"),
+        "IN_SYNC": _("in sync"),
+        "REJECTED": _("rejected"),
+        "ROLLING_BACK": _("rolling back"),
+        "ROLLED_BACK": _("rolled back"),
+        "FAILED": _("failed"),
+        "DRIFTED": _("drifted"),
+    }.get(state, state)
 
 
 def quality(words: Words, code: int) -> str:
@@ -267,7 +304,7 @@ def field(words: Words, name: str) -> str:
 
 def unit(code: str) -> str:
     """A UCUM code as people write it."""
-    return UNITS.get(code, code)
+    return UNITS.get(code) or ANNOTATION.sub("", code) if code != "1" else ""
 
 
 def quantity(name: str) -> str:
@@ -276,9 +313,9 @@ def quantity(name: str) -> str:
     return spaced[:1].upper() + spaced[1:]
 
 
-def value(words: Words, number: float | None, kind: int) -> str:
+def value(words: Words, number: float | None, kind: int, unit_code: str = "") -> str:
     if number is None:
         return "–"
     if kind == pb.VT_BOOL:
         return words.text("yes") if number else words.text("no")
-    return words.number(float(number))
+    return words.number(float(number), places=6 if unit_code == FINE else 3)

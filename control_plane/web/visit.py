@@ -26,8 +26,8 @@ class Visit:
     now_ms: int
 
     def field(self, name: str) -> str:
-        """A field of the posted form, without blanks around it."""
-        return self.request.form.get(name, "").strip()
+        """A field of the posted form, without blanks around it and without NUL, which PostgreSQL takes nowhere."""
+        return self.request.form.get(name, "").replace("\0", "").strip()
 
     def later(self, now_ms: int) -> Visit:
         """The same visit as its stream sees it at another moment."""

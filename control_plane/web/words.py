@@ -133,9 +133,10 @@ class Words:
 
     # --- numbers ---------------------------------------------------------------------------------------
 
-    def number(self, value: float) -> str:
-        """Three decimals at most, five digits in all where that says enough."""
-        places = max(0, min(3, 4 - len(str(int(abs(value)))))) if isinstance(value, float) else 0
+    def number(self, value: float, *, places: int = 3) -> str:
+        """So many decimals at most, and with three of them five digits in all, where that says enough."""
+        digits = places if places > 3 else min(places, 4 - len(str(int(abs(value)))))
+        places = max(0, digits) if isinstance(value, float) else 0
         pattern = "#,##0." + "#" * places if places else "#,##0"
         return numbers.format_decimal(value, format=pattern, locale=self.locale)
 

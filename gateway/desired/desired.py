@@ -270,6 +270,11 @@ class Desired:
             log.warning("configuration.quarantined", generation=offer.generation, why=earlier.text)
             self._say(msgspec.structs.replace(earlier, generation=offer.generation))
             return
+        last = state.last
+        same = last is not None and (last.generation, last.hash) == (offer.generation, name)
+        if last is not None and same and last.retry_at_ms > self._clock.wall_ms():  # offered before that was heard
+            self._say(last)
+            return
         known = [one for one in (state.trial, state.waiting) if one is not None and one.hash == name]
         if known and known[-1].generation == offer.generation:
             self._say_phase(known[-1])

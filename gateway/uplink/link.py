@@ -18,6 +18,7 @@ import structlog
 
 from gateway.backoff import Backoff
 from gateway.buffer.buffer import Buffer, LaneView
+from gateway.cancelling import apart
 from gateway.clock import Clock
 from gateway.errors import Misconfigured, Retryable
 from gateway.uplink.anchors import Anchors
@@ -106,7 +107,7 @@ class Link:
         while True:
             delay_s = None
             try:
-                await self._connection()
+                await apart(self._connection)
             except* Retryable as group:
                 error = _first(group)
                 delay_s = error.after_s if isinstance(error, Retryable) else None

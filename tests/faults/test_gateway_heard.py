@@ -25,13 +25,6 @@ from tests.faults.daemons import ROOT, enrolled, until
 from tests.gateway.buffer.boxes import Box, blocks, gaps
 from tests.servers import Mosquitto, mosquitto, require
 
-PROGRAM = """
-import functools, sys
-from pathlib import Path
-from gateway import cli, sensors
-sensors.build = functools.partial(sensors.build, data_dir=Path(sys.argv[1]))
-sys.exit(cli.main(sys.argv[2:]))
-"""
 HEAD = """
 config_version = 1
 [gateway]
@@ -63,7 +56,7 @@ profile = "ruuvi-ruuvitag@1"
 
 @contextmanager
 def daemon(home: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-c", PROGRAM, str(home), "run", "--config", str(home / "gateway.toml")]
+    command = [sys.executable, "-m", "gateway", "run", "--config", str(home / "gateway.toml")]
     with (home / "log").open("ab") as log:
         process = subprocess.Popen(
             [*command, "--data-dir", str(home), "--json"],

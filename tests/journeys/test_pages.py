@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,25 @@ def test_the_fleet_changes_without_a_reload_and_keeps_its_filter(browse: Open, p
     expect(row).to_contain_text("57 batches", timeout=10_000)
     assert page.locator(f"#row-{TRUCK}").count() == 0
     watched.check()
+
+
+def test_a_page_goes_on_after_the_web_process_was_restarted(browse: Open, plane: Plane) -> None:
+    page = browse().go(f"/gateways/{TRUCK}")
+    row = page.locator(".values li", has_text="Compressor power")
+    plane.seeds.truck.read(1, [SystemClock().now_ms()], [77], [55], [901])
+    expect(row.locator(".value")).to_contain_text("901", timeout=10_000)  # so a stream is open
+    page.evaluate("window.stayed = true")
+    before = plane.up.pids()["web"]
+    os.kill(before, signal.SIGTERM)
+    for _ in range(400):
+        if plane.up.pids().get("web") not in (before, None):
+            break
+        page.wait_for_timeout(25)
+    else:
+        pytest.fail("open streams kept the web process from ending")
+    plane.seeds.truck.read(1, [SystemClock().now_ms()], [77], [55], [902])
+    expect(row.locator(".value")).to_contain_text("902", timeout=20_000)
+    assert page.evaluate("window.stayed") is True
 
 
 def test_typing_filters_the_fleet_and_the_address_keeps_it(browse: Open, plane: Plane) -> None:

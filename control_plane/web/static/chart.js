@@ -5,6 +5,8 @@ const words = JSON.parse(box.dataset.words);
 const language = document.documentElement.lang;
 const digits = [0, 1, 2, 3].map((places) => new Intl.NumberFormat(language, { maximumFractionDigits: places }));
 // Three decimals at most, five digits in all: as the server writes numbers.
+const fine = new Intl.NumberFormat(language, { maximumFractionDigits: 6 }); // degrees: 0.0001 is eleven metres
+const written = (value, unit) => (unit === "°" ? fine : number).format(value);
 const number = { format: (value) => digits[Math.max(0, Math.min(3, 4 - String(Math.trunc(Math.abs(value))).length))].format(value) };
 const percent = new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: 1 });
 const served = { now: Number(box.dataset.nowMs), at: performance.now() };
@@ -205,7 +207,7 @@ function readout(chart, plot) {
   const parts = [full(plot.data[0][idx] * 1000)];
   plot.series.forEach((one, i) => {
     const value = i ? plot.data[i][idx] : null;
-    if (value !== null && value !== undefined) parts.push(`${one.label} ${number.format(value)} ${chart.unit}`.trim());
+    if (value !== null && value !== undefined) parts.push(`${one.label} ${written(value, chart.unit)} ${chart.unit}`.trim());
   });
   line.textContent = parts.join(" · ");
 }
@@ -236,7 +238,7 @@ function known(one, found) {
   one.item.querySelector(".known").textContent = facts.join(" · ");
   const last = found.values?.at(-1) ?? found.last?.at(-1);
   const unit = one.item.closest(".chart").dataset.unit;
-  if (typeof last === "number") one.item.querySelector(".value").textContent = `${number.format(last)} ${unit}`.trim();
+  if (typeof last === "number") one.item.querySelector(".value").textContent = `${written(last, unit)} ${unit}`.trim();
 }
 
 function row(cells, kind) {
@@ -254,15 +256,15 @@ function newest(byKey, stepped) {
   const rows = [];
   for (const chart of charts) for (const one of chart.series) {
     const found = byKey.get(one.key), first = Math.max(0, found.times_ms.length - NEWEST);
-    for (let i = first; i < found.times_ms.length; i++) rows.push([found.times_ms[i], one.label, found, i]);
+    for (let i = first; i < found.times_ms.length; i++) rows.push([found.times_ms[i], one.label, found, i, chart.unit]);
   }
   rows.sort((a, b) => b[0] - a[0]);
-  const shown = (value) => (typeof value === "number" ? number.format(value) : value === null ? "–" : String(value));
+  const shown = (value, unit) => (typeof value === "number" ? written(value, unit) : value === null ? "–" : String(value));
   const quality = (word) => (word === "good" ? words.good : words.qualities[word] ?? word);
   const when = (at) => (day(at) === day(nowMs()) ? seconds(at) : full(at));
-  const cells = rows.slice(0, NEWEST).map(([at, label, found, i]) => stepped
-    ? [when(at), label, shown(found.min[i]), shown(found.mean[i]), shown(found.max[i]), shown(found.count[i])]
-    : [when(at), label, shown(found.values[i]), quality(found.quality[i])]);
+  const cells = rows.slice(0, NEWEST).map(([at, label, found, i, unit]) => stepped
+    ? [when(at), label, shown(found.min[i], unit), shown(found.mean[i], unit), shown(found.max[i], unit), shown(found.count[i])]
+    : [when(at), label, shown(found.values[i], unit), quality(found.quality[i])]);
   const head = stepped ? [words.time, "", words.min, words.mean, words.max, words.count] : [words.time, "", words.value, words.quality];
   const table = box.querySelector(".newest");
   const titles = row(head.map((text) => text || "\u00a0"), "th");

@@ -134,7 +134,7 @@ def test_groups_are_made_listed_and_refused_with_unknown_members(editor: Editor)
         return editor.client.put(f"/api/v1/groups/{slug}", headers=editor.headers | {"If-Match": etag}, json=body)
 
     assert put("trucks", name="Trucks", priority=3, members=[GATEWAY]).status_code == 200
-    trucks = {"slug": "trucks", "name": "Trucks", "priority": 3, "members": [GATEWAY], "etag": '"1"'}
+    trucks: dict[str, Any] = {"slug": "trucks", "name": "Trucks", "priority": 3, "members": [GATEWAY], "etag": '"1"'}
     assert editor.get("/groups")["items"] == [trucks]
     assert put("trucks", trucks["etag"], members=["gw-nobody"]).status_code == 404
     assert put("No Slug", members=[]).status_code == 422

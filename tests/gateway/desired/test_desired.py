@@ -195,6 +195,9 @@ async def test_a_changed_uplink_must_reach_the_control_plane_or_is_undone_and_ma
         assert status.reason == wire.CONFIG_REASON_NO_RECONNECT
         assert status.retry_at_ms > box.clock.wall
         box.parts.link = True
+        await box.pushed(document("probe", window=4), 2, turn_s=1)
+        assert box.statuses[-1] == status  # not before its time
+        box.clock.wall = status.retry_at_ms
         await box.pushed(document("probe", window=4), 2)
         assert box.said()[-1] == "APPLIED"
 

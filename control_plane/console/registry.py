@@ -20,6 +20,7 @@ ASSETS = rows(("id", "kind", "name", "attrs"))
 PLACES = rows(("slug", "name", "outline"), of=lambda one: {**one, "outline": _outline(one)})
 GROUPS = rows(("slug", "name", "priority", "gateways"), of=lambda one: {**one, "gateways": len(one["members"])})
 EVERYTHING = 100_000
+CIRCLE = ("lat", "lon", "radius_m")
 
 
 def add(commands: Commands) -> None:
@@ -153,7 +154,11 @@ def _add_places(commands: Commands) -> None:
             body["name"] = options.name
         if options.circle or options.polygon:
             body = {name: body[name] for name in ("name", "attrs")}
-            body |= {"circle": _circle(options.circle)} if options.circle else {"polygon": _ring(options.polygon)}
+            body |= (
+                {"circle": dict(zip(CIRCLE, options.circle, strict=True))}
+                if options.circle
+                else {"polygon": _ring(options.polygon)}
+            )
         return client.put(where, body, if_match=before["etag"])
 
     action = commands.family("places", "named circles and polygons", run=listed, show=PLACES)
@@ -162,7 +167,7 @@ def _add_places(commands: Commands) -> None:
     save = _one(action, "set", put, sheet, "make or change a place")
     save.add_argument("--name")
     outline = save.add_mutually_exclusive_group()
-    outline.add_argument("--circle", metavar="LAT,LON,RADIUS_M")
+    outline.add_argument("--circle", type=float, nargs=3, metavar=("LAT", "LON", "RADIUS_M"))
     outline.add_argument("--polygon", metavar="FILE", help="JSON: [[lat, lon], …], closed")
     _one(action, "delete", lambda c, o: deleted(c, path("places", o.id)), said("{deleted} is gone."), "delete a place")
 
@@ -204,14 +209,6 @@ def _pairs(texts: list[str]) -> dict[str, str]:
     if wrong := [text for text in texts if "=" not in text]:
         raise UsageError(f"--attr {wrong[0]}: write KEY=VALUE")
     return dict(text.split("=", 1) for text in texts)
-
-
-def _circle(text: str) -> dict[str, float]:
-    try:
-        lat, lon, radius_m = (float(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"--circle {text}: write LAT,LON,RADIUS_M, e.g. -23.55,-46.63,250") from None
-    return {"lat": lat, "lon": lon, "radius_m": radius_m}
 
 
 def _ring(name: str) -> Any:

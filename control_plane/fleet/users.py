@@ -75,7 +75,7 @@ class Users:
                 values["password_hash"] = hashed
                 connection.execute(delete(browser_session).where(browser_session.c.user_name == name))
             connection.execute(update(user).where(user.c.name == name).values(values))
-            _check_somebody_is_left(connection)
+            _check_somebody_is_left(connection, before)
             EDITS.record(connection, name, before.version + 1, _body(fields), by=by, now_ms=now)
             return _row(connection, name)
 
@@ -88,7 +88,7 @@ class Users:
             EDITS.record(connection, name, before.version, body_of(before), by="", now_ms=now)
             EDITS.record(connection, name, before.version + 1, None, by=by, now_ms=now)
             connection.execute(delete(user).where(user.c.name == name))
-            _check_somebody_is_left(connection)
+            _check_somebody_is_left(connection, before)
             connection.execute(delete(browser_session).where(browser_session.c.user_name == name))
             mine = (api_token.c.user_name == name, api_token.c.revoked_ms.is_(None))
             connection.execute(update(api_token).where(*mine).values(revoked_ms=now))
@@ -120,7 +120,9 @@ def _check_groups(connection: Connection, groups: frozenset[str] | None) -> None
         raise Rejected(f"There is no group {unknown[0]}.")
 
 
-def _check_somebody_is_left(connection: Connection) -> None:
+def _check_somebody_is_left(connection: Connection, before: Row[Any]) -> None:
+    if before.role != Role.ADMIN.word or before.groups is not None:
+        return
     whole = (user.c.role == Role.ADMIN.word, user.c.groups.is_(None))
     if not connection.execute(select(func.count()).select_from(user).where(*whole)).scalar():
         raise Conflict("Nobody would be left who may do everything. Make another administrator first.")

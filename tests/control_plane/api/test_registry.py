@@ -1,0 +1,403 @@
+"""What people keep in the registry: edited on top of what they saw, refused with every mistake, bounded by groups."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from sqlalchemy import insert
+from werkzeug.test import TestResponse
+
+from control_plane.fleet.accounts import Accounts, Role
+from control_plane.fleet.enrolment import Enrolment
+from control_plane.store.engine import Stores
+from control_plane.store.tables import gap, outbox, series, state
+from tests.box import Box
+from tests.control_plane.api.test_subjects import keep_event
+from tests.control_plane.conftest import START_MS
+
+NEW = '"0"'
+SQUARE = [[0, 0], [0, 1], [1, 1], [1, 0], [0, 0]]
+
+
+class Api:
+    """One caller's calls; every edit names the version it is based on."""
+
+    def __init__(self, client: FlaskClient, token: str) -> None:
+        self._client = client
+        self._headers = {"Authorization": f"Bearer {token}"}
+
+    def ask(self, method: str, path: str, body: Any = None, *, etag: str | None = None) -> TestResponse:
+        headers = self._headers | ({"If-Match": etag} if etag is not None else {})
+        sent = {"json": body} if body is not None else {}
+        return self._client.open("/api/v1" + path, method=method, headers=headers, **sent)
+
+    def get(self, path: str, *, expect: int = 200) -> Any:
+        answer = self.ask("GET", path)
+        assert answer.status_code == expect, answer.text
+        return answer.get_json(force=True)
+
+    def do(self, method: str, path: str, body: Any = None, *, etag: str | None = None, expect: int = 200) -> Any:
+        answer = self.ask(method, path, body, etag=etag)
+        assert answer.status_code == expect, answer.text
+        return answer.get_json(force=True) if answer.data else None
+
+    def ids(self, path: str, name: str = "id") -> list[str]:
+        return [item[name] for item in self.get(path)["items"]]
+
+
+@pytest.fixture
+def admin(client: FlaskClient, accounts: Accounts) -> Api:
+    return Api(client, accounts.create_token(name="root", role=Role.ADMIN).token)
+
+
+def gateway(admin: Api, name: str, *groups: str) -> str:
+    made = admin.do("POST", "/gateways", {"name": name, "groups": list(groups)}, expect=201)
+    return str(made["gateway"]["id"])
+
+
+def group(admin: Api, slug: str, *members: str) -> None:
+    admin.do("PUT", f"/groups/{slug}", {"members": list(members)}, etag=NEW)
+
+
+# --- edits ---------------------------------------------------------------------------------------------
+
+
+def test_a_stale_edit_loses_nothing_and_is_told_what_changed_since(admin: Api) -> None:
+    first = admin.do("PUT", "/assets/truck-17", {"kind": "vehicle", "name": "Old"}, etag=NEW)
+    admin.do("PUT", "/assets/truck-17", {"kind": "vehicle", "name": "New"}, etag=first["etag"])
+    late = admin.ask("PUT", "/assets/truck-17", {"kind": "warehouse", "name": "Mine"}, etag=first["etag"])
+    assert (late.status_code, late.headers["ETag"]) == (412, '"2"')
+    problem = late.get_json(force=True)
+    assert problem["errors"] == [{"pointer": "/name", "message": 'is "New" now, was "Old"'}]
+    assert problem["current"] == {"kind": "vehicle", "name": "New", "attrs": {}}
+    assert admin.get("/assets/truck-17")["name"] == "New"
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "body"),
+    [
+        ("/assets/truck", "PUT", {"kind": "vehicle"}),
+        ("/places/depot", "PUT", {"polygon": SQUARE}),
+        ("/groups/trucks", "PUT", {}),
+        ("/users/ana", "PATCH", {"role": "viewer"}),
+    ],
+)
+def test_an_edit_says_which_version_it_is_based_on(admin: Api, path: str, method: str, body: Any) -> None:
+    admin.do("POST", "/users", {"name": "ana", "role": "operator"}, expect=201)
+    admin.do(method, path, body, expect=428)
+    admin.do(method, path, body, etag='"77"', expect=412)
+    made = admin.do(method, path, body, etag='"1"' if method == "PATCH" else NEW)
+    assert admin.ask("GET", path).headers["ETag"] == made["etag"]
+    admin.do("DELETE", path, expect=428)
+    admin.do("DELETE", path, etag='"77"', expect=412)
+    admin.do("DELETE", path, etag=made["etag"], expect=204)
+    admin.get(path, expect=404)
+
+
+def test_what_is_made_again_after_its_deletion_has_a_version_of_its_own(admin: Api) -> None:
+    first = admin.do("PUT", "/places/depot", {"circle": {"lat": 1, "lon": 2, "radius_m": 3}}, etag=NEW)
+    admin.do("DELETE", "/places/depot", etag=first["etag"], expect=204)
+    again = admin.do("PUT", "/places/depot", {"polygon": SQUARE}, etag=NEW)
+    assert again["etag"] not in {first["etag"], NEW}
+    admin.do("DELETE", "/places/depot", etag=first["etag"], expect=412)
+
+
+def test_every_mistake_is_told_at_once(admin: Api) -> None:
+    body = {"kind": "lorry", "nmae": "x", "attrs": {"a": 1, "b/c": None}}
+    problem = admin.do("PUT", "/assets/truck", body, etag=NEW, expect=422)
+    assert [error["pointer"] for error in problem["errors"]] == ["/kind", "/attrs/a", "/attrs/b~1c", "/nmae"]
+    assert "did you mean name" in problem["errors"][-1]["message"]
+
+
+@pytest.mark.parametrize("text", ["<script>alert(1)</script>", "'; DROP TABLE asset; --", "\u202egnp.exe", "{{7*7}}\n"])
+def test_hostile_texts_come_back_as_they_were(admin: Api, text: str) -> None:
+    admin.do("PUT", "/assets/truck", {"kind": "other", "name": text, "attrs": {text: text}}, etag=NEW)
+    found = admin.get("/assets/truck")
+    assert (found["name"], found["attrs"]) == (text, {text: text})
+
+
+def test_a_nul_character_is_refused_where_it_stands(admin: Api) -> None:
+    problem = admin.do("PUT", "/assets/truck", {"kind": "other", "name": "a\0"}, etag=NEW, expect=422)
+    assert problem["errors"][0]["pointer"] == "/name"
+    admin.get("/gateways/a%00", expect=404)
+    admin.get("/series?filter=%00", expect=422)
+
+
+# --- assets, places ------------------------------------------------------------------------------------
+
+
+def test_assets_are_a_tree_that_keeps_its_trunk(admin: Api) -> None:
+    admin.do("PUT", "/assets/truck/box", {"kind": "compartment"}, etag=NEW, expect=422)
+    trunk = admin.do("PUT", "/assets/truck", {"kind": "vehicle"}, etag=NEW)
+    box = admin.do("PUT", "/assets/truck/box", {"kind": "compartment"}, etag=NEW)
+    assert (box["id"], box["parent"]) == ("truck/box", "truck")
+    assert admin.ids("/assets?under=truck") == ["truck/box"]
+    admin.do("DELETE", "/assets/truck", etag=trunk["etag"], expect=409)
+    gw = gateway(admin, "truck 17")
+    admin.do("PATCH", f"/gateways/{gw}", {"asset": "truck/box"}, etag='"1"')
+    admin.do("DELETE", "/assets/truck/box", etag=box["etag"], expect=409)
+    assert admin.ids("/gateways?asset=truck") == [gw]
+    admin.do("PATCH", f"/gateways/{gw}", {"asset": None}, etag='"2"')
+    admin.do("DELETE", "/assets/truck/box", etag=box["etag"], expect=204)
+    admin.do("PUT", "/assets/Truck", {"kind": "vehicle"}, etag=NEW, expect=422)
+
+
+@pytest.mark.parametrize(
+    ("polygon", "pointer", "text"),
+    [
+        (SQUARE[:-1], "/polygon/3", "not closed"),
+        (SQUARE[:2], "/polygon", "length"),
+        ([[0, 0], [1, 1], [0, 1], [1, 0], [0, 0]], "/polygon/3", "crosses"),
+        ([[0, 0], [0, 2], [0, 1], [1, 1], [0, 0]], "/polygon/2", "crosses or touches"),
+        ([[0, 0], [0, 1], [0, 0], [0, 1], [0, 0]], "/polygon/0", "three different points"),
+        ([[0, 0], [0, 0], [0, 1], [1, 1], [0, 0]], "/polygon/1", "same point"),
+        ([[0, -170], [0, 170], [1, 170], [0, -170]], "/polygon/1", "date line"),
+        ([[91, 0], [0, 181], [1, 1], [91, 0]], "/polygon/0/0", "90"),
+    ],
+)
+def test_an_outline_that_encloses_nothing_clear_is_refused(admin: Api, polygon: Any, pointer: str, text: str) -> None:
+    problem = admin.do("PUT", "/places/depot", {"polygon": polygon}, etag=NEW, expect=422)
+    assert problem["errors"][0]["pointer"] == pointer
+    assert text in problem["errors"][0]["message"]
+
+
+def test_a_place_is_a_circle_or_a_polygon(admin: Api) -> None:
+    circle = {"lat": -23.5, "lon": -46.6, "radius_m": 250}
+    admin.do("PUT", "/places/depot", {"circle": circle, "polygon": SQUARE}, etag=NEW, expect=422)
+    made = admin.do("PUT", "/places/depot", {"name": "Depot", "circle": circle}, etag=NEW)
+    assert "polygon" not in made
+    admin.do("PUT", "/places/depot", {"polygon": SQUARE}, etag=made["etag"])
+    found = admin.get("/places/depot")
+    assert ("circle" in found, found["polygon"]) == (False, SQUARE)
+
+
+# --- gateways, sensors ---------------------------------------------------------------------------------
+
+
+def test_a_gateway_registered_ahead_is_the_one_that_comes(admin: Api, enrolment: Enrolment) -> None:
+    group(admin, "trucks")
+    made = admin.do("POST", "/gateways", {"name": "truck 17", "groups": ["trucks"]}, expect=201)
+    awaited = made["gateway"]
+    assert (awaited["enrolled"], awaited["groups"]) == (None, ["trucks"])
+    box = Box()
+    assert enrolment.enrol(box.enrol_request(made["token"])).gateway_id == awaited["id"]
+    assert enrolment.enrol(box.enrol_request(made["token"])).gateway_id == awaited["id"]  # an interrupted one, again
+    assert admin.get(f"/gateways/{awaited['id']}")["enrolled"] is not None
+    assert len(admin.ids("/gateways")) == 1
+
+
+def test_a_gateway_retired_before_it_came_can_not_come(admin: Api, enrolment: Enrolment) -> None:
+    made = admin.do("POST", "/gateways", {"name": "truck 17"}, expect=201)
+    admin.do("DELETE", f"/gateways/{made['gateway']['id']}", etag=made["gateway"]["etag"], expect=204)
+    with pytest.raises(Exception, match="expired"):
+        enrolment.enrol(Box().enrol_request(made["token"]))
+    assert admin.ids("/gateways?retired=true") == [made["gateway"]["id"]]
+
+
+def test_groups_are_edited_from_both_sides_and_both_notice(admin: Api) -> None:
+    gw = gateway(admin, "truck 17")
+    group(admin, "trucks")
+    named = admin.do("PATCH", f"/gateways/{gw}", {"name": "Truck 17", "groups": ["trucks"]}, etag='"1"')
+    assert (named["name"], named["groups"]) == ("Truck 17", ["trucks"])
+    assert admin.get("/groups/trucks")["members"] == [gw]
+    admin.do("PUT", "/groups/trucks", {"members": []}, etag=NEW, expect=412)
+    admin.do("PUT", "/groups/trucks", {"members": []}, etag='"2"')
+    admin.do("PATCH", f"/gateways/{gw}", {"name": "x"}, etag=named["etag"], expect=412)
+    assert admin.get(f"/gateways/{gw}")["groups"] == []
+    admin.do("PATCH", f"/gateways/{gw}", {"groups": ["nobody"]}, etag='"3"', expect=404)
+
+
+def test_a_retired_member_does_not_keep_its_group_from_being_saved(admin: Api) -> None:
+    gw = gateway(admin, "old")
+    group(admin, "trucks", gw)
+    admin.do("DELETE", f"/gateways/{gw}", etag=admin.get(f"/gateways/{gw}")["etag"], expect=204)
+    admin.do("PUT", "/groups/trucks", {"name": "Trucks", "members": [gw]}, etag='"1"')
+    assert admin.get("/groups/trucks")["members"] == [gw]
+
+
+def declare(stores: Stores, gateway_id: str, sensor: str) -> None:
+    row = {"key": f"{gateway_id}/{sensor}/temperature", "gateway": gateway_id, "sensor": sensor, "name": "temperature"}
+    more = {"unit": "Cel", "type": 1, "period_ms": 1000, "attrs": "{}", "epoch": 1, "schema": 1, "group_id": 1}
+    with stores.telemetry.write() as connection:
+        connection.execute(insert(series).values(**row, **more, series_id=1))
+
+
+def test_sensors_are_those_declared_and_those_configured(admin: Api, stores: Stores) -> None:
+    one, other = sorted((gateway(admin, "a"), gateway(admin, "b")))
+    declare(stores, one, "cooling")
+    probe = {"id": "probe", "driver": "simulated"}
+    admin.do("PUT", f"/config/gateways/{one}", {"document": {"sensor": [probe]}}, etag=NEW)
+    declare(stores, other, "door")
+    found = {item["sensor"]: (item["declared"], item["configured"]) for item in admin.get("/sensors")["items"]}
+    assert found == {"cooling": (True, False), "probe": (False, True), "door": (True, None)}
+    assert admin.get(f"/gateways/{one}/sensors/probe")["driver"] == "simulated"
+    first = admin.get("/sensors?limit=1")
+    assert [item["sensor"] for item in first["items"]] == ["cooling"]
+    assert admin.ids(f"/sensors?limit=5&cursor={first['next']}", "sensor") == ["probe", "door"]
+    assert admin.ids(f"/gateways/{other}/sensors", "sensor") == ["door"]
+
+
+def test_a_sensor_is_named_mounted_and_written_about(admin: Api, stores: Stores) -> None:
+    gw = gateway(admin, "a")
+    declare(stores, gw, "cooling")
+    where = f"/gateways/{gw}/sensors/cooling"
+    admin.do("PATCH", where, {"asset": "truck"}, etag=NEW, expect=422)
+    admin.do("PUT", "/assets/truck", {"kind": "vehicle"}, etag=NEW)
+    noted = admin.do("PATCH", where, {"asset": "truck", "notes": "behind the fan"}, etag=NEW)
+    assert (noted["asset"], noted["notes"], noted["name"]) == ("truck", "behind the fan", "")
+    assert admin.ids("/sensors?asset=truck", "sensor") == ["cooling"]
+    stale = admin.do("PATCH", where, {"name": "Cooling"}, etag=NEW, expect=412)
+    assert {error["pointer"] for error in stale["errors"]} == {"/asset", "/notes"}
+    admin.do("PATCH", f"/gateways/{gw}/sensors/nothing", {"name": "x"}, etag=NEW, expect=404)
+
+
+# --- who sees what -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(admin: Api, stores: Stores) -> tuple[str, str]:
+    """A gateway in group `mine` and one in `other`, each with an asset, a sensor, a gap, an event, a delivery."""
+    found: list[str] = []
+    for slug in ("mine", "other"):
+        group(admin, slug)
+        gw = gateway(admin, slug, slug)
+        admin.do("PUT", f"/assets/{slug}", {"kind": "vehicle"}, etag=NEW)
+        admin.do("PATCH", f"/gateways/{gw}", {"asset": slug}, etag='"1"')
+        declare(stores, gw, "cooling")
+        number = len(found) + 1
+        keep_event(stores, number, subject=f"{gw}/cooling/temperature")
+        with stores.telemetry.write() as connection:
+            monos = {"from_boot": 1, "from_mono_ms": 1, "to_boot": 1, "to_mono_ms": 9, "recorded_ms": START_MS}
+            lost = {"lane": 2, "seqs": b"", "count": 3, "count_exact": True, "reason": 1, "group_id": 0}
+            connection.execute(insert(gap).values(id=slug, gateway=gw, epoch=1, sensor="", **monos, **lost))
+            held = {"epoch": 1, "updated_ms": START_MS, "readings": 1, "body": b""}
+            connection.execute(insert(state).values(gateway=gw, **held))
+        with stores.business.write() as connection:
+            row = {"dest": "erp", "key": f"{gw}/cooling/temperature", "seq": 1, "event_id": f"evt_{number:03}_v1"}
+            more = {"ext_ref": "", "body": b"", "body_sha256": "", "next_at_ms": START_MS, "created_ms": START_MS}
+            connection.execute(insert(outbox).values(**row, **more, state="parked"))
+        found.append(gw)
+    return found[0], found[1]
+
+
+@pytest.fixture
+def bound(client: FlaskClient, accounts: Accounts, two: tuple[str, str]) -> Api:
+    token = accounts.create_token(name="bound", role=Role.ADMIN, groups=frozenset({"mine"})).token
+    return Api(client, token)
+
+
+def test_a_bound_caller_sees_what_hangs_on_its_gateways_and_nothing_else(
+    admin: Api, bound: Api, two: tuple[str, str]
+) -> None:
+    lists = {
+        "/gateways": ("id", two[0]),
+        "/sensors": ("gateway", two[0]),
+        "/assets": ("id", "mine"),
+        "/groups": ("slug", "mine"),
+        "/series": ("gateway", two[0]),
+        "/gaps": ("gateway", two[0]),
+        "/completeness": ("gateway", two[0]),
+        "/events": ("id", "evt_001_v1"),
+        "/deliveries": ("event_id", "evt_001_v1"),
+        "/config/status": ("gateway", two[0]),
+    }
+    for path, (name, mine) in lists.items():
+        assert (path, bound.ids(path, name)) == (path, [mine])
+        assert len(admin.ids(path, name)) == 2
+    assert bound.get("/destinations")["items"][0]["open"] == {"parked": 1}
+    assert admin.get("/destinations")["items"][0]["open"] == {"parked": 2}
+
+
+def test_what_a_bound_caller_was_not_given_is_not_there(bound: Api, two: tuple[str, str]) -> None:
+    other = two[1]
+    for path in (
+        f"/gateways/{other}",
+        f"/gateways/{other}/config",
+        f"/gateways/{other}/sensors",
+        f"/gateways/{other}/sensors/cooling",
+        f"/config/gateways/{other}",
+        "/config/groups/other",
+        "/groups/other",
+        "/assets/other",
+        "/events/evt_002_v1",
+        "/events/evt_002_v1/versions",
+        "/deliveries/erp:evt_002_v1",
+        f"/readings?series={other}/cooling/temperature",
+    ):
+        problem = bound.get(path, expect=404)
+        assert "There is no" in problem["detail"]
+    assert bound.ids(f"/sensors?gateway={other}", "sensor") == []
+    bound.do("POST", "/deliveries/erp:evt_002_v1/replay", expect=404)
+    bound.do("PATCH", f"/gateways/{other}", {"name": "x"}, etag='"2"', expect=404)
+    bound.do("DELETE", f"/gateways/{other}", etag='"2"', expect=404)
+    bound.do("PUT", f"/gateways/{other}/config", {"document": {}}, etag=NEW, expect=404)
+
+
+def test_a_bound_caller_can_not_reach_beyond_its_groups(bound: Api, two: tuple[str, str]) -> None:
+    mine, other = two
+    bound.do("PATCH", f"/gateways/{mine}", {"groups": ["mine", "other"]}, etag='"2"', expect=403)
+    bound.do("PATCH", f"/gateways/{mine}", {"asset": "other"}, etag='"2"', expect=403)
+    bound.do("PUT", "/groups/mine", {"members": [mine, other]}, etag='"2"', expect=404)
+    bound.do("PUT", "/groups/fresh", {"members": [mine]}, etag=NEW, expect=403)
+    bound.do("PUT", "/assets/other", {"kind": "other"}, etag='"1"', expect=403)
+    bound.do("PUT", "/places/depot", {"polygon": SQUARE}, etag=NEW, expect=403)
+    bound.do("PUT", "/config/fleet", {"document": {}}, etag=NEW, expect=403)
+    bound.do("POST", "/gateways", {"name": "x"}, expect=422)
+    bound.do("POST", "/gateways", {"name": "x", "groups": ["other"]}, expect=403)
+    bound.do("POST", "/destinations/erp/resume", {}, expect=403)
+    for path in ("/users", "/api-tokens", "/join-tokens"):
+        bound.get(path, expect=403)
+    bound.do("POST", "/api-tokens", {"groups": ["other"]}, expect=403)
+    assert bound.do("POST", "/deliveries/erp:evt_001_v1/replay")["state"] == "pending"
+    bound.do("PATCH", f"/gateways/{mine}", {"name": "Mine"}, etag='"2"')
+
+
+# --- users, tokens -------------------------------------------------------------------------------------
+
+
+def test_a_token_never_may_more_than_its_user_may_now(client: FlaskClient, admin: Api, two: tuple[str, str]) -> None:
+    password = admin.do("POST", "/users", {"name": "ana", "role": "operator"}, expect=201)["password"]
+    made = client.post("/api/v1/api-tokens", auth=("ana", password)).get_json()
+    ana = Api(client, made["token"])
+    assert len(ana.ids("/gateways")) == 2
+    admin.do("PATCH", "/users/ana", {"role": "viewer", "groups": ["mine"]}, etag='"1"')
+    assert ana.ids("/gateways") == [two[0]]
+    assert ana.get("/me")["role"] == "viewer"
+    ana.do("PATCH", f"/gateways/{two[0]}", {"name": "x"}, etag='"2"', expect=403)
+    admin.do("DELETE", "/users/ana", etag='"2"', expect=204)
+    ana.get("/gateways", expect=401)
+
+
+def test_somebody_always_may_everything(admin: Api, accounts: Accounts) -> None:
+    accounts.ensure_admin()
+    admin.do("PATCH", "/users/admin", {"role": "viewer"}, etag='"1"', expect=409)
+    admin.do("PATCH", "/users/admin", {"groups": []}, etag='"1"', expect=409)
+    admin.do("DELETE", "/users/admin", etag='"1"', expect=409)
+    admin.do("POST", "/users", {"name": "ana", "role": "admin"}, expect=201)
+    admin.do("DELETE", "/users/admin", etag='"1"', expect=204)
+
+
+def test_a_user_is_refused_twice_and_with_unknown_groups(admin: Api) -> None:
+    admin.do("POST", "/users", {"name": "ana", "role": "viewer"}, expect=201)
+    admin.do("POST", "/users", {"name": "ana", "role": "viewer"}, expect=409)
+    admin.do("POST", "/users", {"name": "eva", "role": "viewer", "groups": ["nobody"]}, expect=422)
+    admin.do("POST", "/users", {"name": "a b", "role": "viewer", "password": "short"}, expect=422)
+
+
+def test_a_group_somebody_is_bound_to_stays(admin: Api) -> None:
+    group(admin, "trucks")
+    admin.do("POST", "/users", {"name": "ana", "role": "viewer", "groups": ["trucks"]}, expect=201)
+    assert "ana" in admin.do("DELETE", "/groups/trucks", etag='"1"', expect=409)["detail"]
+
+
+def test_a_viewer_can_not_hand_on_an_integrators_rights(client: FlaskClient, admin: Api) -> None:
+    password = admin.do("POST", "/users", {"name": "ana", "role": "viewer"}, expect=201)["password"]
+    assert client.post("/api/v1/api-tokens", auth=("ana", password), json={"role": "integrator"}).status_code == 403
+
+
+def test_resuming_makes_what_waits_due_now(admin: Api, two: tuple[str, str]) -> None:
+    assert admin.do("POST", "/destinations/erp/resume", {})["deliveries"] == 0
+    assert admin.do("POST", "/destinations/erp/resume", {"parked": True})["deliveries"] == 2
+    assert {item["state"] for item in admin.get("/deliveries")["items"]} == {"pending"}

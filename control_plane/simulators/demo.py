@@ -82,9 +82,9 @@ def _begin(here: Installation) -> demo_console.Scene:
     say("Enrolling three gateways: truck-17 and truck-21 (refrigerated), warehouse-2 (configured from the centre) …")
     for box in (truck, second, warehouse):
         here.add(box)
-    here.push(warehouse)
-    found = here.await_configuration(warehouse, "IN_SYNC", "APPLIED", "PROBATION", timeout_s=20)
-    if not found["running"] or found["running"]["generation"] != 1:
+    generation = here.push(warehouse)
+    found = here.await_configuration(warehouse, "IN_SYNC", "APPLIED", "PROBATION", timeout_s=30)
+    if not found["running"] or found["running"]["generation"] != generation:
         raise StartError(f"warehouse-2 did not take its configuration: {found['sentence']}")
     say(f"Ready after {time.monotonic() - began:.1f} s.")
     return demo_console.Scene(truck=truck, second=second, warehouse=warehouse)
@@ -111,9 +111,10 @@ class Once:
 
     def run(self) -> int:
         here, truck = self._here, self._scene.truck
+        gets = "a Zigbee sensor at its dock" if here.mqtt else "what it has"
         lose_reply = {"fail": "after_commit", "for": 1}
         plan: list[tuple[float, str, Callable[[], object]]] = [
-            (2, "a configuration is pushed: the warehouse gets a Zigbee sensor at its dock", self._push_good),
+            (2, f"a configuration is pushed: the warehouse gets {gets}", self._push_good),
             (10, "truck-17's door stays open: its load warms up", lambda: None),
             (11, "the ERP will lose the reply to the next request", lambda: here.behave(**lose_reply)),
             (13, "truck-17's link is cut", lambda: here.link(truck, "cut")),

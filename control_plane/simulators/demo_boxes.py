@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from control_plane.simulators.scenario import Box
 from control_plane.simulators.sources import Device, Message, Probe
@@ -13,6 +14,15 @@ from control_plane.simulators.sources import Device, Message, Probe
 # Seconds since the truck's probe was switched on → °C. One excursion in the first minute, then one every five.
 COLD_BOX = ((0, 4.0), (10, 4.1), (15, 12.0), (30, 11.0), (34, 5.0), (40, 4.0), (280, 4.2), (300, 4.0))
 STEADY_BOX = ((0, 3.4), (60, 3.9), (140, 3.1), (300, 3.4))
+HALL = ("dew_point=0.4", "wet_bulb_temperature=2.1", "enthalpy=13.6")
+DOCK: Mapping[str, tuple[str, int, Mapping[str, Any]]] = {
+    "temperature": ("temperature", 2, {"mean": 17.5, "amplitude": 1.5, "period_s": 200, "noise": 0.02}),
+    "relative_humidity": ("humidity", 2, {"mean": 58.0, "amplitude": 4.0, "period_s": 150, "noise": 0.05}),
+    "pressure": ("pressure", 1, {"mean": 1013.2, "amplitude": 1.2, "period_s": 300, "noise": 0.1}),
+    "battery_level": ("battery", 0, {"kind": "constant", "mean": 87}),
+    "battery_voltage": ("voltage", 0, {"kind": "constant", "mean": 2985}),
+    "link_quality": ("linkquality", 0, {"mean": 120, "amplitude": 20, "period_s": 40, "noise": 3}),
+}
 LISBON = (38.7223, -9.1393)
 PORTO = (41.1496, -8.6110)
 
@@ -26,7 +36,7 @@ def trucks(folder: Path, say: Callable[[str], None]) -> tuple[Box, Box]:
             asset="truck-17",
             devices=(
                 _cooling(_curve(folder / "cold-box.csv", COLD_BOX), "truck-17/box"),
-                Device(sensor="counter", profile="comboio-counter@1", every_s=0.5, counting=True),
+                Device(sensor="counter", profile="comboio-counter-10@1", every_s=0.5, counting=True),
             ),
             probes=(_tag("probe-rear", "D4:12:43:55:AA:01", 4.5, "truck-17/box"),),
             messages=(_tracker("truck-17", track or _route(folder / "route-17.csv", LISBON)),),
@@ -62,15 +72,20 @@ def warehouse() -> Box:
         managed=True,
         devices=(
             Device(sensor="meter", profile="eastron-sdm120@1", signals=recorded, asset="warehouse-2"),
-            Device(sensor="hall", profile="vaisala-hmdw110@1", asset="warehouse-2/hall"),
+            Device(sensor="hall", profile="vaisala-hmdw110@1", signals=HALL, asset="warehouse-2/hall"),
         ),
     )
 
 
 def climate() -> Message:
     """A Zigbee sensor as Zigbee2MQTT publishes it; one that speaks once a second, so that a minute shows something."""
-    topic = "zigbee2mqtt/dock-climate"
-    return Message(sensor="dock-climate", topic=topic, profile="aqara-wsdcgq11lm@1", asset="warehouse-2/dock")
+    return Message(
+        sensor="dock-climate",
+        topic="zigbee2mqtt/dock-climate",
+        profile="aqara-wsdcgq11lm@1",
+        waves={name: (f"/{key}", decimals, wave) for name, (key, decimals, wave) in DOCK.items()},
+        asset="warehouse-2/dock",
+    )
 
 
 def _cooling(curve: Path, asset: str) -> Device:

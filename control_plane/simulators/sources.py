@@ -103,16 +103,20 @@ class Message:
     values: Mapping[str, tuple[str, str, int]] = field(default_factory=dict)
     replays: Mapping[str, str] = field(default_factory=dict)
     """Quantity → CSV:COLUMN."""
+    waves: Mapping[str, tuple[str, int, Mapping[str, Any]]] = field(default_factory=dict)
+    """Quantity of the profile → (pointer, decimals, signal)."""
     every_s: float = 1.0
     asset: str = ""
     tolerance_ms: int = 60_000  # what a broker kept for a gateway that was away is stamped when it comes
 
     def scenario(self) -> dict[str, Any]:
         """Its [[sensor]] of `simulate mqtt`."""
-        values = {
+        values: dict[str, Any] = {
             name: {"path": path, "decimals": decimals, "replay": self.replays.get(name, "")}
             for name, (path, _, decimals) in self.values.items()
         }
+        for name, (path, decimals, wave) in self.waves.items():
+            values[name] = {"path": path, "decimals": decimals, "signal": dict(wave)}
         found = {"id": self.sensor, "topic": self.topic, "every_s": self.every_s, "values": values, "muted": True}
         return found | ({"profile": self.profile} if self.profile else {})
 

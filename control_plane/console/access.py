@@ -84,7 +84,6 @@ def _add_users(commands: Commands) -> None:
         return edited(client, path("users", options.name), changed)
 
     action = commands.family("users", "people and their roles", run=listed, show=USERS)
-    action("list", listed, USERS, "users by name")
     show = action("show", lambda c, o: c.get(path("users", o.name)), sheet, "one user")
     new = action("add", create, _show_made, "a new user; prints the password made up unless you gave one")
     new.add_argument("--role", choices=ROLES, required=True)
@@ -124,7 +123,6 @@ def _add_tokens(commands: Commands) -> None:
         return {"revoked": options.id}
 
     action = commands.family("tokens", "API tokens", run=listed, show=TOKENS)
-    action("list", listed, TOKENS, "tokens, without their secrets")
     new = action("create", create, said("{token}"), "a token for a program; printed once")
     new.add_argument("name")
     new.add_argument("--role", choices=ROLES)

@@ -11,6 +11,7 @@ from control_plane.console.client import Client
 
 Run = Callable[[Client, Any], Any]
 Show = Callable[[Any], None]
+Asks = Callable[[argparse.ArgumentParser], None]
 Command = Callable[[str, Run, Show, str], argparse.ArgumentParser]
 
 
@@ -36,8 +37,10 @@ class Commands:
         added.set_defaults(run=run, show=show)
         return added
 
-    def family(self, name: str, text: str, *, run: Run | None = None, show: Show | None = None) -> Command:
-        """Declares a command of actions; with `run` it does that where no action is named."""
+    def family(
+        self, name: str, text: str, *, run: Run | None = None, show: Show | None = None, asks: Asks | None = None
+    ) -> Command:
+        """Declares a command of actions; with `run` and `show` it has `list`, which may be left out."""
         around = self._commands.add_parser(name, parents=[options()] if run else [], help=text, description=text)
         actions = around.add_subparsers(required=run is None, metavar="ACTION")
         if run is not None:
@@ -49,6 +52,10 @@ class Commands:
             added.set_defaults(run=run_action, show=show_action)
             return added
 
+        if run is not None and show is not None:
+            for listing in (around, action("list", run, show, text)):
+                if asks is not None:
+                    asks(listing)
         return action
 
 
@@ -68,7 +75,9 @@ def deleted(client: Client, where: str) -> Any:
     return {"deleted": where}
 
 
-def filters(command: argparse.ArgumentParser, *names: str) -> None:
+def filters(command: argparse.ArgumentParser, *names: str, limit: bool = True) -> None:
+    """Options that are not there unless given: the same may stand before and after an action."""
     for name in names:
-        command.add_argument(f"--{name}")
-    command.add_argument("--limit", type=int, default=100, help="rows at most")
+        command.add_argument(f"--{name}", default=argparse.SUPPRESS)
+    if limit:
+        command.add_argument("--limit", type=int, default=argparse.SUPPRESS, help="rows at most; default 100")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from datetime import UTC, datetime
 from typing import Any
 
@@ -46,10 +47,13 @@ def add(commands: Commands) -> None:
 
 def _add_events(commands: Commands) -> None:
     ask = _asking("/events", "type", "subject", "gateway", "finality", "current")
-    around = commands.family("events", "business events, newest first", run=ask, show=EVENTS)
-    some = around("list", ask, EVENTS, "events, newest first")
-    filters(some, "type", "subject", "gateway", "finality")
-    some.add_argument("--current", action="store_const", const=True, help="newest versions only")
+
+    def asks(command: argparse.ArgumentParser) -> None:
+        filters(command, "type", "subject", "gateway", "finality")
+        current = "newest versions only"
+        command.add_argument("--current", action="store_const", const=True, default=argparse.SUPPRESS, help=current)
+
+    around = commands.family("events", "business events, newest first", run=ask, show=EVENTS, asks=asks)
     one = around("show", lambda c, o: c.get(path("events", o.id)), sheet, "one version of an event")
     versions = around("versions", lambda c, o: c.get(path("events", o.id, "versions")), VERSIONS, "its whole life")
     for command in (one, versions):
@@ -57,15 +61,16 @@ def _add_events(commands: Commands) -> None:
 
 
 def _add_deliveries(commands: Commands) -> None:
+    def asks(command: argparse.ArgumentParser) -> None:
+        filters(command, "state", "dest", "event-id")
+
     ask = _asking("/deliveries", "state", "dest", "event_id")
-    around = commands.family("deliveries", "what was or is to be sent where", run=ask, show=DELIVERIES)
-    filters(around("list", ask, DELIVERIES, "by destination, key and order"), "state", "dest", "event-id")
+    around = commands.family("deliveries", "what was or is to be sent where", run=ask, show=DELIVERIES, asks=asks)
     around("show", lambda c, o: c.get(path("deliveries", o.id)), sheet, "one, with its attempts").add_argument("id")
     replay = commands.command("replay", _replay, said("{id} is {state}."), "offer a delivery again, under the same id")
     replay.add_argument("id", help="destination:event")
     ask = _asking("/destinations")
     around = commands.family("destinations", "where events go, and how that goes", run=ask, show=DESTINATIONS)
-    around("list", ask, DESTINATIONS, "destinations by name")
     around("show", lambda c, o: c.get(path("destinations", o.name)), sheet, "one destination").add_argument("name")
     resume = around("resume", _resume, said("{deliveries} deliveries are due now."), "try what waits there now")
     resume.add_argument("name")

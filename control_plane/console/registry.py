@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from control_plane.console.client import Client
-from control_plane.console.commands import Command, Commands, deleted, edited, path
+from control_plane.console.commands import Command, Commands, deleted, edited, filters, path
 from control_plane.console.profile import UsageError
 from control_plane.console.show import rows, said, sheet
 
@@ -36,10 +36,13 @@ def _add_gateways(commands: Commands) -> None:
         asked = {name: getattr(options, name, None) for name in ("group", "asset")}
         return client.listed("/gateways", limit=EVERYTHING, **asked)
 
-    action = commands.family("gateways", "the registry of gateways", run=listed, show=GATEWAYS)
-    some = action("list", listed, GATEWAYS, "gateways by id")
-    some.add_argument("--group")
-    some.add_argument("--asset", help="on this asset or a part of it")
+    action = commands.family(
+        "gateways",
+        "the registry of gateways",
+        run=listed,
+        show=GATEWAYS,
+        asks=lambda c: filters(c, "group", "asset", limit=False),
+    )
     _one(action, "show", lambda c, o: c.get(path("gateways", o.id)), sheet, "one gateway")
     new = action("add", _register, said("{gateway[id]}  {token}"), "register a gateway ahead; prints its id and token")
     new.add_argument("name")
@@ -101,10 +104,13 @@ def _add_sensors(commands: Commands) -> None:
             raise UsageError("set needs --name, --asset, --no-asset or --notes")
         return edited(client, where(options), changed)
 
-    action = commands.family("sensors", "sensors, declared or configured", run=listed, show=SENSORS)
-    some = action("list", listed, SENSORS, "sensors by gateway and id")
-    some.add_argument("--gateway")
-    some.add_argument("--asset", help="on this asset or a part of it")
+    action = commands.family(
+        "sensors",
+        "sensors, declared or configured",
+        run=listed,
+        show=SENSORS,
+        asks=lambda c: filters(c, "gateway", "asset", limit=False),
+    )
     one = action("show", lambda c, o: c.get(where(o)), sheet, "one sensor")
     put = action("set", change, sheet, "name it, mount it, write something down")
     for command in (one, put):
@@ -130,10 +136,13 @@ def _add_assets(commands: Commands) -> None:
         }
         return client.put(where, body, if_match=before["etag"])
 
-    action = commands.family("assets", "vehicles, compartments, warehouses", run=listed, show=ASSETS)
-    some = action("list", listed, ASSETS, "assets by id")
-    some.add_argument("--kind")
-    some.add_argument("--under", help="parts of this asset")
+    action = commands.family(
+        "assets",
+        "vehicles, compartments, warehouses",
+        run=listed,
+        show=ASSETS,
+        asks=lambda c: filters(c, "kind", "under", limit=False),
+    )
     _one(action, "show", lambda c, o: c.get(path("assets", o.id)), sheet, "one asset")
     save = _one(action, "set", put, sheet, "make or change an asset; truck-17/box is a part of truck-17")
     save.add_argument("--kind", choices=("vehicle", "compartment", "warehouse", "other"))
@@ -162,7 +171,6 @@ def _add_places(commands: Commands) -> None:
         return client.put(where, body, if_match=before["etag"])
 
     action = commands.family("places", "named circles and polygons", run=listed, show=PLACES)
-    action("list", listed, PLACES, "places by slug")
     _one(action, "show", lambda c, o: c.get(path("places", o.id)), sheet, "one place")
     save = _one(action, "set", put, sheet, "make or change a place")
     save.add_argument("--name")
@@ -189,7 +197,6 @@ def _add_groups(commands: Commands) -> None:
         return client.get(where)
 
     action = commands.family("groups", "groups of gateways", run=listed, show=GROUPS)
-    action("list", listed, GROUPS, "groups by slug")
     _one(action, "show", lambda c, o: c.get(path("groups", o.id)), sheet, "one group")
     save = _one(action, "set", put, sheet, "make or change a group")
     save.add_argument("--name")

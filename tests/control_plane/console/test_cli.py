@@ -59,7 +59,7 @@ def test_a_join_token_is_printed_alone_so_that_scripts_can_take_it(
 def test_what_the_server_refuses_is_1(control: Up, admin: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gateways", "show", "gw-nobody", *admin]) == 4
     assert "There is no gateway gw-nobody" in capsys.readouterr().err
-    assert main(["deliveries", "list", *admin, "--state", "lost"]) == 1
+    assert main(["deliveries", *admin, "--state", "lost"]) == 1
     assert "?state" in capsys.readouterr().err
     assert main(["gateways", "--server", control.http, "--token", "wrong"]) == 1
     viewer = control.api_token(Role.VIEWER)

@@ -16,6 +16,8 @@ from control_plane.fleet.gateways import GatewayRow, Gateways
 from control_plane.fleet.revisions import UnfitError
 from control_plane.fleet.rights import Caller
 
+TokenLife = Annotated[int, Meta(ge=60, le=90 * 86_400)]
+
 
 class GatewayItem(msgspec.Struct, frozen=True, kw_only=True):
     id: str
@@ -44,7 +46,7 @@ class GatewayRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     name: Annotated[str, Meta(min_length=1, max_length=200)]
     asset: AssetId | None = None
     groups: Annotated[list[Slug], Meta(max_length=100)] = []
-    ttl_s: Annotated[int, Meta(ge=60, le=90 * 86_400)] = 86_400
+    ttl_s: TokenLife = 86_400
     """Life of the join token."""
 
 
@@ -54,6 +56,17 @@ class GatewayMade(msgspec.Struct, frozen=True):
     """The join token; shown here and never again."""
     token_id: str
     token_expires: datetime
+
+
+class TokenRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    ttl_s: TokenLife = 86_400
+
+
+class TokenMade(msgspec.Struct, frozen=True):
+    id: str
+    token: str
+    """Shown here and never again."""
+    expires: datetime
 
 
 class GatewayPatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -87,6 +100,14 @@ class GatewayRoutes:
                 summary="Register a gateway ahead of its coming, with a join token for it",
                 status=201,
                 problems=(404,),
+            ),
+            Route(
+                method="POST",
+                path=one + "/join-token",
+                view=self.token,
+                permission=Permission.ADMIN,
+                summary="Another join token for a gateway that has not come yet; the ones before end",
+                status=201,
             ),
             Route(method="GET", path=one, view=self.get, permission=Permission.VIEWER, summary="One gateway"),
             Route(
@@ -130,6 +151,11 @@ class GatewayRoutes:
         except UnfitError as error:
             raise unfit(error) from None
         return GatewayMade(_item(made), token.token, token.id, moment(token.expires_ms))
+
+    def token(self, gateway_id: str, body: TokenRequest, caller: Caller) -> TokenMade:
+        visible(caller, gateway_id)
+        made = self._gateways.token(gateway_id, ttl_s=body.ttl_s)
+        return TokenMade(made.id, made.token, moment(made.expires_ms))
 
     def change(self, gateway_id: str, body: GatewayPatch, caller: Caller, if_match: int) -> GatewayItem:
         visible(caller, gateway_id)

@@ -128,4 +128,5 @@ def _problem_statuses(endpoint: Endpoint) -> set[int]:
 def _security(permission: Permission) -> list[dict[str, list[str]]]:
     if permission is Permission.PUBLIC:
         return []
-    return [{"password": []}] if permission is Permission.PASSWORD else [{"token": []}]
+    token: dict[str, list[str]] = {"token": []}
+    return [{"password": []}, token] if permission is Permission.PASSWORD else [token]

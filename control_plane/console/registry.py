@@ -49,6 +49,8 @@ def _add_gateways(commands: Commands) -> None:
     new.add_argument("--asset")
     new.add_argument("--group", action="append", default=[])
     new.add_argument("--ttl-s", type=int, default=86_400)
+    again = _one(action, "token", _token, said("{token}"), "another join token, while the box has not come")
+    again.add_argument("--ttl-s", type=int, default=86_400)
     rename = _one(
         action,
         "rename",
@@ -74,6 +76,10 @@ def _add_gateways(commands: Commands) -> None:
 def _register(client: Client, options: Any) -> Any:
     body = {"name": options.name, "asset": options.asset, "groups": options.group, "ttl_s": options.ttl_s}
     return client.post("/gateways", body)
+
+
+def _token(client: Client, options: Any) -> Any:
+    return client.post(path("gateways", options.id, "join-token"), {"ttl_s": options.ttl_s})
 
 
 def _assign(client: Client, options: Any) -> Any:

@@ -112,6 +112,17 @@ class Gateways:
         self._revisions.regroup(gateway_id, groups, by=by, also=write)
         return self.get(gateway_id), made[-1]
 
+    def token(self, gateway_id: str, *, ttl_s: int) -> NewJoinToken:
+        """Another join token while the box has not come. Raises NotFound, Conflict."""
+        with self._store.write() as connection:
+            known = _known(connection, gateway_id, lock=True).row
+            if known.retired_ms is not None:
+                raise Conflict(f"Gateway {gateway_id} is retired.")
+            if known.enrolled_ms is not None:
+                raise Conflict(f"Gateway {gateway_id} has come already; it renews its certificate by itself.")
+            tokens = self._enrolment.join_tokens
+            return tokens.add_again(connection, gateway_id=gateway_id, name=known.name, asset=known.asset, ttl_s=ttl_s)
+
     def retire(self, gateway_id: str, *, expected: int, by: str) -> None:
         """Its certificates are revoked, what it delivered stays. Raises NotFound, Outdated. Twice is once."""
         with self._store.write() as connection:

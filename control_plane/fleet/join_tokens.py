@@ -63,6 +63,15 @@ class JoinTokens:
         connection.execute(insert(join_token).values(row))
         return NewJoinToken(token_id, f"cj1.{secret}.{self._ca_sha256}", expires_ms)
 
+    def add_again(
+        self, connection: Connection, *, gateway_id: str, name: str, asset: str | None, ttl_s: int
+    ) -> NewJoinToken:
+        """Another token for a gateway registered ahead; those it had end."""
+        now = self._clock.now_ms()
+        open_ones = (join_token.c.gateway == gateway_id, join_token.c.used_ms.is_(None), join_token.c.expires_ms > now)
+        connection.execute(update(join_token).where(*open_ones).values(expires_ms=now))
+        return self.add(connection, gateway_name=name, asset=asset, ttl_s=ttl_s, gateway_id=gateway_id)
+
     def listed(self, *, after: str, limit: int) -> Sequence[Row[tuple[object, ...]]]:
         """Rows by id above `after`."""
         query = select(join_token).where(join_token.c.id > after).order_by(join_token.c.id).limit(limit)

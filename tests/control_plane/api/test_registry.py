@@ -9,6 +9,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import insert
 from werkzeug.test import TestResponse
 
+from control_plane.errors import Denied
 from control_plane.fleet.accounts import Accounts, Role
 from control_plane.fleet.enrolment import Enrolment
 from control_plane.store.engine import Stores
@@ -191,9 +192,19 @@ def test_a_gateway_registered_ahead_is_the_one_that_comes(admin: Api, enrolment:
 def test_a_gateway_retired_before_it_came_can_not_come(admin: Api, enrolment: Enrolment) -> None:
     made = admin.do("POST", "/gateways", {"name": "truck 17"}, expect=201)
     admin.do("DELETE", f"/gateways/{made['gateway']['id']}", etag=made["gateway"]["etag"], expect=204)
-    with pytest.raises(Exception, match="expired"):
+    with pytest.raises(Denied, match="expired"):
         enrolment.enrol(Box().enrol_request(made["token"]))
     assert admin.ids("/gateways?retired=true") == [made["gateway"]["id"]]
+
+
+def test_another_join_token_ends_the_one_before_and_brings_the_same_gateway(admin: Api, enrolment: Enrolment) -> None:
+    made = admin.do("POST", "/gateways", {"name": "truck 17"}, expect=201)
+    where = f"/gateways/{made['gateway']['id']}/join-token"
+    again = admin.do("POST", where, {"ttl_s": 600}, expect=201)
+    with pytest.raises(Denied, match="expired"):
+        enrolment.enrol(Box().enrol_request(made["token"]))
+    assert enrolment.enrol(Box().enrol_request(again["token"])).gateway_id == made["gateway"]["id"]
+    admin.do("POST", where, {}, expect=409)
 
 
 def test_groups_are_edited_from_both_sides_and_both_notice(admin: Api) -> None:
@@ -332,6 +343,7 @@ def test_what_a_bound_caller_was_not_given_is_not_there(bound: Api, two: tuple[s
     bound.do("POST", "/deliveries/erp:evt_002_v1/replay", expect=404)
     bound.do("PATCH", f"/gateways/{other}", {"name": "x"}, etag='"2"', expect=404)
     bound.do("DELETE", f"/gateways/{other}", etag='"2"', expect=404)
+    bound.do("POST", f"/gateways/{other}/join-token", {}, expect=404)
     bound.do("PUT", f"/gateways/{other}/config", {"document": {}}, etag=NEW, expect=404)
 
 

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from control_plane.clock import Clock
 from control_plane.errors import NotFound
+from control_plane.fleet.edits import Edits
 from control_plane.fleet.join_tokens import digest
 from control_plane.fleet.rights import Caller, Role
 from control_plane.store.engine import Store
@@ -54,13 +55,18 @@ class Accounts:
     def reset_password(self, name: str) -> str:
         """A new random password for `name`, an admin, made when there is none; the old one's sessions end."""
         password = secrets.token_urlsafe(15)
-        row = {
+        row: dict[str, Any] = {
             "name": name,
             "password_hash": self._hasher.hash(password),
             "role": Role.ADMIN.word,
             "created_ms": self._clock.now_ms(),
         }
+        edits = Edits("user")
         with self._store.write() as connection:
+            before = connection.execute(select(user.c.version).where(user.c.name == name)).scalar()
+            row["version"] = max((before or 0) + 1, edits.next_version(connection, name))
+            body = {"role": Role.ADMIN.word, "groups": None}
+            edits.record(connection, name, row["version"], body, by="", now_ms=self._clock.now_ms())
             connection.execute(delete(user).where(user.c.name == name))
             connection.execute(delete(browser_session).where(browser_session.c.user_name == name))
             connection.execute(insert(user).values(row))

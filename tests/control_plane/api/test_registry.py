@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import insert
 from werkzeug.test import TestResponse
@@ -103,6 +105,25 @@ def test_what_is_made_again_after_its_deletion_has_a_version_of_its_own(admin: A
     again = admin.do("PUT", "/places/depot", {"polygon": SQUARE}, etag=NEW)
     assert again["etag"] not in {first["etag"], NEW}
     admin.do("DELETE", "/places/depot", etag=first["etag"], expect=412)
+
+
+@pytest.mark.parametrize("path", ["/assets/truck", "/places/depot", "/groups/trucks"])
+def test_of_many_edits_at_once_one_is_taken_and_the_others_hear_of_it(
+    app: Flask, admin: Api, accounts: Accounts, path: str
+) -> None:
+    bodies: dict[str, dict[str, Any]] = {"assets": {"kind": "other"}, "places": {"polygon": SQUARE}, "groups": {}}
+    body, token = bodies[path.split("/")[1]], accounts.create_token(name="many", role=Role.ADMIN).token
+
+    def edit(number: int, etag: str) -> int:
+        mine = Api(app.test_client(), token)
+        return mine.ask("PUT", path, body | {"name": f"editor {number}"}, etag=etag).status_code
+
+    for etag in (NEW, '"1"'):
+        with ThreadPoolExecutor(6) as pool:
+            told = list(pool.map(edit, range(6), [etag] * 6))
+        assert told.count(200) == 1
+        assert set(told) <= {200, 409, 412}
+    assert admin.ask("GET", path).headers["ETag"] == '"2"'
 
 
 def test_every_mistake_is_told_at_once(admin: Api) -> None:

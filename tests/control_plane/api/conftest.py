@@ -15,6 +15,7 @@ from control_plane.fleet.enrolment import Enrolment
 from control_plane.projections.reading import HistoryReader
 from control_plane.settings import Settings, WebSection
 from control_plane.store.engine import Stores
+from tests.control_plane.api.editing import Api
 from tests.control_plane.conftest import TurnedClock
 
 WEB = WebSection(max_request_bytes=1024, logins_per_minute=3)
@@ -53,3 +54,8 @@ def bearer(accounts: Accounts) -> dict[str, dict[str, str]]:
     return {
         role.word: {"Authorization": f"Bearer {accounts.create_token(name='test', role=role).token}"} for role in Role
     }
+
+
+@pytest.fixture
+def admin(client: FlaskClient, accounts: Accounts) -> Api:
+    return Api(client, accounts.create_token(name="root", role=Role.ADMIN).token)

@@ -8,6 +8,7 @@ from pathlib import Path
 from control_plane.api.api_tokens import ApiTokens
 from control_plane.api.assets import AssetRoutes
 from control_plane.api.binding import Route
+from control_plane.api.broadcast import Broadcaster
 from control_plane.api.completeness import Completeness
 from control_plane.api.configuration import ConfigurationRoutes
 from control_plane.api.deliveries import Deliveries
@@ -52,13 +53,14 @@ class Parts:
     accounts: Accounts
     enrolment: Enrolment
     reader: HistoryReader
+    broadcaster: Broadcaster
+    """Of all live answers of this process, pages' included."""
 
 
 def routes(parts: Parts) -> tuple[Route, ...]:
     stores, clock = parts.stores, parts.clock
     revisions = Revisions(stores=stores, clock=clock, profiles=Profiles())
     assets = Assets(store=stores.business, clock=clock)
-    gateways = Gateways(store=stores.business, clock=clock, enrolment=parts.enrolment, revisions=revisions)
     users = Users(store=stores.business, accounts=parts.accounts, clock=clock)
     return (
         *Health(stores=stores, data_dir=parts.settings.data).routes(),
@@ -67,7 +69,7 @@ def routes(parts: Parts) -> tuple[Route, ...]:
         *ApiTokens(accounts=parts.accounts, failures_per_minute=parts.settings.web.logins_per_minute).routes(),
         *UserRoutes(users=users).routes(),
         *JoinTokenRoutes(join_tokens=parts.enrolment.join_tokens, clock=clock).routes(),
-        *GatewayRoutes(gateways=gateways, assets=assets).routes(),
+        *gateways(parts).routes(),
         *SensorRoutes(sensors=Sensors(stores=stores, clock=clock), assets=assets).routes(),
         *AssetRoutes(assets=assets).routes(),
         *PlaceRoutes(places=Places(store=stores.business, clock=clock)).routes(),
@@ -79,6 +81,16 @@ def routes(parts: Parts) -> tuple[Route, ...]:
         *Events(store=stores.business).routes(),
         *Deliveries(store=stores.business, clock=clock).routes(),
         *DestinationRoutes(store=stores.business, folder=Path(parts.settings.integrations), clock=clock).routes(),
+    )
+
+
+def gateways(parts: Parts) -> GatewayRoutes:
+    """Also what the page that enrols registers by."""
+    revisions = Revisions(stores=parts.stores, clock=parts.clock, profiles=Profiles())
+    store, clock = parts.stores.business, parts.clock
+    return GatewayRoutes(
+        gateways=Gateways(store=store, clock=clock, enrolment=parts.enrolment, revisions=revisions),
+        assets=Assets(store=store, clock=clock),
     )
 
 

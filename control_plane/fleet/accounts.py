@@ -23,7 +23,7 @@ from control_plane.fleet.rights import Caller, Role
 from control_plane.store.engine import Store
 from control_plane.store.tables import api_token, browser_session, gateway_group_member, user
 
-__all__ = ["Accounts", "Caller", "NewApiToken", "Role"]
+__all__ = ["Accounts", "Caller", "NewApiToken", "Role", "caller_of", "slugs"]
 
 ADMIN_NAME = "admin"
 DAY_MS = 86_400_000
@@ -84,7 +84,7 @@ class Accounts:
         except VerificationError:
             return None
         with self._store.read() as connection:
-            return _caller(connection, row.name, row.name, Role.named(row.role), slugs(row.groups), user=row.name)
+            return caller_of(connection, row.name, row.name, Role.named(row.role), slugs(row.groups), user=row.name)
 
     def hashed(self, password: str) -> str:
         return self._hasher.hash(password)
@@ -137,7 +137,7 @@ class Accounts:
                 if bounded is None:
                     return None
                 role = bounded
-            caller = _caller(connection, row.id, row.name, role, groups, user=row.user_name)
+            caller = caller_of(connection, row.id, row.name, role, groups, user=row.user_name)
         return caller._replace(permissions=slugs(row.permissions), expires_ms=row.expires_ms)
 
     def tokens(self, *, after: str, limit: int) -> Sequence[Row[tuple[object, ...]]]:
@@ -182,9 +182,10 @@ def _bounded(role: Role, bound: Role) -> Role | None:
     return None if role is Role.INTEGRATOR else bound
 
 
-def _caller(
+def caller_of(
     connection: Connection, id_: str, name: str, role: Role, groups: frozenset[str] | None, **more: Any
 ) -> Caller:
+    """A caller with the gateways that are in its groups now."""
     gateways = None
     if groups is not None:
         mine = select(gateway_group_member.c.gateway).where(gateway_group_member.c.slug.in_(sorted(groups)))

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 
 from control_plane.clock import Clock
 from control_plane.errors import Conflict, Denied, DeniedReason, NotFound
+from control_plane.fleet.rights import EVERYTHING, Caller
 from control_plane.store.engine import Store
 from control_plane.store.tables import join_token
 
@@ -78,17 +79,19 @@ class JoinTokens:
         with self._store.read() as connection:
             return connection.execute(query).all()
 
-    def still_open(self, *, limit: int) -> Sequence[Row[tuple[object, ...]]]:
-        """Rows neither used nor expired, the newest first."""
-        query = select(join_token).where(join_token.c.used_ms.is_(None), join_token.c.expires_ms > self._clock.now_ms())
+    def still_open(self, caller: Caller, *, limit: int) -> Sequence[Row[tuple[object, ...]]]:
+        """Rows neither used nor expired, the newest first; for who sees a part of the fleet only, of its gateways."""
+        now, mine = self._clock.now_ms(), caller.within(join_token.c.gateway)
+        query = select(join_token).where(join_token.c.used_ms.is_(None), join_token.c.expires_ms > now, *mine)
         with self._store.read() as connection:
             return connection.execute(query.order_by(join_token.c.created_ms.desc()).limit(limit)).all()
 
-    def revoke(self, token_id: str) -> None:
+    def revoke(self, token_id: str, caller: Caller = EVERYTHING) -> None:
         """End an open token now. Raises NotFound, and Conflict once a gateway has used it. Twice is once."""
         now = self._clock.now_ms()
         with self._store.write() as connection:
-            row = connection.execute(select(join_token).where(join_token.c.id == token_id)).one_or_none()
+            known = select(join_token).where(join_token.c.id == token_id, *caller.within(join_token.c.gateway))
+            row = connection.execute(known).one_or_none()
             if row is None:
                 raise NotFound(f"There is no join token {token_id}.")
             if row.used_ms is not None:

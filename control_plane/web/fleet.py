@@ -10,9 +10,10 @@ import msgspec
 from flask import Response
 
 from control_plane.api.binding import Permission, query_of
+from control_plane.api.broadcast import Broadcaster
 from control_plane.clock import Clock
 from control_plane.fleet.presence import Fleet, Standing, Status
-from control_plane.web.live import Broadcaster
+from control_plane.fleet.rights import Caller
 from control_plane.web.render import Renderer
 from control_plane.web.streams import stream
 from control_plane.web.visit import PageRoute, Visit
@@ -54,14 +55,14 @@ class FleetPages:
 
     def show(self, visit: Visit) -> Response:
         query = query_of(visit.request, FleetQuery)
-        return self._renderer.page(visit, "fleet.html", **_shown(self._look(), query), query=query)
+        return self._renderer.page(visit, "fleet.html", **_shown(self._look(), query, visit.viewer), query=query)
 
     def follow(self, visit: Visit) -> Response:
         query = query_of(visit.request, FleetQuery)
 
         def render(seen: Seen) -> str:
             then = visit.later(seen.now_ms)
-            return self._renderer.fragment(then, "fleet_live.html", **_shown(seen, query), query=query)
+            return self._renderer.fragment(then, "fleet_live.html", **_shown(seen, query, visit.viewer), query=query)
 
         subscription = self._broadcaster.subscribe("fleet", cursor=self._fleet.cursor, look=self._look)
         return stream(self._broadcaster, subscription, visit, key=query, render=render)
@@ -75,8 +76,9 @@ class FleetPages:
             return self._seen
 
 
-def _shown(seen: Seen, query: FleetQuery) -> dict[str, Any]:
-    found = [one for one in seen.standings if _matches(one, query.q.strip().lower())]
+def _shown(seen: Seen, query: FleetQuery, caller: Caller) -> dict[str, Any]:
+    mine = [one for one in seen.standings if caller.sees(one.id)]
+    found = [one for one in mine if _matches(one, query.q.strip().lower())]
     kept = [one for one in found if not query.status or one.status == query.status]
     pages = max(1, -(-len(kept) // ROWS))
     page = min(max(1, query.page), pages)
@@ -87,7 +89,7 @@ def _shown(seen: Seen, query: FleetQuery) -> dict[str, Any]:
         "total": len(found),
         "counts": Counter(one.status for one in found),
         "statuses": list(Status),
-        "fleet_size": len(seen.standings),
+        "fleet_size": len(mine),
         "now_ms": seen.now_ms,
     }
 

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from control_plane.api.broadcast import Broadcaster, Lifetime, event
 from control_plane.api.routes import Parts
 from control_plane.errors import Retryable
 from control_plane.fleet.accounts import Accounts
 from control_plane.fleet.presence import Fleet, Status, Why
+from control_plane.fleet.rights import EVERYTHING
 from control_plane.store.engine import Stores
 from control_plane.web import render
 from control_plane.web.gateway import ConfigPanel, Difference
-from control_plane.web.live import Broadcaster, Lifetime, event
 from control_plane.web.pages import pages
 from tests.control_plane.conftest import TurnedClock
 from tests.control_plane.web.browsing import Browser
@@ -152,7 +153,7 @@ def test_what_is_wanted_of_a_configuration_is_shown_beside_what_runs(seeds: Seed
         desired_hash=b"\xab" * 32,
         differences=(Difference(pointer="/sensor/0/every_s", desired="1.0", running=None),),
     )
-    mount = pages(parts, lifetime=Lifetime(), config_view={TRUCK: panel}.get).mount
+    mount = pages(parts, config_view={TRUCK: panel}.get).mount
     browser = Browser(create_app((), accounts=parts.accounts, web=parts.settings.web, mount=mount).test_client())
     browser.sign_in("admin", parts.accounts.reset_password("admin"))
     page = browser.text(f"/gateways/{TRUCK}")
@@ -269,7 +270,7 @@ def test_enrolling_keeps_what_was_typed_and_shows_the_token_once(admin: Browser,
     assert "<svg" in made.text
     assert token[1] not in admin.text("/enrol")
     assert "truck 9" in admin.text("/enrol")
-    (row,) = parts.enrolment.join_tokens.still_open(limit=9)
+    (row,) = parts.enrolment.join_tokens.still_open(EVERYTHING, limit=9)
     admin.send(f"/enrol/{row.id}/revoke", "/enrol")
     assert "None is waiting" in admin.text("/enrol")
 
@@ -361,7 +362,7 @@ def test_people_with_the_same_habits_share_one_look_and_one_text() -> None:
         return str(value)
 
     streams = [broadcaster.subscribe("a", cursor=lambda: 1, look=look) for _ in range(3)]
-    frames = [broadcaster.frames(one, key="en", render=render_it) for one in streams]
+    frames = [broadcaster.frames(one, key="en", render=render_it, still=lambda: True) for one in streams]
     for one in frames:
         next(one)
         assert next(one) == b"data: 42\n\n"

@@ -14,6 +14,7 @@ from control_plane.api.broadcast import Broadcaster
 from control_plane.clock import Clock
 from control_plane.fleet.presence import Fleet, Standing, Status
 from control_plane.fleet.rights import Caller
+from control_plane.fleet.status import Way
 from control_plane.web.render import Renderer
 from control_plane.web.streams import stream
 from control_plane.web.visit import PageRoute, Visit
@@ -26,6 +27,7 @@ class FleetQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """What to show, as it stands in the address."""
 
     status: Literal["online", "late", "offline", "never", "retired", ""] = ""
+    configuration: Literal["in_force", "pending", "under_way", "refused", "drifted", "local", ""] = ""
     q: str = ""
     """Part of name, id or asset."""
     page: int = 1
@@ -79,6 +81,8 @@ class FleetPages:
 def _shown(seen: Seen, query: FleetQuery, caller: Caller) -> dict[str, Any]:
     mine = [one for one in seen.standings if caller.sees(one.id)]
     found = [one for one in mine if _matches(one, query.q.strip().lower())]
+    if query.configuration:
+        found = [one for one in found if one.way == query.configuration]
     kept = [one for one in found if not query.status or one.status == query.status]
     pages = max(1, -(-len(kept) // ROWS))
     page = min(max(1, query.page), pages)
@@ -89,6 +93,7 @@ def _shown(seen: Seen, query: FleetQuery, caller: Caller) -> dict[str, Any]:
         "total": len(found),
         "counts": Counter(one.status for one in found),
         "statuses": list(Status),
+        "ways": list(Way),
         "fleet_size": len(mine),
         "now_ms": seen.now_ms,
     }

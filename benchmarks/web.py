@@ -17,12 +17,12 @@ from flask.testing import FlaskClient
 from sqlalchemy import insert
 
 from benchmarks.figures import Figure
+from control_plane.api.broadcast import Lifetime
 from control_plane.clock import SystemClock
 from control_plane.fleet.browser_sessions import BrowserSessions
 from control_plane.settings import Settings
 from control_plane.store.engine import Stores
 from control_plane.store.tables import certificate, gateway, presence, state, user
-from control_plane.web.live import Lifetime
 from control_plane.wiring import create_web
 from protos.comboio.v1 import link_pb2 as wire
 

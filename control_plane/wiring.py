@@ -23,7 +23,7 @@ from control_plane.store.engine import Stores
 if TYPE_CHECKING:
     from flask import Flask
 
-    from control_plane.web.live import Lifetime
+    from control_plane.api.broadcast import Lifetime
 
 
 def run_ingest(settings: Settings, ready: Callable[[], None]) -> None:
@@ -132,6 +132,7 @@ def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
 def create_web(settings: Settings, *, lifetime: Lifetime) -> Flask:
     """The WSGI application, REST and pages; called in the process that serves it. `lifetime` ends its live streams."""
     from control_plane.api.app import create_app
+    from control_plane.api.broadcast import Broadcaster
     from control_plane.api.routes import Parts, routes
     from control_plane.fleet.accounts import Accounts
     from control_plane.fleet.authority import Authority
@@ -149,7 +150,6 @@ def create_web(settings: Settings, *, lifetime: Lifetime) -> Flask:
         accounts=Accounts(store=stores.business, clock=clock),
         enrolment=Enrolment(stores=stores, authority=authority, clock=clock),
         reader=HistoryReader(journal=stores.journal, telemetry=stores.telemetry),
+        broadcaster=Broadcaster(limit=settings.web.streams, lifetime=lifetime),
     )
-    return create_app(
-        routes(parts), accounts=parts.accounts, web=settings.web, mount=pages(parts, lifetime=lifetime).mount
-    )
+    return create_app(routes(parts), accounts=parts.accounts, web=settings.web, mount=pages(parts).mount)

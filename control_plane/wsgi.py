@@ -8,12 +8,12 @@ from typing import Any
 from flask import Flask
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 
+from control_plane.api.broadcast import Lifetime
 from control_plane.clock import SystemClock
 from control_plane.first_start import certificate_names
 from control_plane.fleet.authority import Authority
 from control_plane.gunicorn_conf import options
 from control_plane.settings import Settings
-from control_plane.web.live import Lifetime
 from control_plane.wiring import create_web
 
 

@@ -15,6 +15,7 @@ from flask_limiter.util import get_remote_address
 from control_plane.api import openapi, problems
 from control_plane.api.auth import authorise
 from control_plane.api.binding import Endpoint, Permission, Route
+from control_plane.api.problems import Problem
 from control_plane.fleet.accounts import Accounts
 from control_plane.settings import WebSection
 
@@ -29,6 +30,7 @@ def create_app(routes: Iterable[Route], *, accounts: Accounts, web: WebSection, 
     app = Flask("control_plane", static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=web.max_request_bytes, SECRET_KEY=uuid.uuid4().bytes)
     app.url_map.strict_slashes = True
+    app.url_map.merge_slashes = False  # a redirect is no answer of this API
     problems.register(app)
     limiter = Limiter(get_remote_address, app=app, storage_uri="memory://", headers_enabled=True)
     table = [Endpoint(route) for route in (*routes, _document_route(lambda: table))]
@@ -43,7 +45,9 @@ def _add(app: Flask, endpoint: Endpoint, *, accounts: Accounts, limiter: Limiter
     route = endpoint.route
 
     def view(**path: str) -> Response:
-        caller = authorise(request, route.permission, accounts)
+        caller = authorise(request, route, accounts)
+        if any("\0" in part for part in path.values()):
+            raise Problem(404, "Nothing has a NUL character in its name.")
         return endpoint.answer(request, path, caller)
 
     serve: Callable[..., Any] = view
@@ -53,6 +57,9 @@ def _add(app: Flask, endpoint: Endpoint, *, accounts: Accounts, limiter: Limiter
         # The decorator would count before authorise() has spoken; only refused attempts are to count.
         serve = limiter.limit(limit, deduct_when=lambda response: response.status_code == 401)(serve)
     rule = BASE + route.path.replace("{", "<").replace("}", ">")
+    if route.deep:
+        head, _, tail = rule.rpartition("<")
+        rule = f"{head}<path:{tail}"
     app.add_url_rule(
         rule, endpoint=route.name, view_func=serve, methods=[route.method], provide_automatic_options=False
     )

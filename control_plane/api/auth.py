@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from flask import Request
 
-from control_plane.api.binding import Permission
+from control_plane.api.binding import Permission, Route
 from control_plane.api.problems import Problem
-from control_plane.fleet.accounts import Accounts, Caller, Role
+from control_plane.fleet.accounts import Accounts
+from control_plane.fleet.rights import Caller, Role
 
 REALM = {
     Permission.PASSWORD: {"WWW-Authenticate": 'Basic realm="comboio", charset="UTF-8"'},
@@ -14,16 +15,28 @@ REALM = {
 BEARER = {"WWW-Authenticate": 'Bearer realm="comboio"'}
 
 
-def authorise(request: Request, permission: Permission, accounts: Accounts) -> Caller | None:
+def authorise(request: Request, route: Route, accounts: Accounts) -> Caller | None:
     """The caller, None on public routes; raises Problem 401 or 403."""
-    if permission is Permission.PUBLIC:
+    if route.permission is Permission.PUBLIC:
         return None
-    if permission is Permission.PASSWORD:
-        return _by_password(request, accounts)
-    caller = _by_token(request, accounts)
-    needed = Role(permission.value)
-    if caller.role < needed:
-        raise Problem(403, f"This needs the role {needed.word}; the token has {caller.role.word}.")
+    if route.permission is Permission.PASSWORD:
+        given = request.authorization
+        if given is None or given.type != "bearer":
+            return _by_password(request, accounts)
+        return _permitted(_by_token(request, accounts), Role.ADMIN, route)
+    return _permitted(_by_token(request, accounts), Role(route.permission.value), route)
+
+
+def whole_fleet(caller: Caller) -> None:
+    """Raises Problem 403 for who was given a part of the fleet only."""
+    if caller.gateways is not None:
+        raise Problem(403, "This concerns the whole fleet; this caller was given some groups of it.")
+
+
+def _permitted(caller: Caller, needed: Role, route: Route) -> Caller:
+    why_not = caller.lacks(needed, route.area, route.mode)
+    if why_not is not None:
+        raise Problem(403, why_not)
     return caller
 
 

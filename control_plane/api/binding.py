@@ -5,8 +5,9 @@ A view is a function or bound method whose parameters are any of
     query: Q     a frozen msgspec Struct; keys not in it are refused, repeated keys too unless the field is a list
     body: B      a msgspec Struct read from JSON; it may be absent when every field has a default
     caller: Caller     who asks; only where the route is not public
-    if_match: int      the version the caller last saw, from If-Match: "N"; without that header 428
-    <name>: str  a part of the path written {name}
+    if_match: int      the version the caller last saw, from If-Match: "N"; without that header 428. "0", or
+                       If-None-Match: *, says that there is none yet
+    <name>: str  a part of the path written {name}; its type may restrict it
 
 and whose return annotation is the answer's type (None: 204); its `etag`, if it has one, is also the header.
 """
@@ -24,17 +25,40 @@ import msgspec
 from flask import Request, Response
 from msgspec import inspect as types
 
+from control_plane.api.mistakes import MOST, mistakes, with_nul
 from control_plane.api.problems import FieldProblem, Problem
-from control_plane.fleet.accounts import Caller, Role
-from protos.strict import DocumentError, convert, pointed
+from control_plane.fleet.rights import Area, Caller, Mode, Role
 
 JSON = "application/json"
 VERSION = re.compile(r'(?:W/)?"([0-9]{1,15})"')
 Q = TypeVar("Q", bound=msgspec.Struct)
 
 
+AREA_OF = {
+    "gateways": Area.FLEET,
+    "sensors": Area.FLEET,
+    "assets": Area.FLEET,
+    "places": Area.FLEET,
+    "groups": Area.FLEET,
+    "health": Area.FLEET,
+    "config": Area.CONFIGURATION,
+    "series": Area.DATA,
+    "readings": Area.DATA,
+    "gaps": Area.DATA,
+    "completeness": Area.DATA,
+    "events": Area.EVENTS,
+    "deliveries": Area.DELIVERIES,
+    "destinations": Area.DELIVERIES,
+    "users": Area.ADMINISTRATION,
+    "api-tokens": Area.ADMINISTRATION,
+    "join-tokens": Area.ADMINISTRATION,
+    "me": Area.SELF,
+}
+"""By the first word of the path; a gateway's configuration is configuration."""
+
+
 class Permission(Enum):
-    """What a request must show. PASSWORD is HTTP Basic and only for making tokens."""
+    """What a request must show. PASSWORD, for making tokens: HTTP Basic, or an administrator's token."""
 
     PUBLIC = "public"
     PASSWORD = "password"  # noqa: S105
@@ -55,10 +79,22 @@ class Route:
     status: int = 200
     problems: tuple[int, ...] = ()
     failures_per_minute: int | None = None
+    deep: bool = False
+    """The last part of the path may hold slashes."""
 
     @property
     def name(self) -> str:
         return f"{self.method} {self.path}"
+
+    @property
+    def area(self) -> Area:
+        """Raises KeyError: a new subject belongs into AREA_OF first."""
+        words = [word for word in self.path.split("/") if word and not word.startswith("{")]
+        return Area.CONFIGURATION if "config" in words else AREA_OF[words[0]]
+
+    @property
+    def mode(self) -> Mode:
+        return "read" if self.method == "GET" else "write"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +126,10 @@ class Endpoint:
 
     def answer(self, request: Request, path: Mapping[str, str], caller: Caller | None) -> Response:
         arguments: dict[str, Any] = dict(path)
+        for name, value in path.items():
+            wrong = [FieldProblem("{" + name + "}", w.message) for w in mistakes(value, self.hints[name])]
+            if wrong:
+                raise Problem(422, "The path is not valid.", errors=wrong)
         if self.query is not None:
             arguments["query"] = query_of(request, self.query)
         if self.body is not None:
@@ -114,6 +154,8 @@ class Endpoint:
 def version_matched(request: Request) -> int:
     """The number in If-Match: "N"."""
     given = request.headers.get("If-Match", "").strip()
+    if not given and request.headers.get("If-None-Match", "").strip() == "*":
+        return 0
     if not given:
         raise Problem(428, 'Say which version this is based on: If-Match with the ETag of the last GET, e.g. "3".')
     found = VERSION.fullmatch(given)
@@ -140,14 +182,11 @@ def query_of(request: Request, kind: type[Q]) -> Q:
             wrong.append(FieldProblem(f"?{name}", "given more than once"))
         else:
             raw[name] = values[0]
+    wrong += [FieldProblem("?" + w.pointer.lstrip("/"), w.message) for w in mistakes(raw, kind, strict=False)]
+    wrong += [FieldProblem("?" + w.pointer.lstrip("/"), w.message) for w in with_nul(raw)]
     if wrong:
-        raise Problem(422, "The query is not valid.", errors=wrong)
-    try:
-        return msgspec.convert(raw, kind, strict=False)
-    except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$.")
-        where = FieldProblem("?" + path.rstrip("`"), message)
-        raise Problem(422, "The query is not valid.", errors=[where]) from None
+        raise Problem(422, "The query is not valid.", errors=wrong[:MOST])
+    return msgspec.convert(raw, kind, strict=False)
 
 
 def body_of(request: Request, kind: type[msgspec.Struct], *, optional: bool) -> msgspec.Struct:
@@ -157,10 +196,10 @@ def body_of(request: Request, kind: type[msgspec.Struct], *, optional: bool) -> 
     if request.mimetype != JSON:
         raise Problem(415, f"Send the body as {JSON}.", headers={"Accept": JSON})
     try:
-        return convert(msgspec.json.decode(data), kind)
-    except DocumentError as error:
-        raise Problem(
-            422, "The body is not valid.", errors=[FieldProblem(*pointed(p)) for p in error.problems]
-        ) from None
-    except msgspec.DecodeError as error:
+        raw = msgspec.json.decode(data)
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise Problem(400, f"The body is not JSON: {error}") from None
+    wrong = [*mistakes(raw, kind), *with_nul(raw)]
+    if wrong:
+        raise Problem(422, "The body is not valid.", errors=wrong[:MOST])
+    return msgspec.convert(raw, kind)

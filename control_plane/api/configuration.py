@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import Meta
 from sqlalchemy import select
 
+from control_plane.api.auth import whole_fleet
 from control_plane.api.binding import Permission, Route
 from control_plane.api.paging import Page, PageQuery, moment, page
-from control_plane.api.problems import FieldProblem, Problem
-from control_plane.fleet.accounts import Caller
-from control_plane.fleet.layers import Group, Key, Version
+from control_plane.api.problems import FieldProblem, Problem, shown
+from control_plane.fleet.layers import Key, Version
 from control_plane.fleet.render import Difference, differences
 from control_plane.fleet.revisions import Result, Revisions, Saved, StaleEditError, UnfitError
+from control_plane.fleet.rights import EVERYTHING, Caller
 from control_plane.fleet.status import Facts, State, Status, Statuses, judge, word
 from control_plane.store.engine import Stores
 from control_plane.store.tables import config_document, config_revision, effective_config, gateway
@@ -24,7 +24,6 @@ from protos.comboio.v1 import link_pb2 as wire
 
 HISTORY = 50
 MISTAKES_SHOWN = 100
-Slug = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
 
 class LayerBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -126,28 +125,6 @@ class StatusItem(msgspec.Struct, frozen=True):
     local_management: bool | None
 
 
-class GroupBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    name: Annotated[str, Meta(max_length=200)] = ""
-    priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
-    members: tuple[str, ...] = ()
-
-
-class GroupItem(msgspec.Struct, frozen=True):
-    slug: str
-    name: str
-    priority: int
-    members: list[str]
-
-
-class Groups(msgspec.Struct, frozen=True):
-    items: list[GroupItem]
-
-
-class GroupSaved(msgspec.Struct, frozen=True):
-    dry_run: bool
-    targets: list[TargetResult]
-
-
 class ConfigurationRoutes:
     def __init__(self, *, revisions: Revisions, statuses: Statuses, stores: Stores) -> None:
         self._revisions = revisions
@@ -174,15 +151,6 @@ class ConfigurationRoutes:
                 summary="Make what the gateway runs its own layer",
                 problems=(404, 409, 422),
             ),
-            self._read("/groups", self.groups, "Groups of gateways"),
-            Route(
-                method="PUT",
-                path="/groups/{slug}",
-                view=self.save_group,
-                permission=Permission.OPERATOR,
-                summary="Make or change a group",
-                problems=(404, 422),
-            ),
         )
 
     @staticmethod
@@ -205,12 +173,15 @@ class ConfigurationRoutes:
     # --- layers --------------------------------------------------------------------------------------
 
     def fleet(self) -> LayerItem:
+        """Everybody's: it says nothing of particular gateways."""
         return self._layer(Key("fleet", ""))
 
-    def group_layer(self, slug: str) -> LayerItem:
+    def group_layer(self, slug: str, caller: Caller) -> LayerItem:
+        _given(caller, Key("group", slug))
         return self._layer(Key("group", slug))
 
-    def gateway_layer(self, gateway_id: str) -> LayerItem:
+    def gateway_layer(self, gateway_id: str, caller: Caller) -> LayerItem:
+        _given(caller, Key("gateway", gateway_id))
         return self._layer(Key("gateway", gateway_id))
 
     def save_fleet(self, query: SaveQuery, body: LayerBody, caller: Caller, if_match: int) -> LayerSaved:
@@ -227,10 +198,11 @@ class ConfigurationRoutes:
         return self._store(Key("gateway", gateway_id), query, body, caller, if_match)
 
     def adopt(self, gateway_id: str, caller: Caller) -> LayerSaved:
+        _given(caller, Key("gateway", gateway_id))
         try:
             return _saved(self._revisions.adopt(gateway_id, by=caller.name), dry_run=False)
         except UnfitError as error:
-            raise _unfit(error) from None
+            raise unfit(error) from None
 
     def _layer(self, key: Key) -> LayerItem:
         version = self._revisions.layer(key)
@@ -244,17 +216,19 @@ class ConfigurationRoutes:
         )
 
     def _store(self, key: Key, query: SaveQuery, body: LayerBody, caller: Caller, if_match: int) -> LayerSaved:
+        _given(caller, key)
         try:
             saved = self._revisions.save(key, body.document, expected=if_match, by=caller.name, dry_run=query.dry_run)
         except StaleEditError as error:
             raise _stale(error) from None
         except UnfitError as error:
-            raise _unfit(error) from None
+            raise unfit(error) from None
         return _saved(saved, dry_run=query.dry_run)
 
     # --- gateways ------------------------------------------------------------------------------------
 
-    def configuration(self, gateway_id: str) -> GatewayConfiguration:
+    def configuration(self, gateway_id: str, caller: Caller = EVERYTHING) -> GatewayConfiguration:
+        _given(caller, Key("gateway", gateway_id))
         layer = self._revisions.layer(Key("gateway", gateway_id))
         facts = self._statuses.facts([gateway_id])[gateway_id]
         status = judge(facts)
@@ -274,10 +248,12 @@ class ConfigurationRoutes:
             etag=_etag(layer.version),
         )
 
-    def status(self, query: PageQuery) -> Page[StatusItem]:
+    def status(self, query: PageQuery, caller: Caller) -> Page[StatusItem]:
         (after,) = query.after(str) or ("",)
         with self._stores.business.read() as connection:
-            known = select(gateway.c.id).where(gateway.c.id > after, gateway.c.retired_ms.is_(None))
+            known = select(gateway.c.id).where(
+                gateway.c.id > after, gateway.c.retired_ms.is_(None), *caller.within(gateway.c.id)
+            )
             rows = connection.execute(known.order_by(gateway.c.id).limit(query.limit + 1)).all()
         facts = self._statuses.facts([row.id for row in rows])
         return page(rows, limit=query.limit, item=lambda row: _item(facts[row.id]), key=lambda row: (row.id,))
@@ -316,29 +292,15 @@ class ConfigurationRoutes:
             document=msgspec.json.decode(row.body) if row is not None and matches else None,
         )
 
-    # --- groups --------------------------------------------------------------------------------------
 
-    def groups(self) -> Groups:
-        return Groups([GroupItem(g.slug, g.name, g.priority, sorted(g.members)) for g in self._revisions.groups()])
-
-    def save_group(self, slug: str, query: SaveQuery, body: GroupBody, caller: Caller) -> GroupSaved:
-        checked = msgspec.convert(slug, str)
-        if not _is_slug(checked):
-            raise Problem(422, "A group's slug is lower-case letters, digits and -, at most 63 of them.")
-        group = Group(slug, body.name or slug, body.priority, frozenset(body.members))
-        try:
-            saved = self._revisions.save_group(group, dry_run=query.dry_run, by=caller.name)
-        except UnfitError as error:
-            raise _unfit(error) from None
-        return GroupSaved(query.dry_run, [_target(result) for result in saved.results])
-
-
-def _is_slug(text: str) -> bool:
-    try:
-        msgspec.convert(text, Slug)
-    except msgspec.ValidationError:
-        return False
-    return True
+def _given(caller: Caller, key: Key) -> None:
+    """What a caller was not given is not there; the fleet's template it may read, not change."""
+    if key.kind == "fleet":
+        whole_fleet(caller)
+    elif key.kind == "gateway" and not caller.sees(key.target):
+        raise Problem(404, f"There is no gateway {key.target}, or it was retired.")
+    elif key.kind == "group" and caller.groups is not None and key.target not in caller.groups:
+        raise Problem(404, f"There is no group {key.target}.")
 
 
 def _etag(version: int) -> str:
@@ -346,17 +308,17 @@ def _etag(version: int) -> str:
 
 
 def _saved(saved: Saved, *, dry_run: bool) -> LayerSaved:
-    targets = [_target(result) for result in saved.results]
+    targets = [target_result(result) for result in saved.results]
     return LayerSaved(dry_run=dry_run, version=saved.version, etag=_etag(saved.version), targets=targets)
 
 
-def _target(result: Result) -> TargetResult:
+def target_result(result: Result) -> TargetResult:
     errors = [FieldProblem(mistake.pointer, mistake.message) for mistake in result.mistakes]
     wanted = result.wanted
     return TargetResult(result.gateway, result.changed, wanted.generation, wanted.hash, errors)
 
 
-def _unfit(error: UnfitError) -> Problem:
+def unfit(error: UnfitError) -> Problem:
     shown = [
         FieldProblem(mistake.pointer, f"{result.gateway}: {mistake.message}")
         for result in error.results
@@ -367,13 +329,15 @@ def _unfit(error: UnfitError) -> Problem:
 
 def _stale(error: StaleEditError) -> Problem:
     now: Version = error.now
-    changed = [FieldProblem(c.pointer, f"is {_shown(c.after)} now, was {_shown(c.before)}") for c in error.changed]
+    changed = [FieldProblem(c.pointer, f"is {shown(c.after)} now, was {shown(c.before)}") for c in error.changed]
     detail = f"{error} Look at what changed, and save on top of it with If-Match: {_etag(now.version)}."
-    return Problem(412, detail, errors=changed[:MISTAKES_SHOWN], headers={"ETag": _etag(now.version)})
-
-
-def _shown(value: Any) -> str:
-    return "not there" if value is None else msgspec.json.encode(value).decode()
+    return Problem(
+        412,
+        detail,
+        errors=changed[:MISTAKES_SHOWN],
+        headers={"ETag": _etag(now.version)},
+        current={"document": dict(now.body)},
+    )
 
 
 def _changes(found: Sequence[Difference]) -> list[Change]:

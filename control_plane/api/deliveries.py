@@ -10,6 +10,11 @@ from sqlalchemy import Connection, select, tuple_
 
 from control_plane.api.binding import Permission, Route
 from control_plane.api.paging import Page, PageQuery, moment, page
+from control_plane.api.subjects import visible, within
+from control_plane.clock import Clock, SystemClock
+from control_plane.errors import Conflict, NotFound
+from control_plane.fleet.rights import EVERYTHING, Caller
+from control_plane.relay.books import replay
 from control_plane.store.engine import Store
 from control_plane.store.tables import attempt, outbox
 
@@ -28,6 +33,8 @@ class AttemptItem(msgspec.Struct, frozen=True):
 
 
 class DeliveryItem(msgspec.Struct, frozen=True):
+    id: str
+    """`dest:event_id`"""
     dest: str
     key: str
     seq: int
@@ -51,8 +58,9 @@ class DeliveryQuery(PageQuery, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Deliveries:
-    def __init__(self, *, store: Store) -> None:
+    def __init__(self, *, store: Store, clock: Clock | None = None) -> None:
         self._store = store
+        self._clock = clock or SystemClock()
 
     def routes(self) -> tuple[Route, ...]:
         return (
@@ -63,11 +71,26 @@ class Deliveries:
                 permission=Permission.VIEWER,
                 summary="What was or is to be sent where, by destination, key and order",
             ),
+            Route(
+                method="GET",
+                path="/deliveries/{delivery_id}",
+                view=self.get,
+                permission=Permission.VIEWER,
+                summary="One delivery",
+            ),
+            Route(
+                method="POST",
+                path="/deliveries/{delivery_id}/replay",
+                view=self.replay,
+                permission=Permission.OPERATOR,
+                summary="Offer a delivered or parked event again, under the same id",
+            ),
         )
 
-    def list(self, query: DeliveryQuery) -> Page[DeliveryItem]:
+    def list(self, query: DeliveryQuery, caller: Caller = EVERYTHING) -> Page[DeliveryItem]:
         asked = {name: getattr(query, name) for name in ("state", "dest", "event_id")}
         chosen = select(outbox).where(*(outbox.c[name] == value for name, value in asked.items() if value is not None))
+        chosen = chosen.where(*within(caller, self._store, outbox.c.key))
         after = query.after(str, str, int)
         if after is not None:
             chosen = chosen.where(tuple_(outbox.c.dest, outbox.c.key, outbox.c.seq) > after)
@@ -81,6 +104,21 @@ class Deliveries:
             item=lambda row: _item(row, tried[row.dest, row.event_id]),
             key=lambda row: (row.dest, row.key, row.seq),
         )
+
+    def get(self, delivery_id: str, caller: Caller = EVERYTHING) -> DeliveryItem:
+        dest, _, event_id = delivery_id.rpartition(":")
+        query = select(outbox).where(outbox.c.dest == dest, outbox.c.event_id == event_id)
+        with self._store.read() as connection:
+            row = connection.execute(query).one_or_none()
+            if row is None or not visible(caller, row.key):
+                raise NotFound(f"There is no delivery {delivery_id}; its name is destination:event.")
+            return _item(row, _attempts(connection, [row])[dest, event_id])
+
+    def replay(self, delivery_id: str, caller: Caller) -> DeliveryItem:
+        before = self.get(delivery_id, caller)
+        if not replay(self._store, before.dest, before.event_id, now_ms=self._clock.now_ms()):
+            raise Conflict(f"{delivery_id} is {before.state}: it is on its way already.")
+        return self.get(delivery_id, caller)
 
 
 def _attempts(connection: Connection, rows: Sequence[Any]) -> dict[tuple[str, str], list[AttemptItem]]:
@@ -104,6 +142,7 @@ def _attempts(connection: Connection, rows: Sequence[Any]) -> dict[tuple[str, st
 
 def _item(row: Any, attempts: list[AttemptItem]) -> DeliveryItem:
     return DeliveryItem(
+        id=f"{row.dest}:{row.event_id}",
         dest=row.dest,
         key=row.key,
         seq=row.seq,

@@ -8,7 +8,9 @@ from sqlalchemy import or_, select, tuple_
 
 from control_plane.api.binding import Permission, Route
 from control_plane.api.paging import Page, PageQuery, milliseconds, moment, page
+from control_plane.api.subjects import visible, within
 from control_plane.errors import NotFound
+from control_plane.fleet.rights import EVERYTHING, Caller
 from control_plane.store.engine import Store
 from control_plane.store.tables import event
 
@@ -77,9 +79,10 @@ class Events:
             ),
         )
 
-    def list(self, query: EventQuery) -> Page[EventItem]:
+    def list(self, query: EventQuery, caller: Caller = EVERYTHING) -> Page[EventItem]:
         asked = {name: getattr(query, name) for name in ("type", "subject", "current", "finality")}
         chosen = select(event).where(*(event.c[name] == value for name, value in asked.items() if value is not None))
+        chosen = chosen.where(*within(caller, self._store, event.c.subject))
         if query.gateway is not None:
             of_it = event.c.subject.startswith(query.gateway + "/", autoescape=True)
             chosen = chosen.where(or_(event.c.subject == query.gateway, of_it))
@@ -96,15 +99,15 @@ class Events:
             rows = connection.execute(chosen.order_by(*ordered).limit(query.limit + 1)).all()
         return page(rows, limit=query.limit, item=_item, key=lambda row: (row.recorded_ms, row.id))
 
-    def get(self, event_id: str) -> EventItem:
+    def get(self, event_id: str, caller: Caller = EVERYTHING) -> EventItem:
         with self._store.read() as connection:
             row = connection.execute(select(event).where(event.c.id == event_id)).one_or_none()
-        if row is None:
+        if row is None or not visible(caller, row.subject):
             raise NotFound(f"There is no event {event_id}.")
         return _item(row)
 
-    def versions(self, event_id: str) -> Page[EventItem]:
-        one = self.get(event_id)
+    def versions(self, event_id: str, caller: Caller = EVERYTHING) -> Page[EventItem]:
+        one = self.get(event_id, caller)
         query = (
             select(event).where(event.c.entity_id == one.entity_id, event.c.type == one.type).order_by(event.c.version)
         )

@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from control_plane.api.binding import Permission, Route
 from control_plane.api.paging import Page, PageQuery, moment, page
+from control_plane.fleet.rights import Caller
 from control_plane.store.engine import Store
 from control_plane.store.tables import gap
 from protos.comboio.v1 import batch_pb2 as pb
@@ -61,12 +62,13 @@ class Gaps:
             ),
         )
 
-    def list(self, query: GapQuery) -> Page[GapItem]:
+    def list(self, query: GapQuery, caller: Caller) -> Page[GapItem]:
         (after,) = query.after(str) or ("",)
         asked = {"gateway": query.gateway, "sensor": query.sensor}
         chosen = select(gap).where(
             gap.c.id > after,
             gap.c.joined_to.is_(None),
+            *caller.within(gap.c.gateway),
             *(gap.c[name] == value for name, value in asked.items() if value is not None),
         )
         with self._store.read() as connection:

@@ -6,10 +6,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from control_plane.api.auth import whole_fleet
 from control_plane.api.binding import Permission, Route
 from control_plane.api.paging import Page, PageQuery, moment, page
 from control_plane.clock import Clock
 from control_plane.fleet.join_tokens import DAY_S, JoinTokens
+from control_plane.fleet.rights import Caller
 
 
 class JoinTokenRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,16 +70,19 @@ class JoinTokenRoutes:
             ),
         )
 
-    def create(self, body: JoinTokenRequest) -> JoinTokenMade:
+    def create(self, body: JoinTokenRequest, caller: Caller) -> JoinTokenMade:
+        whole_fleet(caller)
         made = self._join_tokens.create(gateway_name=body.gateway_name, asset=body.asset, ttl_s=body.ttl_s)
         return JoinTokenMade(made.id, made.token, moment(made.expires_ms))
 
-    def list(self, query: PageQuery) -> Page[JoinTokenItem]:
+    def list(self, query: PageQuery, caller: Caller) -> Page[JoinTokenItem]:
+        whole_fleet(caller)
         (after,) = query.after(str) or ("",)
         rows = self._join_tokens.listed(after=after, limit=query.limit + 1)
         return page(rows, limit=query.limit, item=self._item, key=lambda row: (row.id,))
 
-    def revoke(self, token_id: str) -> None:
+    def revoke(self, token_id: str, caller: Caller) -> None:
+        whole_fleet(caller)
         self._join_tokens.revoke(token_id)
 
     def _item(self, row: Any) -> JoinTokenItem:

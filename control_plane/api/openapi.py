@@ -13,7 +13,10 @@ from control_plane.api.binding import JSON, Endpoint, Permission
 from control_plane.api.problems import MEDIA_TYPE, TITLES, ProblemBody
 
 REF = "#/components/schemas/{name}"
-IF_MATCH = ({"name": "If-Match", "in": "header", "required": True, "schema": {"type": "string"}},)
+IF_MATCH_PATTERN = '^"[0-9]{1,15}"$'
+IF_MATCH = (
+    {"name": "If-Match", "in": "header", "required": True, "schema": {"type": "string", "pattern": IF_MATCH_PATTERN}},
+)
 
 
 def document(endpoints: Iterable[Endpoint], *, version: str) -> dict[str, Any]:
@@ -50,7 +53,7 @@ def _operation(endpoint: Endpoint, shape_of: dict[str, Any], components: dict[st
         "operationId": re.sub(r"[^a-z]+", "_", route.name.lower()).strip("_"),
         "tags": [route.path.split("/")[1]],
         "parameters": [
-            *_path_parameters(route.path),
+            *_path_parameters(endpoint),
             *_query_parameters(endpoint, components),
             *(IF_MATCH if "if_match" in endpoint.hints else ()),
         ],
@@ -63,9 +66,17 @@ def _operation(endpoint: Endpoint, shape_of: dict[str, Any], components: dict[st
     return operation
 
 
-def _path_parameters(path: str) -> list[dict[str, Any]]:
-    schema = {"type": "string", "minLength": 1}
-    return [{"name": n, "in": "path", "required": True, "schema": schema} for n in re.findall(r"{(\w+)}", path)]
+def _path_parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
+    """Of types that restrict nothing, all that is said is that there is something."""
+    return [
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": {"minLength": 1} | msgspec.json.schema(endpoint.hints[name]),
+        }
+        for name in re.findall(r"{(\w+)}", endpoint.route.path)
+    ]
 
 
 def _query_parameters(endpoint: Endpoint, components: dict[str, Any]) -> list[dict[str, Any]]:
@@ -95,6 +106,12 @@ def _responses(endpoint: Endpoint, shape_of: dict[str, Any]) -> dict[str, Any]:
 
 def _problem_statuses(endpoint: Endpoint) -> set[int]:
     statuses = {500, *endpoint.route.problems}
+    if "{" in endpoint.route.path:
+        statuses |= {404, 422}
+    if "if_match" in endpoint.hints:
+        statuses |= {412, 428}
+    if endpoint.route.method != "GET":
+        statuses |= {409, 503}
     if endpoint.query is not None:
         statuses |= {422}
     if endpoint.body is not None:
@@ -111,4 +128,5 @@ def _problem_statuses(endpoint: Endpoint) -> set[int]:
 def _security(permission: Permission) -> list[dict[str, list[str]]]:
     if permission is Permission.PUBLIC:
         return []
-    return [{"password": []}] if permission is Permission.PASSWORD else [{"token": []}]
+    token: dict[str, list[str]] = {"token": []}
+    return [{"password": []}, token] if permission is Permission.PASSWORD else [token]

@@ -34,7 +34,10 @@ class PageQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             return None
         try:
             padded = self.cursor + "=" * (-len(self.cursor) % 4)
-            return msgspec.json.decode(base64.urlsafe_b64decode(padded), type=tuple[kinds])  # type: ignore[valid-type]
+            key: tuple[Any, ...] = msgspec.json.decode(base64.urlsafe_b64decode(padded), type=tuple[kinds])  # type: ignore[valid-type]
+            if any(_unkept(part) for part in key):
+                raise ValueError
+            return key
         except (msgspec.MsgspecError, binascii.Error, ValueError):
             wrong = FieldProblem("?cursor", "not a cursor of this list; leave it out to begin again")
             raise Problem(422, "The cursor can't be read.", errors=[wrong]) from None
@@ -45,6 +48,11 @@ def page(rows: Sequence[Any], *, limit: int, item: Callable[[Any], T], key: Call
     shown = rows[:limit]
     following = cursor(*key(shown[-1])) if len(rows) > limit else None
     return Page([item(row) for row in shown], following)
+
+
+def _unkept(part: Any) -> bool:
+    """What no database would have given out."""
+    return "\0" in part if isinstance(part, str) else isinstance(part, int) and abs(part) >= 1 << 63
 
 
 def cursor(*key: Any) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from typing import Any
 
 import msgspec
 import structlog
 from flask import Flask, Response
+from sqlalchemy.exc import IntegrityError
 from werkzeug.exceptions import HTTPException
 
 from control_plane.errors import Conflict, Denied, NotFound, Rejected, Retryable
+from control_plane.fleet.edits import Outdated
 
 MEDIA_TYPE = "application/problem+json"
 TITLES = {413: "Request body too large", 422: "Request not valid"}  # worded differently between Python versions
@@ -33,6 +36,8 @@ class ProblemBody(msgspec.Struct, frozen=True, omit_defaults=True, rename={"kind
     kind: str = "about:blank"
     detail: str = ""
     errors: tuple[FieldProblem, ...] = ()
+    current: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    """412: what the server has now, to make the edit again on top of it."""
 
 
 class Problem(Exception):  # noqa: N818 - the field's word for it
@@ -45,12 +50,14 @@ class Problem(Exception):  # noqa: N818 - the field's word for it
         *,
         errors: Sequence[FieldProblem] = (),
         headers: Mapping[str, str] | None = None,
+        current: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.errors = tuple(errors)
         self.headers = dict(headers or {})
+        self.current = current
 
 
 def register(app: Flask) -> None:
@@ -69,6 +76,10 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, HTTPException):
         headers = {name: value for name, value in error.get_headers() if name in KEPT_HEADERS}
         return Problem(error.code or 500, error.description or "", headers=headers)
+    if isinstance(error, Outdated):
+        return _outdated(error)
+    if isinstance(error, IntegrityError):
+        return Problem(409, "Somebody else was writing the same thing. Look at it, and try again.")
     for kind, status in STATUS_OF.items():
         if isinstance(error, kind):
             after_s = getattr(error, "after_s", None)
@@ -78,12 +89,24 @@ def problem_of(error: Exception) -> Problem:
     return Problem(500, "The server failed here; its log says more.")
 
 
+def _outdated(error: Outdated) -> Problem:
+    changed = [FieldProblem(c.pointer, f"is {shown(c.after)} now, was {shown(c.before)}") for c in error.changed]
+    etag = f'"{error.version}"'
+    detail = f"{error} Nothing was changed. Save on top of what there is now, with If-Match: {etag}."
+    return Problem(412, detail, errors=changed, headers={"ETag": etag}, current=error.current)
+
+
+def shown(value: Any) -> str:
+    return "not there" if value is None else msgspec.json.encode(value).decode()
+
+
 def response_of(problem: Problem) -> Response:
     body = ProblemBody(
         title=TITLES.get(problem.status) or HTTPStatus(problem.status).phrase,
         status=problem.status,
         detail=problem.detail,
         errors=problem.errors,
+        current=msgspec.UNSET if problem.current is None else dict(problem.current),
     )
     response = Response(_document(body), status=problem.status, content_type=MEDIA_TYPE)
     response.headers.update({"Cache-Control": "no-store", **problem.headers})

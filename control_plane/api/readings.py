@@ -16,6 +16,7 @@ from control_plane.api.binding import Permission, Route
 from control_plane.api.paging import Page, PageQuery, milliseconds, moment, page
 from control_plane.api.problems import FieldProblem, Problem
 from control_plane.clock import Clock
+from control_plane.fleet.rights import EVERYTHING, Caller
 from control_plane.projections.lost import placed_gaps
 from control_plane.projections.reading import HistoryReader, Readings
 from control_plane.store.engine import Store
@@ -118,9 +119,9 @@ class ReadingsRoutes:
             ),
         )
 
-    def list_series(self, query: SeriesQuery) -> Page[SeriesItem]:
+    def list_series(self, query: SeriesQuery, caller: Caller) -> Page[SeriesItem]:
         (after,) = query.after(str) or ("",)
-        chosen = select(series).where(series.c.key > after)
+        chosen = select(series).where(series.c.key > after, *caller.within(series.c.gateway))
         if query.gateway is not None:
             chosen = chosen.where(series.c.gateway == query.gateway)
         if query.filter is not None:
@@ -129,7 +130,7 @@ class ReadingsRoutes:
             rows = connection.execute(chosen.order_by(series.c.key).limit(query.limit + 1)).all()
         return page(rows, limit=query.limit, item=_series_item, key=lambda row: (row.key,))
 
-    def readings(self, query: ReadingsQuery) -> ReadingsAnswer:
+    def readings(self, query: ReadingsQuery, caller: Caller = EVERYTHING) -> ReadingsAnswer:
         to_ms = milliseconds(query.to, "?to") if query.to else self._clock.now_ms()
         from_ms = milliseconds(query.from_, "?from") if query.from_ else to_ms - DAY_MS
         if from_ms >= to_ms:
@@ -137,7 +138,7 @@ class ReadingsRoutes:
         keys = list(dict.fromkeys(query.series))
         with self._telemetry.read() as connection:
             known = {row.key: row for row in connection.execute(select(series).where(series.c.key.in_(keys)))}
-            unknown = [key for key in keys if key not in known]
+            unknown = [key for key in keys if key not in known or not caller.sees(known[key].gateway)]
             if unknown:
                 raise Problem(404, f"There is no series {unknown[0]}.")
             gaps = [one for key in keys for one in _gaps(connection, known[key], from_ms, to_ms)]

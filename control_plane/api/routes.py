@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from control_plane.api.api_tokens import ApiTokens
+from control_plane.api.assets import AssetRoutes
 from control_plane.api.binding import Route
+from control_plane.api.broadcast import Broadcaster
+from control_plane.api.completeness import Completeness
 from control_plane.api.configuration import ConfigurationRoutes
 from control_plane.api.deliveries import Deliveries
+from control_plane.api.destinations import DestinationRoutes
 from control_plane.api.enrolment import EnrolmentDocument
 from control_plane.api.events import Events
 from control_plane.api.gaps import Gaps
-from control_plane.api.gateways import Gateways
+from control_plane.api.gateways import GatewayRoutes
+from control_plane.api.groups import GroupRoutes
 from control_plane.api.health import Health
 from control_plane.api.join_tokens import JoinTokenRoutes
+from control_plane.api.me import MeRoutes
+from control_plane.api.places import PlaceRoutes
 from control_plane.api.readings import ReadingsRoutes
+from control_plane.api.sensors import SensorRoutes
+from control_plane.api.users import UserRoutes
 from control_plane.clock import Clock
 from control_plane.fleet.accounts import Accounts
+from control_plane.fleet.assets import Assets
 from control_plane.fleet.authority import Authority
 from control_plane.fleet.enrolment import Enrolment
+from control_plane.fleet.gateways import Gateways
+from control_plane.fleet.places import Places
 from control_plane.fleet.revisions import Revisions
+from control_plane.fleet.sensors import Sensors
 from control_plane.fleet.status import Statuses
+from control_plane.fleet.users import Users
 from control_plane.projections.reading import HistoryReader
 from control_plane.settings import Settings
 from control_plane.store.engine import Stores
@@ -38,20 +53,44 @@ class Parts:
     accounts: Accounts
     enrolment: Enrolment
     reader: HistoryReader
+    broadcaster: Broadcaster
+    """Of all live answers of this process, pages' included."""
 
 
 def routes(parts: Parts) -> tuple[Route, ...]:
+    stores, clock = parts.stores, parts.clock
+    revisions = Revisions(stores=stores, clock=clock, profiles=Profiles())
+    assets = Assets(store=stores.business, clock=clock)
+    users = Users(store=stores.business, accounts=parts.accounts, clock=clock)
     return (
-        *Health(stores=parts.stores, data_dir=parts.settings.data).routes(),
+        *Health(stores=stores, data_dir=parts.settings.data).routes(),
         *EnrolmentDocument(settings=parts.settings, authority=parts.authority).routes(),
+        *MeRoutes(accounts=parts.accounts).routes(),
         *ApiTokens(accounts=parts.accounts, failures_per_minute=parts.settings.web.logins_per_minute).routes(),
-        *JoinTokenRoutes(join_tokens=parts.enrolment.join_tokens, clock=parts.clock).routes(),
-        *Gateways(store=parts.stores.business, enrolment=parts.enrolment).routes(),
+        *UserRoutes(users=users).routes(),
+        *JoinTokenRoutes(join_tokens=parts.enrolment.join_tokens, clock=clock).routes(),
+        *gateways(parts).routes(),
+        *SensorRoutes(sensors=Sensors(stores=stores, clock=clock), assets=assets).routes(),
+        *AssetRoutes(assets=assets).routes(),
+        *PlaceRoutes(places=Places(store=stores.business, clock=clock)).routes(),
+        *GroupRoutes(store=stores.business, revisions=revisions).routes(),
         *configuration(parts).routes(),
-        *ReadingsRoutes(telemetry=parts.stores.telemetry, reader=parts.reader, clock=parts.clock).routes(),
-        *Gaps(store=parts.stores.telemetry).routes(),
-        *Events(store=parts.stores.business).routes(),
-        *Deliveries(store=parts.stores.business).routes(),
+        *ReadingsRoutes(telemetry=stores.telemetry, reader=parts.reader, clock=clock).routes(),
+        *Gaps(store=stores.telemetry).routes(),
+        *Completeness(store=stores.telemetry).routes(),
+        *Events(store=stores.business).routes(),
+        *Deliveries(store=stores.business, clock=clock).routes(),
+        *DestinationRoutes(store=stores.business, folder=Path(parts.settings.integrations), clock=clock).routes(),
+    )
+
+
+def gateways(parts: Parts) -> GatewayRoutes:
+    """Also what the page that enrols registers by."""
+    revisions = Revisions(stores=parts.stores, clock=parts.clock, profiles=Profiles())
+    store, clock = parts.stores.business, parts.clock
+    return GatewayRoutes(
+        gateways=Gateways(store=store, clock=clock, enrolment=parts.enrolment, revisions=revisions),
+        assets=Assets(store=store, clock=clock),
     )
 
 

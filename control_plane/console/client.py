@@ -12,10 +12,15 @@ from control_plane.console.profile import Profile, UsageError
 
 TIMEOUT_S = 30.0
 PAGE = 500
+NOT_FOUND = 404
 
 
 class Refused(Exception):  # noqa: N818 - named for what the server did
     """The server answered with a problem."""
+
+
+class Missing(Refused):
+    """There is no such thing."""
 
 
 class Unreachable(Exception):  # noqa: N818
@@ -24,7 +29,7 @@ class Unreachable(Exception):  # noqa: N818
 
 class Client:
     def __init__(self, profile: Profile) -> None:
-        self._profile = profile
+        self.profile = profile
 
     def get(self, path: str, **query: Any) -> Any:
         return self._ask("GET", path, params={name: value for name, value in query.items() if value is not None})
@@ -34,6 +39,22 @@ class Client:
 
     def put(self, path: str, body: Any, *, if_match: str) -> Any:
         return self._ask("PUT", path, json=body, headers={"If-Match": if_match})
+
+    def patch(self, path: str, body: Any, *, if_match: str) -> Any:
+        return self._ask("PATCH", path, json=body, headers={"If-Match": if_match})
+
+    def delete(self, path: str, *, if_match: str | None = None) -> None:
+        self._ask("DELETE", path, headers={} if if_match is None else {"If-Match": if_match})
+
+    def find(self, path: str) -> Any:
+        """None where there is nothing."""
+        try:
+            return self.get(path)
+        except Missing:
+            return None
+
+    def log_in(self, user: str, password: str, asked: Any) -> Any:
+        return self._ask("POST", "/api-tokens", json=asked, auth=httpx.BasicAuth(user, password))
 
     def listed(self, path: str, *, limit: int, **query: Any) -> dict[str, Any]:
         """Up to `limit` items, page after page; `next` is where more begin."""
@@ -47,8 +68,8 @@ class Client:
                 return {"items": items, "next": cursor}
 
     def _ask(self, method: str, path: str, **parts: Any) -> Any:
-        url = self._profile.server.rstrip("/") + "/api/v1" + path
-        headers = {"Authorization": f"Bearer {self._profile.token}", **parts.pop("headers", {})}
+        url = self.profile.server.rstrip("/") + "/api/v1" + path
+        headers = {"Authorization": f"Bearer {self.profile.token}", **parts.pop("headers", {})}
         try:
             with httpx.Client(verify=self._trust(), timeout=TIMEOUT_S, trust_env=False) as client:
                 answer = client.request(method, url, headers=headers, **parts)
@@ -57,12 +78,12 @@ class Client:
         return self._read(answer)
 
     def _trust(self) -> ssl.SSLContext | bool:
-        if self._profile.ca is None or not self._profile.server.startswith("https:"):
+        if self.profile.ca is None or not self.profile.server.startswith("https:"):
             return True
         try:
-            return ssl.create_default_context(cafile=self._profile.ca)
+            return ssl.create_default_context(cafile=self.profile.ca)
         except OSError as error:
-            raise UsageError(f"--ca {self._profile.ca}: {error}") from None
+            raise UsageError(f"--ca {self.profile.ca}: {error}") from None
 
     @staticmethod
     def _read(answer: httpx.Response) -> Any:
@@ -75,4 +96,4 @@ class Client:
         problem = document if isinstance(document, dict) else {}
         lines = [f"{problem.get('title', 'refused')} ({answer.status_code}) {problem.get('detail', '')}".rstrip()]
         lines += [f"  {wrong['pointer']}: {wrong['message']}" for wrong in problem.get("errors", [])]
-        raise Refused("\n".join(lines))
+        raise (Missing if answer.status_code == NOT_FOUND else Refused)("\n".join(lines))

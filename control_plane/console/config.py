@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,10 +11,9 @@ from urllib.parse import quote
 import msgspec
 
 from control_plane.console.client import Client
+from control_plane.console.commands import Command
 from control_plane.console.profile import UsageError
 from control_plane.console.table import table
-
-Command = Callable[[str, Callable[[Client, Any], Any], Callable[[Any], None], str], Any]
 
 STATUS_COLUMNS = ("gateway", "state", "offline", "generation", "running_generation", "sentence")
 LEAF_COLUMNS = ("pointer", "value", "layer")

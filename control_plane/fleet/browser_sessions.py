@@ -1,7 +1,7 @@
 """Who is signed in with a browser: a random secret in a cookie, its hash in the business store.
 
 A session ends when nothing was asked for IDLE_MS, LIFE_MS after it began, when its user signs out, is gone or gets
-a new password. The user's role is looked up at each request.
+a new password. The user's role and groups are looked up at each request.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from sqlalchemy import delete, insert, or_, select, update
 
 from control_plane.clock import Clock
-from control_plane.fleet.accounts import Caller, Role
+from control_plane.fleet.accounts import Caller, Role, caller_of, slugs
 from control_plane.fleet.join_tokens import digest
 from control_plane.store.engine import Store
 from control_plane.store.tables import browser_session, user
@@ -54,18 +54,19 @@ class BrowserSessions:
         """Whose session this is; None when it is not known or has ended."""
         now, mine = self._clock.now_ms(), browser_session.c.secret_sha256 == digest(secret)
         query = (
-            select(browser_session.c.seen_ms, user.c.name, user.c.role)
+            select(browser_session.c.seen_ms, user.c.name, user.c.role, user.c.groups)
             .join(user, user.c.name == browser_session.c.user_name)
             .where(mine, browser_session.c.expires_ms > now, browser_session.c.seen_ms > now - IDLE_MS)
         )
         with self._store.read() as connection:
             row = connection.execute(query).one_or_none()
-        if row is None:
-            return None
+            if row is None:
+                return None
+            caller = caller_of(connection, row.name, row.name, Role.named(row.role), slugs(row.groups), user=row.name)
         if now - row.seen_ms >= SEEN_EVERY_MS:
             with self._store.write() as connection:
                 connection.execute(update(browser_session).where(mine).values(seen_ms=now))
-        return Caller(row.name, row.name, Role.named(row.role))
+        return caller
 
     def end(self, secret: str) -> None:
         """Twice is once."""

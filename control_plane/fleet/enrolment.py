@@ -24,7 +24,7 @@ from control_plane.fleet import proofs
 from control_plane.fleet.authority import Authority, gateway_named_in
 from control_plane.fleet.join_tokens import JoinTokens
 from control_plane.store.engine import Stores
-from control_plane.store.tables import certificate, gateway
+from control_plane.store.tables import certificate, gateway, join_token
 from protos.comboio.v1 import identity_pb2 as pb
 
 TEXT_LIMIT = 200
@@ -49,6 +49,8 @@ class Enrolment:
             token = self.join_tokens.use(connection, secret=request.token, csr_sha256=csr_sha256, gateway_id=fresh_id)
             if token.used_by == fresh_id:
                 self._register(connection, fresh_id, request, name=token.gateway_name, asset=token.asset)
+            elif token.gateway is not None and self._awaited(connection, token.used_by):
+                self._arrive(connection, token.used_by, request)
             else:
                 self._check_retry(connection, token.used_by, request.signing_key)
             return self._issue(connection, token.used_by, key)
@@ -77,6 +79,13 @@ class Enrolment:
                 update(gateway).where(gateway.c.id == gateway_id, gateway.c.retired_ms.is_(None)).values(retired_ms=now)
             )
             connection.execute(
+                update(join_token)
+                .where(
+                    join_token.c.gateway == gateway_id, join_token.c.used_ms.is_(None), join_token.c.expires_ms > now
+                )
+                .values(expires_ms=now)
+            )
+            connection.execute(
                 update(certificate)
                 .where(certificate.c.gateway == gateway_id, certificate.c.revoked_ms.is_(None))
                 .values(revoked_ms=now)
@@ -93,16 +102,26 @@ class Enrolment:
     def _register(
         self, connection: Connection, gateway_id: str, request: pb.EnrolRequest, *, name: str, asset: str | None
     ) -> None:
+        now_ms = self._clock.now_ms()
         row = {
             "id": gateway_id,
             "name": name,
             "asset": asset,
-            "hardware": request.hardware[:TEXT_LIMIT],
-            "serial": request.serial[:TEXT_LIMIT],
-            "signing_key": request.signing_key,
-            "created_ms": self._clock.now_ms(),
+            **_said(request),
+            "created_ms": now_ms,
+            "enrolled_ms": now_ms,
         }
         connection.execute(insert(gateway).values(row))
+
+    def _awaited(self, connection: Connection, gateway_id: str) -> bool:
+        query = select(gateway.c.id).where(gateway.c.id == gateway_id, gateway.c.enrolled_ms.is_(None))
+        return connection.execute(query).one_or_none() is not None
+
+    def _arrive(self, connection: Connection, gateway_id: str, request: pb.EnrolRequest) -> None:
+        """The box that was registered ahead is there."""
+        self._check_gateway(connection, gateway_id)
+        values = {**_said(request), "enrolled_ms": self._clock.now_ms()}
+        connection.execute(update(gateway).where(gateway.c.id == gateway_id).values(values))
 
     def _check_retry(self, connection: Connection, gateway_id: str, signing_key: bytes) -> None:
         self._check_gateway(connection, gateway_id)
@@ -138,6 +157,14 @@ class Enrolment:
             config_key=self._authority.config_public_key,
             gateway_id=gateway_id,
         )
+
+
+def _said(request: pb.EnrolRequest) -> dict[str, object]:
+    return {
+        "hardware": request.hardware[:TEXT_LIMIT],
+        "serial": request.serial[:TEXT_LIMIT],
+        "signing_key": request.signing_key,
+    }
 
 
 def serial_of(issued: x509.Certificate) -> str:

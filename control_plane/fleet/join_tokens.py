@@ -11,10 +11,11 @@ import secrets
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 
 from control_plane.clock import Clock
 from control_plane.errors import Conflict, Denied, DeniedReason, NotFound
+from control_plane.fleet.rights import EVERYTHING, Caller
 from control_plane.store.engine import Store
 from control_plane.store.tables import join_token
 
@@ -36,6 +37,19 @@ class JoinTokens:
 
     def create(self, *, gateway_name: str, asset: str | None = None, ttl_s: int = DAY_S) -> NewJoinToken:
         """A token for one gateway, shown once."""
+        with self._store.write() as connection:
+            return self.add(connection, gateway_name=gateway_name, asset=asset, ttl_s=ttl_s)
+
+    def add(
+        self,
+        connection: Connection,
+        *,
+        gateway_name: str,
+        asset: str | None,
+        ttl_s: int,
+        gateway_id: str | None = None,
+    ) -> NewJoinToken:
+        """The same in the caller's transaction; `gateway_id`: the gateway registered ahead that it is for."""
         secret, now = secrets.token_urlsafe(24), self._clock.now_ms()
         token_id, expires_ms = secrets.token_hex(6), now + ttl_s * 1000
         row = {
@@ -45,10 +59,19 @@ class JoinTokens:
             "asset": asset,
             "created_ms": now,
             "expires_ms": expires_ms,
+            "gateway": gateway_id,
         }
-        with self._store.write() as connection:
-            connection.execute(insert(join_token).values(row))
+        connection.execute(insert(join_token).values(row))
         return NewJoinToken(token_id, f"cj1.{secret}.{self._ca_sha256}", expires_ms)
+
+    def add_again(
+        self, connection: Connection, *, gateway_id: str, name: str, asset: str | None, ttl_s: int
+    ) -> NewJoinToken:
+        """Another token for a gateway registered ahead; those it had end."""
+        now = self._clock.now_ms()
+        open_ones = (join_token.c.gateway == gateway_id, join_token.c.used_ms.is_(None), join_token.c.expires_ms > now)
+        connection.execute(update(join_token).where(*open_ones).values(expires_ms=now))
+        return self.add(connection, gateway_name=name, asset=asset, ttl_s=ttl_s, gateway_id=gateway_id)
 
     def listed(self, *, after: str, limit: int) -> Sequence[Row[tuple[object, ...]]]:
         """Rows by id above `after`."""
@@ -56,17 +79,19 @@ class JoinTokens:
         with self._store.read() as connection:
             return connection.execute(query).all()
 
-    def still_open(self, *, limit: int) -> Sequence[Row[tuple[object, ...]]]:
-        """Rows neither used nor expired, the newest first."""
-        query = select(join_token).where(join_token.c.used_ms.is_(None), join_token.c.expires_ms > self._clock.now_ms())
+    def still_open(self, caller: Caller, *, limit: int) -> Sequence[Row[tuple[object, ...]]]:
+        """Rows neither used nor expired, the newest first; for who sees a part of the fleet only, of its gateways."""
+        now, mine = self._clock.now_ms(), caller.within(join_token.c.gateway)
+        query = select(join_token).where(join_token.c.used_ms.is_(None), join_token.c.expires_ms > now, *mine)
         with self._store.read() as connection:
             return connection.execute(query.order_by(join_token.c.created_ms.desc()).limit(limit)).all()
 
-    def revoke(self, token_id: str) -> None:
+    def revoke(self, token_id: str, caller: Caller = EVERYTHING) -> None:
         """End an open token now. Raises NotFound, and Conflict once a gateway has used it. Twice is once."""
         now = self._clock.now_ms()
         with self._store.write() as connection:
-            row = connection.execute(select(join_token).where(join_token.c.id == token_id)).one_or_none()
+            known = select(join_token).where(join_token.c.id == token_id, *caller.within(join_token.c.gateway))
+            row = connection.execute(known).one_or_none()
             if row is None:
                 raise NotFound(f"There is no join token {token_id}.")
             if row.used_ms is not None:
@@ -80,7 +105,8 @@ class JoinTokens:
     def use(self, connection: Connection, *, secret: str, csr_sha256: str, gateway_id: str) -> Row[tuple[object, ...]]:
         """Claim the token for `gateway_id` in the caller's transaction.
 
-        Returns the token's row; its `used_by` names another gateway than `gateway_id` when this is a retry.
+        Returns the token's row; its `used_by` names another gateway than `gateway_id` when this is a retry, or when
+        the gateway was registered ahead.
         Raises Denied: unknown, used (by another CSR) or expired.
         """
         by_secret = join_token.c.secret_sha256 == digest(secret)
@@ -88,7 +114,11 @@ class JoinTokens:
         connection.execute(
             update(join_token)
             .where(by_secret, join_token.c.used_ms.is_(None), join_token.c.expires_ms > now)
-            .values(used_ms=now, used_by=gateway_id, used_csr_sha256=csr_sha256)
+            .values(
+                used_ms=now,
+                used_by=func.coalesce(join_token.c.gateway, gateway_id),
+                used_csr_sha256=csr_sha256,
+            )
         )
         row = connection.execute(select(join_token).where(by_secret)).one_or_none()
         if row is None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import Connection, and_, func, select
 
+from control_plane.fleet.edits import Edits
 from control_plane.fleet.render import Layer
 from control_plane.store.tables import (
     config_change,
@@ -57,6 +58,11 @@ class Group(NamedTuple):
     name: str
     priority: int
     members: frozenset[str]
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """What people edit of it."""
+        return {"name": self.name, "priority": self.priority, "members": sorted(self.members)}
 
 
 class Wanted(NamedTuple):
@@ -139,6 +145,43 @@ def groups(connection: Connection) -> dict[str, Group]:
         members.setdefault(row.slug, set()).add(row.gateway)
     rows = connection.execute(select(gateway_group).order_by(gateway_group.c.slug))
     return {row.slug: Group(row.slug, row.name, row.priority, frozenset(members.get(row.slug, ()))) for row in rows}
+
+
+def group_version(connection: Connection, slug: str) -> int:
+    """0: there is no such group."""
+    query = select(gateway_group.c.version).where(gateway_group.c.slug == slug)
+    return int(connection.execute(query).scalar_one_or_none() or 0)
+
+
+def write_group(connection: Connection, group: Group, *, by: str, now_ms: int, count: bool = True) -> None:
+    """As the next version, whoever wrote the last one. `count`: those who join or leave get a new version too."""
+    edits, before = Edits("group"), groups(connection).get(group.slug)
+    version = group_version(connection, group.slug)
+    if before is None:
+        version = edits.next_version(connection, group.slug) - 1
+        row = {"slug": group.slug, "name": "", "priority": 0, "created_ms": now_ms}
+        connection.execute(gateway_group.insert(), row)
+    else:
+        edits.record(connection, group.slug, version, before.body, by="", now_ms=now_ms)
+    mine = gateway_group.c.slug == group.slug
+    values = {"name": group.name, "priority": group.priority, "version": version + 1}
+    connection.execute(gateway_group.update().where(mine).values(values))
+    connection.execute(gateway_group_member.delete().where(gateway_group_member.c.slug == group.slug))
+    members = [{"slug": group.slug, "gateway": member} for member in sorted(group.members)]
+    if members:
+        connection.execute(gateway_group_member.insert(), members)
+    edits.record(connection, group.slug, version + 1, group.body, by=by, now_ms=now_ms)
+    for some in _chunks(sorted(group.members ^ (before.members if before else frozenset())) if count else []):
+        connection.execute(gateway.update().where(gateway.c.id.in_(some)).values(version=gateway.c.version + 1))
+
+
+def forget_group(connection: Connection, slug: str, *, by: str, now_ms: int) -> None:
+    edits, before = Edits("group"), groups(connection)[slug]
+    version = group_version(connection, slug)
+    edits.record(connection, slug, version, before.body, by="", now_ms=now_ms)
+    edits.record(connection, slug, version + 1, None, by=by, now_ms=now_ms)
+    for table in (gateway_group_member, gateway_group):
+        connection.execute(table.delete().where(table.c.slug == slug))
 
 
 def registered(connection: Connection) -> list[str]:

@@ -6,16 +6,26 @@ gateway that catches up on what it kept is `late` although it is connected.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
 import msgspec
 from google.protobuf.message import DecodeError
-from sqlalchemy import Select, func, select
+from sqlalchemy import Connection, Select, Table, func, select
 
 from control_plane.clock import Clock
+from control_plane.fleet.status import WAYS, Facts, State, Way, judge, said_by, settled
 from control_plane.store.engine import Stores
-from control_plane.store.tables import certificate, gateway, presence, state
+from control_plane.store.tables import (
+    certificate,
+    config_desired,
+    config_offer,
+    config_status,
+    gateway,
+    presence,
+    state,
+)
 from protos.comboio.v1 import link_pb2 as wire
 
 QUIET_MS = 90_000
@@ -90,6 +100,12 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     readings: int
     status: Status
     why: Why
+    configuration: State | None
+    """None where nothing is wanted of it and nothing is known to run."""
+
+    @property
+    def way(self) -> Way | None:
+        return None if self.configuration is None else WAYS[self.configuration]
 
 
 class Fleet:
@@ -112,11 +128,14 @@ class Fleet:
             heard = connection.execute(
                 select(func.max(presence.c.heard_ms), func.max(presence.c.left_ms), func.max(presence.c.connected_ms))
             ).one()
+            offered = connection.execute(select(func.max(config_offer.c.offered_ms))).scalar()
+            told = connection.execute(select(func.max(config_status.c.id))).scalar()
         with self._stores.telemetry.read() as connection:
             data = connection.execute(select(func.max(state.c.updated_ms))).scalar()
         with self._stores.business.read() as connection:
             known = connection.execute(select(func.count(), func.max(gateway.c.retired_ms)).select_from(gateway)).one()
-        return (*heard, data, *known)
+            wanted = connection.execute(select(func.max(config_desired.c.change))).scalar()
+        return (*heard, data, *known, offered, told, wanted)
 
     def _standings(self, registry: Select[Any], only: str | None = None) -> list[Standing]:
         now_ms = self._clock.now_ms()
@@ -125,11 +144,17 @@ class Fleet:
             said, held = said.where(presence.c.gateway == only), held.where(state.c.gateway == only)
         with self._stores.business.read() as connection:
             known = connection.execute(registry).all()
+            wanted = _by_gateway(connection, config_desired, "generation", "hash", only=only)
         with self._stores.journal.read() as connection:
             streams = {key: _presence(*rest) for key, *rest in connection.execute(said)}
+            offered = _by_gateway(connection, config_offer, "generation", only=only)
+            states = _configurations(connection, [row[0] for row in known], wanted, offered, streams)
         with self._stores.telemetry.read() as connection:
             data = {key: (at_ms, readings) for key, at_ms, readings in connection.execute(held)}
-        return [_standing(row, streams.get(row[0]), data.get(row[0], (None, 0)), now_ms) for row in known]
+        return [
+            _standing(row, streams.get(row[0]), data.get(row[0], (None, 0)), states.get(row[0]), now_ms)
+            for row in known
+        ]
 
 
 def _registry() -> Select[Any]:
@@ -140,6 +165,33 @@ def _registry() -> Select[Any]:
         .label("certificate_expires_ms")
     )
     return select(*KNOWN, expires_ms).order_by(gateway.c.retired_ms.is_not(None), gateway.c.name, gateway.c.id)
+
+
+def _by_gateway(connection: Connection, table: Table, *columns: str, only: str | None) -> dict[str, Any]:
+    query = select(table.c.gateway, *(table.c[name] for name in columns))
+    if only is not None:
+        query = query.where(table.c.gateway == only)
+    return {key: rest for key, *rest in connection.execute(query)}
+
+
+def _configurations(
+    connection: Connection,
+    gateways: Sequence[str],
+    wanted: dict[str, Any],
+    offered: dict[str, Any],
+    streams: dict[str, Presence],
+) -> dict[str, State]:
+    """How far each is from what is wanted of it; whoever is known to run or to be wanted something."""
+    facts = {}
+    for one in gateways:
+        said, (generation, digest) = streams.get(one), wanted.get(one, (0, ""))
+        if digest or (said is not None and said.running is not None):
+            (sent,) = offered.get(one, (0,))
+            running = None if said is None else said.running
+            facts[one] = Facts(one, generation, digest, running, said is not None and said.left_ms is None, sent)
+    open_ones = [one for one, fact in facts.items() if not settled(fact)]
+    told = said_by(connection, open_ones)
+    return {one: judge(fact._replace(said=told.get(one, ()))).state for one, fact in facts.items()}
 
 
 def _presence(
@@ -183,7 +235,9 @@ def _running(body: bytes | None) -> wire.RunningConfig | None:
         return None
 
 
-def _standing(row: Any, said: Presence | None, held: tuple[int | None, int], now_ms: int) -> Standing:
+def _standing(
+    row: Any, said: Presence | None, held: tuple[int | None, int], configured: State | None, now_ms: int
+) -> Standing:
     gateway_id, name, asset, hardware, serial, created_ms, retired_ms, expires_ms = row
     data_ms, readings = held
     status, why = _judged(retired_ms, said, data_ms, now_ms)
@@ -201,6 +255,7 @@ def _standing(row: Any, said: Presence | None, held: tuple[int | None, int], now
         readings=readings,
         status=status,
         why=why,
+        configuration=None if retired_ms is not None else configured,
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, select, update
 
 from control_plane.clock import Clock
 from control_plane.errors import Conflict, NotFound, Rejected, Retryable
@@ -29,8 +29,6 @@ from control_plane.store.tables import (
     config_revision,
     effective_config,
     gateway,
-    gateway_group,
-    gateway_group_member,
     presence,
 )
 from control_plane.store.upsert import keep_first, upsert
@@ -138,32 +136,79 @@ class Revisions:
         with self._store.read() as connection:
             return list(layers.groups(connection).values())
 
-    def save_group(self, group: Group, *, dry_run: bool = False, by: str = "") -> Saved:
-        """Make or change a group; its members' documents follow. Raises UnfitError, NotFound."""
+    def save_group(self, group: Group, *, dry_run: bool = False, by: str = "", guard: Guard | None = None) -> Saved:
+        """Make or change a group; its members' documents follow. Raises UnfitError, NotFound, what `guard` raises.
+
+        `guard` is called with the group as it was (None: there was none) in the transaction that changes it.
+        """
 
         def targets(connection: Connection) -> list[str]:
             known = set(layers.registered(connection))
-            if unknown := sorted(group.members - known):
-                raise NotFound(f"There is no gateway {unknown[0]}.")
             before = layers.groups(connection).get(group.slug)
-            return sorted(group.members | ((before.members if before else frozenset()) & known))
+            members = before.members if before else frozenset[str]()
+            if unknown := sorted(group.members - known - members):  # retired members may stay
+                raise NotFound(f"There is no gateway {unknown[0]}.")
+            return sorted((group.members | members) & known)
 
         def edit(_: Connection, before: Snapshot) -> tuple[Snapshot, Write]:
-            return replace(before, groups={**before.groups, group.slug: group}), self._group_writer(group)
+            return replace(before, groups={**before.groups, group.slug: group}), self._group_writer(group, by, guard)
 
         results = self._change(targets, edit, why=f"group/{group.slug} saved by {by}", dry_run=dry_run)
         return Saved(0, results)
 
-    def _group_writer(self, group: Group) -> Write:
+    def delete_group(self, slug: str, *, by: str, guard: Guard) -> Saved:
+        """Its template goes with it. Raises NotFound, UnfitError, what `guard` raises."""
+
+        def targets(connection: Connection) -> list[str]:
+            return self._targets(connection, Key("group", slug))
+
+        def edit(_: Connection, before: Snapshot) -> tuple[Snapshot, Write]:
+            rest = {name: group for name, group in before.groups.items() if name != slug}
+            return replace(before, groups=rest), write
+
         def write(connection: Connection) -> None:
-            row = {"slug": group.slug, "name": group.name, "priority": group.priority}
-            keep_first(connection, gateway_group, {**row, "created_ms": self.clock.now_ms()})
-            changed = update(gateway_group).where(gateway_group.c.slug == group.slug)
-            connection.execute(changed.values(name=group.name, priority=group.priority))
-            connection.execute(delete(gateway_group_member).where(gateway_group_member.c.slug == group.slug))
-            members = [{"slug": group.slug, "gateway": member} for member in sorted(group.members)]
-            if members:
-                connection.execute(gateway_group_member.insert(), members)
+            guard(connection, layers.groups(connection).get(slug))
+            key, now_ms = Key("group", slug), self.clock.now_ms()
+            template = layers.current(connection, key)
+            if template.body:
+                layers.write_layer(connection, key, Version(template.version + 1, {}, now_ms, by))
+            layers.forget_group(connection, slug, by=by, now_ms=now_ms)
+
+        return Saved(0, self._change(targets, edit, why=f"group/{slug} deleted by {by}", dry_run=False))
+
+    def regroup(self, gateway_id: str, slugs: frozenset[str], *, by: str, also: Write) -> Saved:
+        """Make a gateway a member of exactly these groups; `also` is written first in the same transaction.
+
+        Raises NotFound (a group), UnfitError, what `also` raises.
+        """
+
+        def targets(connection: Connection) -> list[str]:
+            if unknown := sorted(slugs - layers.groups(connection).keys()):
+                raise NotFound(f"There is no group {unknown[0]}.")
+            return [gateway_id] if gateway_id in layers.registered(connection) else []
+
+        def edit(_: Connection, before: Snapshot) -> tuple[Snapshot, Write]:
+            def moved(group: Group) -> Group:
+                mine = group.members - {gateway_id}
+                return group._replace(members=mine | {gateway_id} if group.slug in slugs else mine)
+
+            after = {slug: moved(group) for slug, group in before.groups.items()}
+            changed = [group for slug, group in after.items() if group != before.groups[slug]]
+
+            def write(connection: Connection) -> None:
+                also(connection)
+                for group in changed:
+                    layers.write_group(connection, group, by=by, now_ms=self.clock.now_ms(), count=False)
+
+            return replace(before, groups=after), write
+
+        return Saved(0, self._change(targets, edit, why=f"groups of {gateway_id} changed by {by}", dry_run=False))
+
+    def _group_writer(self, group: Group, by: str, guard: Guard | None) -> Write:
+        def write(connection: Connection) -> None:
+            if guard is not None:
+                guard(connection, layers.groups(connection).get(group.slug))
+            layers.write_group(connection, group, by=by, now_ms=self.clock.now_ms())
 
         return write
 
@@ -300,6 +345,7 @@ class Revisions:
 
 
 Write = Callable[[Connection], None]
+Guard = Callable[[Connection, Group | None], None]
 Cache = dict[tuple[tuple[Key, int], ...], tuple[Rendered, bytes, str, tuple[Mistake, ...]]]
 
 

@@ -6,9 +6,10 @@ Truth is what the gateway says it runs; statuses explain the way there, offers t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import Row, select
+from sqlalchemy import Connection, Row, select
 
 from control_plane.clock import Clock
 from control_plane.fleet.offers import CONTENT, UNDONE
@@ -51,6 +52,37 @@ ENDED: dict[int, tuple[State, str]] = {
 OFFLINE_AFTER_MS = 3 * 60_000
 
 
+class Way(StrEnum):
+    """The states, as far as somebody needs to tell them apart who looks at a whole fleet."""
+
+    IN_FORCE = "in_force"
+    PENDING = "pending"
+    UNDER_WAY = "under_way"
+    REFUSED = "refused"
+    DRIFTED = "drifted"
+    LOCAL = "local"
+
+
+WAYS: dict[State, Way] = {
+    "UNMANAGED": Way.LOCAL,
+    "IN_SYNC": Way.IN_FORCE,
+    "APPLIED": Way.IN_FORCE,
+    "PENDING": Way.PENDING,
+    "OFFERED": Way.PENDING,
+    "SUPERSEDED": Way.PENDING,
+    "DEFERRED": Way.PENDING,
+    "STAGED": Way.UNDER_WAY,
+    "READY": Way.UNDER_WAY,
+    "APPLYING": Way.UNDER_WAY,
+    "PROBATION": Way.UNDER_WAY,
+    "ROLLING_BACK": Way.UNDER_WAY,
+    "REJECTED": Way.REFUSED,
+    "ROLLED_BACK": Way.REFUSED,
+    "FAILED": Way.REFUSED,
+    "DRIFTED": Way.DRIFTED,
+}
+
+
 class Said(NamedTuple):
     """One thing a gateway said of one generation."""
 
@@ -87,6 +119,14 @@ def judge(facts: Facts) -> Status:
     """Pure."""
     state, sentence = _judge(facts)
     return Status(state, sentence, not facts.online)
+
+
+def settled(facts: Facts) -> bool:
+    """Whether the answer is plain without what the gateway said on the way: in a fleet at rest, nearly always."""
+    running = facts.running
+    if not facts.wanted or (running is not None and running.local_management):
+        return True
+    return running is not None and running.pushed_hash.hex() == facts.wanted and running.phase in SETTLED
 
 
 def _judge(facts: Facts) -> tuple[State, str]:
@@ -135,6 +175,29 @@ def _with(sentence: str, said: Said) -> str:
     return f"{sentence.rstrip('.')}: {said.text}{where}." if said.text else f"{sentence.rstrip('.')}."
 
 
+AT_ONCE = 500
+
+
+def said_by(connection: Connection, gateways: Sequence[str]) -> dict[str, list[Said]]:
+    """What each said of its configurations, oldest first; of any number of gateways."""
+    found: dict[str, list[Said]] = {}
+    for first in range(0, len(gateways), AT_ONCE):
+        some = config_status.c.gateway.in_(gateways[first : first + AT_ONCE])
+        for row in connection.execute(select(config_status).where(some).order_by(config_status.c.id)):
+            said = Said(
+                generation=row.generation,
+                hash=bytes(row.hash).hex(),
+                phase=row.phase,
+                reason=row.reason,
+                pointer=row.pointer,
+                text=row.text,
+                retry_at_ms=row.retry_at_ms,
+                received_ms=row.received_ms,
+            )
+            found.setdefault(row.gateway, []).append(said)
+    return found
+
+
 class Statuses:
     """Reads the facts; synchronous."""
 
@@ -147,7 +210,8 @@ class Statuses:
         wanted = self._by_gateway(self._stores.business, config_desired, gateways)
         here = self._by_gateway(self._stores.journal, presence, gateways)
         offers = self._by_gateway(self._stores.journal, config_offer, gateways)
-        said = self._said(gateways)
+        with self._stores.journal.read() as connection:
+            said = said_by(connection, gateways)
         found: dict[str, Facts] = {}
         for one in gateways:
             row, seen = wanted.get(one), here.get(one)
@@ -171,21 +235,3 @@ class Statuses:
         with store.read() as connection:
             rows = connection.execute(select(table).where(table.c.gateway.in_(gateways))).all()
         return {row.gateway: row for row in rows}
-
-    def _said(self, gateways: Sequence[str]) -> dict[str, list[Said]]:
-        query = select(config_status).where(config_status.c.gateway.in_(gateways)).order_by(config_status.c.id)
-        found: dict[str, list[Said]] = {}
-        with self._stores.journal.read() as connection:
-            for row in connection.execute(query):
-                said = Said(
-                    generation=row.generation,
-                    hash=bytes(row.hash).hex(),
-                    phase=row.phase,
-                    reason=row.reason,
-                    pointer=row.pointer,
-                    text=row.text,
-                    retry_at_ms=row.retry_at_ms,
-                    received_ms=row.received_ms,
-                )
-                found.setdefault(row.gateway, []).append(said)
-        return found

@@ -22,6 +22,7 @@ from control_plane.settings import Destination
 from control_plane.store.engine import Store
 from control_plane.store.tables import OPEN_ROW, attempt, key_seq, outbox
 
+KEYS_AT_ONCE = 500
 BLOCKING = frozenset({"parked", "dead"})
 
 
@@ -227,3 +228,22 @@ def replay(store: Store, dest: str, event_id: str, *, now_ms: int) -> bool:
             return False
         connection.execute(update(key_seq).where(*mine).values(next_at_ms=now_ms))
     return True
+
+
+def resume(store: Store, dest: str, *, parked: bool, now_ms: int) -> int:
+    """Make all that waits for another attempt due now, with `parked` also what was given up; how many rows.
+
+    A deliverer that rests because its credentials were refused ends that rest by itself, within a minute.
+    """
+    states = ("retry", "parked", "dead") if parked else ("retry",)
+    mine = (outbox.c.dest == dest, OPEN_ROW, outbox.c.state.in_(states))
+    with store.write() as connection:
+        keys = select(outbox.c.key).where(*mine).distinct()
+        waiting = connection.execute(keys.order_by(outbox.c.key)).scalars().all()
+        for first in range(0, len(waiting), KEYS_AT_ONCE):
+            some = (key_seq.c.dest == dest, key_seq.c.key.in_(waiting[first : first + KEYS_AT_ONCE]))
+            locked = select(key_seq.c.fence).where(*some).order_by(key_seq.c.key).with_for_update()
+            connection.execute(locked).all()  # as a turn does: see invariant 2
+            connection.execute(update(key_seq).where(*some).values(next_at_ms=now_ms))
+        again = update(outbox).where(*mine).values(state="pending", attempt=0, next_at_ms=now_ms)
+        return connection.execute(again).rowcount

@@ -145,6 +145,7 @@ def _say_where(here: Installation, scene: Scene) -> None:
     say("")
     say(f"  export COMBOIO_SERVER={here.said['http']} COMBOIO_TOKEN={here.token}")
     say(f"  {python}/comboio gateways")
+    say(f"  {python}/comboio gateways show {scene.truck.id}")
     say(f"  {python}/comboio readings {scene.truck.id}/cooling/temperature")
     say(f"  {python}/comboio events          # the load warms up every five minutes")
     say(f"  {python}/comboio config status")

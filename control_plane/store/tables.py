@@ -368,6 +368,8 @@ gateway = Table(
     Column("signing_key", LargeBinary, nullable=False, comment="Ed25519 public key"),
     Column("created_ms", BigInteger, nullable=False),
     Column("retired_ms", BigInteger, nullable=True),
+    Column("version", BigInteger, nullable=False, server_default="1", comment="of what people edit"),
+    Column("enrolled_ms", BigInteger, nullable=True, comment="null: registered ahead, the box has not come yet"),
 )
 
 certificate = Table(
@@ -393,6 +395,7 @@ join_token = Table(
     Column("used_ms", BigInteger, nullable=True),
     Column("used_by", String(16), nullable=True),
     Column("used_csr_sha256", String(64), nullable=True, comment="the same CSR again is a retry, not a second use"),
+    Column("gateway", String(16), nullable=True, comment="the gateway registered ahead that this token is for"),
 )
 
 user = Table(
@@ -402,6 +405,8 @@ user = Table(
     Column("password_hash", Text, nullable=False),
     Column("role", String(16), nullable=False),
     Column("created_ms", BigInteger, nullable=False),
+    Column("groups", Text, nullable=True, comment="JSON array of slugs; null: the whole fleet"),
+    Column("version", BigInteger, nullable=False, server_default="1"),
 )
 
 browser_session = Table(
@@ -425,6 +430,9 @@ api_token = Table(
     Column("created_ms", BigInteger, nullable=False),
     Column("expires_ms", BigInteger, nullable=True),
     Column("revoked_ms", BigInteger, nullable=True),
+    Column("user_name", String(80), nullable=True, comment="whose rights bound it; null: nobody's"),
+    Column("permissions", Text, nullable=True, comment="JSON array of area:read, area:write; null: all of its role"),
+    Column("groups", Text, nullable=True, comment="JSON array of slugs; null: as its user, or the whole fleet"),
 )
 
 reconcile_cursor = Table(
@@ -537,6 +545,7 @@ gateway_group = Table(
     Column("name", Text, nullable=False),
     Column("priority", Integer, nullable=False, comment="of its template: the higher one wins; then the later slug"),
     Column("created_ms", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False, server_default="1"),
 )
 
 gateway_group_member = Table(
@@ -598,6 +607,54 @@ config_desired = Table(
     Column("change", BigInteger, nullable=False, comment="config_change.last of the save"),
     Index(None, "change"),
     comment="What is wanted of each gateway now.",
+)
+
+asset = Table(
+    "asset",
+    business,
+    Column("id", String(320), primary_key=True, comment="slug path; its parent is the path without the last slug"),
+    Column("kind", String(16), nullable=False, comment="vehicle, compartment, warehouse, other"),
+    Column("name", Text, nullable=False),
+    Column("attrs", Text, nullable=False, comment="JSON object of strings"),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+)
+
+place = Table(
+    "place",
+    business,
+    Column("slug", String(64), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("shape", Text, nullable=False, comment="JSON: a circle or a polygon"),
+    Column("attrs", Text, nullable=False, comment="JSON object of strings"),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+)
+
+sensor_note = Table(
+    "sensor_note",
+    business,
+    Column("gateway", String(16), nullable=False),
+    Column("sensor", String(64), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("asset", Text, nullable=True),
+    Column("notes", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    PrimaryKeyConstraint("gateway", "sensor"),
+    comment="What people say of sensors, beside what gateways declare and configurations order.",
+)
+
+registry_edit = Table(
+    "registry_edit",
+    business,
+    Column("kind", String(16), nullable=False, comment="gateway, sensor, asset, place, group, user"),
+    Column("id", String(320), nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("body", Text, nullable=True, comment="JSON: what it was from then on; null: deleted"),
+    Column("edited_ms", BigInteger, nullable=False),
+    Column("edited_by", Text, nullable=False),
+    PrimaryKeyConstraint("kind", "id", "version"),
+    comment="Every version of what people edit: a stale edit is told what changed since.",
 )
 
 STORES = {"journal": journal, "telemetry": telemetry, "business": business}

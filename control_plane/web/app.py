@@ -106,7 +106,13 @@ class Pages:
             g.new_visitor = cookies[VISITOR] = secrets.token_urlsafe(24)
         secret = cookies[SESSION] if caller else cookies[VISITOR]
         g.visit = visit = Visit(
-            request=asked, caller=caller, words=words, form_key=form_key(secret), secret=secret, now_ms=now_ms
+            request=asked,
+            caller=caller,
+            words=words,
+            form_key=form_key(secret),
+            secret=secret,
+            now_ms=now_ms,
+            still=lambda: self._caller(cookies[SESSION]) == caller,
         )
         return visit
 

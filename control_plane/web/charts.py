@@ -43,7 +43,7 @@ class ChartData:
 
     def _answer(self, visit: Visit) -> ReadingsAnswer:
         query = query_of(visit.request, ReadingsQuery)
-        return self._readings.readings(query)
+        return self._readings.readings(query, visit.viewer)
 
 
 def _csv(answer: ReadingsAnswer) -> Iterator[str]:

@@ -7,7 +7,9 @@ from flask import Response, redirect
 from markupsafe import Markup
 
 from control_plane.api.binding import Permission
-from control_plane.errors import Conflict
+from control_plane.api.gateways import GatewayRequest, GatewayRoutes
+from control_plane.api.problems import Problem
+from control_plane.errors import Conflict, Rejected
 from control_plane.fleet.join_tokens import JoinTokens
 from control_plane.settings import Settings
 from control_plane.web.render import Renderer
@@ -19,8 +21,11 @@ OPEN_SHOWN = 200
 
 
 class EnrolPages:
-    def __init__(self, *, join_tokens: JoinTokens, settings: Settings, renderer: Renderer) -> None:
+    def __init__(
+        self, *, join_tokens: JoinTokens, gateways: GatewayRoutes, settings: Settings, renderer: Renderer
+    ) -> None:
         self._join_tokens = join_tokens
+        self._gateways = gateways
         self._settings = settings
         self._renderer = renderer
 
@@ -40,15 +45,27 @@ class EnrolPages:
         problems = _problems(visit, name, asset, life)
         if problems:
             return self._page(visit, status=422, problems=problems)
-        made = self._join_tokens.create(gateway_name=name, asset=asset or None, ttl_s=int(life))
-        command = f"comboio-gateway enrol --server {self._server(visit)} --token {made.token}"
-        code = Markup(segno.make(made.token, error="m").svg_inline(scale=4, border=3, light="white"))  # noqa: S704 - segno's own
-        shown = {"name": name, "token": made.token, "command": command, "code": code, "expires_ms": made.expires_ms}
+        try:
+            token, expires_ms = self._token(visit, name, asset or None, int(life))
+        except (Problem, Rejected) as refused:
+            return self._page(visit, status=422, problems={"": str(refused)})
+        command = f"comboio-gateway enrol --server {self._server(visit)} --token {token}"
+        code = Markup(segno.make(token, error="m").svg_inline(scale=4, border=3, light="white"))  # noqa: S704 - segno's own
+        shown = {"name": name, "token": token, "command": command, "code": code, "expires_ms": expires_ms}
         return self._page(visit, made=shown)
+
+    def _token(self, visit: Visit, name: str, asset: str | None, life_s: int) -> tuple[str, int]:
+        """Who was given some groups registers the gateway ahead in one of them: a box out of nowhere is in none."""
+        if visit.viewer.groups is None:
+            made = self._join_tokens.create(gateway_name=name, asset=asset, ttl_s=life_s)
+            return made.token, made.expires_ms
+        body = GatewayRequest(name=name, asset=asset, groups=[visit.field("group")], ttl_s=life_s)
+        ahead = self._gateways.register(body, visit.viewer)
+        return ahead.token, round(ahead.token_expires.timestamp() * 1000)
 
     def revoke(self, visit: Visit, token_id: str) -> Response:
         try:
-            self._join_tokens.revoke(token_id)
+            self._join_tokens.revoke(token_id, visit.viewer)
         except Conflict as used:
             return self._page(visit, status=409, problems={"": str(used)})
         return redirect("/enrol", 303)  # type: ignore[return-value]
@@ -61,16 +78,18 @@ class EnrolPages:
         problems: dict[str, str] | None = None,
         made: dict[str, object] | None = None,
     ) -> Response:
-        typed = {} if made else {name: visit.field(name) for name in ("name", "asset", "life_s")}
+        typed = {} if made else {name: visit.field(name) for name in ("name", "asset", "group", "life_s")}
+        blank = {"name": "", "asset": "", "group": "", "life_s": "86400"}
         return self._renderer.page(
             visit,
             "enrol.html",
             status=status,
             problems=problems or {},
             made=made,
-            typed={"name": "", "asset": "", "life_s": "86400", **{key: text for key, text in typed.items() if text}},
+            typed={**blank, **{key: text for key, text in typed.items() if text}},
+            groups=sorted(visit.viewer.groups or ()),
             lives=[(str(life), visit.words.length_s(life)) for life in LIFE_S],
-            still_open=self._join_tokens.still_open(limit=OPEN_SHOWN),
+            still_open=self._join_tokens.still_open(visit.viewer, limit=OPEN_SHOWN),
             now_ms=visit.now_ms,
         )
 
@@ -90,6 +109,8 @@ def _problems(visit: Visit, name: str, asset: str, life: str) -> dict[str, str]:
         found["name"] = _("Give the gateway a name, such as the vehicle it rides in.")
     elif len(name) > NAME_LIMIT:
         found["name"] = _("At most %(n)s characters.", n=NAME_LIMIT)
+    if visit.viewer.groups is not None and visit.field("group") not in visit.viewer.groups:
+        found["group"] = _("Choose one of your groups.")
     if len(asset) > ASSET_LIMIT:
         found["asset"] = _("At most %(n)s characters.", n=ASSET_LIMIT)
     if life not in {str(one) for one in LIFE_S}:

@@ -78,7 +78,7 @@ class EventPages:
 
     def index(self, visit: Visit) -> Response:
         query = query_of(visit.request, EventsQuery)
-        found = self._events.list(_asked(query, visit.words))
+        found = self._events.list(_asked(query, visit.words), visit.viewer)
         kept = {name: getattr(query, name) for name in ("type", "subject", "gateway", "finality", "to")}
         more = {**kept, "from": query.from_, "versions": query.versions, "cursor": found.next}
         filtered = any(kept.values()) or bool(query.from_)
@@ -88,7 +88,7 @@ class EventPages:
 
     def show(self, visit: Visit, event_id: str) -> Response:
         try:
-            versions = self._events.versions(event_id).items
+            versions = self._events.versions(event_id, visit.viewer).items
         except NotFound:
             raise NotFound(visit.words.text("There is no event %(id)s.", id=event_id)) from None
         life = [

@@ -10,9 +10,11 @@ import msgspec
 from flask import Response
 
 from control_plane.api.binding import Permission, query_of
+from control_plane.api.broadcast import Broadcaster
 from control_plane.clock import Clock
 from control_plane.fleet.presence import Fleet, Standing, Status
-from control_plane.web.live import Broadcaster
+from control_plane.fleet.rights import Caller
+from control_plane.fleet.status import Way
 from control_plane.web.render import Renderer
 from control_plane.web.streams import stream
 from control_plane.web.visit import PageRoute, Visit
@@ -25,6 +27,7 @@ class FleetQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """What to show, as it stands in the address."""
 
     status: Literal["online", "late", "offline", "never", "retired", ""] = ""
+    configuration: Literal["in_force", "pending", "under_way", "refused", "drifted", "local", ""] = ""
     q: str = ""
     """Part of name, id or asset."""
     page: int = 1
@@ -54,14 +57,14 @@ class FleetPages:
 
     def show(self, visit: Visit) -> Response:
         query = query_of(visit.request, FleetQuery)
-        return self._renderer.page(visit, "fleet.html", **_shown(self._look(), query), query=query)
+        return self._renderer.page(visit, "fleet.html", **_shown(self._look(), query, visit.viewer), query=query)
 
     def follow(self, visit: Visit) -> Response:
         query = query_of(visit.request, FleetQuery)
 
         def render(seen: Seen) -> str:
             then = visit.later(seen.now_ms)
-            return self._renderer.fragment(then, "fleet_live.html", **_shown(seen, query), query=query)
+            return self._renderer.fragment(then, "fleet_live.html", **_shown(seen, query, visit.viewer), query=query)
 
         subscription = self._broadcaster.subscribe("fleet", cursor=self._fleet.cursor, look=self._look)
         return stream(self._broadcaster, subscription, visit, key=query, render=render)
@@ -75,8 +78,11 @@ class FleetPages:
             return self._seen
 
 
-def _shown(seen: Seen, query: FleetQuery) -> dict[str, Any]:
-    found = [one for one in seen.standings if _matches(one, query.q.strip().lower())]
+def _shown(seen: Seen, query: FleetQuery, caller: Caller) -> dict[str, Any]:
+    mine = [one for one in seen.standings if caller.sees(one.id)]
+    found = [one for one in mine if _matches(one, query.q.strip().lower())]
+    if query.configuration:
+        found = [one for one in found if one.way == query.configuration]
     kept = [one for one in found if not query.status or one.status == query.status]
     pages = max(1, -(-len(kept) // ROWS))
     page = min(max(1, query.page), pages)
@@ -87,7 +93,8 @@ def _shown(seen: Seen, query: FleetQuery) -> dict[str, Any]:
         "total": len(found),
         "counts": Counter(one.status for one in found),
         "statuses": list(Status),
-        "fleet_size": len(seen.standings),
+        "ways": list(Way),
+        "fleet_size": len(mine),
         "now_ms": seen.now_ms,
     }
 

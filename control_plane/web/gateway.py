@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from flask import Response, redirect
 
 from control_plane.api.binding import Permission
+from control_plane.api.broadcast import Broadcaster
 from control_plane.api.events import EventQuery, Events
 from control_plane.clock import Clock
 from control_plane.errors import NotFound
@@ -18,7 +19,6 @@ from control_plane.fleet.presence import Fleet, Standing
 from control_plane.projections.latest import LatestValue, latest_values
 from control_plane.projections.lost import PlacedGap, placed_gaps
 from control_plane.store.engine import Store
-from control_plane.web.live import Broadcaster
 from control_plane.web.render import Renderer
 from control_plane.web.streams import stream
 from control_plane.web.visit import PageRoute, Visit, path_of
@@ -93,13 +93,15 @@ class GatewayPages:
         )
 
     def show(self, visit: Visit, gateway_id: str) -> Response:
+        visit.see(gateway_id)
         seen = self._look(gateway_id)
         if seen.standing is None:
             raise NotFound(visit.words.text("There is no gateway %(id)s.", id=gateway_id))
-        events = self._events.list(EventQuery(gateway=gateway_id, current=True, limit=EVENTS_SHOWN)).items
+        events = self._events.list(EventQuery(gateway=gateway_id, current=True, limit=EVENTS_SHOWN), visit.viewer).items
         return self._renderer.page(visit, "gateway.html", **_shown(seen), events=events)
 
     def follow(self, visit: Visit, gateway_id: str) -> Response:
+        visit.see(gateway_id)
         if self._fleet.one(gateway_id) is None:
             raise NotFound(visit.words.text("There is no gateway %(id)s.", id=gateway_id))
 
@@ -113,7 +115,8 @@ class GatewayPages:
         )
         return stream(self._broadcaster, subscription, visit, key=gateway_id, render=render)
 
-    def retire(self, visit: Visit, gateway_id: str) -> Response:  # noqa: ARG002 - every view is handed the visit
+    def retire(self, visit: Visit, gateway_id: str) -> Response:
+        visit.see(gateway_id)
         self._enrolment.revoke(gateway_id)
         return redirect(path_of("gateways", gateway_id), 303)  # type: ignore[return-value]
 

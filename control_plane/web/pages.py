@@ -10,7 +10,7 @@ from control_plane.api.binding import Permission
 from control_plane.api.deliveries import Deliveries
 from control_plane.api.events import Events
 from control_plane.api.readings import ReadingsRoutes
-from control_plane.api.routes import Parts, configuration
+from control_plane.api.routes import Parts, configuration, gateways
 from control_plane.errors import NotFound
 from control_plane.fleet.browser_sessions import BrowserSessions
 from control_plane.fleet.presence import Fleet
@@ -21,7 +21,6 @@ from control_plane.web.enrol import EnrolPages
 from control_plane.web.events import EventPages
 from control_plane.web.fleet import FleetPages
 from control_plane.web.gateway import ConfigView, GatewayPages
-from control_plane.web.live import Broadcaster, Lifetime
 from control_plane.web.login import Login
 from control_plane.web.render import STATIC, Renderer
 from control_plane.web.sensor import SensorPages
@@ -30,12 +29,12 @@ from control_plane.web.visit import PageRoute, Visit
 YEAR_S = 365 * 86_400
 
 
-def pages(parts: Parts, *, lifetime: Lifetime, config_view: ConfigView | None = None) -> Pages:
+def pages(parts: Parts, *, config_view: ConfigView | None = None) -> Pages:
     """`config_view`: what a gateway's configuration panel shows; left out, what the registry knows."""
     config_view = config_view or configuration_view(configuration(parts))
     renderer = Renderer()
     sessions = BrowserSessions(store=parts.stores.business, clock=parts.clock)
-    routes = page_routes(parts, sessions=sessions, renderer=renderer, lifetime=lifetime, config_view=config_view)
+    routes = page_routes(parts, sessions=sessions, renderer=renderer, config_view=config_view)
     return Pages(routes, sessions=sessions, renderer=renderer, clock=parts.clock)
 
 
@@ -44,12 +43,10 @@ def page_routes(
     *,
     sessions: BrowserSessions,
     renderer: Renderer,
-    lifetime: Lifetime,
     config_view: ConfigView | None,
 ) -> tuple[PageRoute, ...]:
     stores, clock, web = parts.stores, parts.clock, parts.settings.web
     fleet = Fleet(stores=stores, clock=clock)
-    broadcaster = Broadcaster(limit=web.streams, lifetime=lifetime)
     events = Events(store=stores.business)
     readings = ReadingsRoutes(telemetry=stores.telemetry, reader=parts.reader, clock=clock)
     return (
@@ -57,7 +54,7 @@ def page_routes(
         *Login(
             accounts=parts.accounts, sessions=sessions, renderer=renderer, failures_per_minute=web.logins_per_minute
         ).routes(),
-        *FleetPages(fleet=fleet, clock=clock, renderer=renderer, broadcaster=broadcaster).routes(),
+        *FleetPages(fleet=fleet, clock=clock, renderer=renderer, broadcaster=parts.broadcaster).routes(),
         *GatewayPages(
             fleet=fleet,
             telemetry=stores.telemetry,
@@ -65,13 +62,18 @@ def page_routes(
             enrolment=parts.enrolment,
             clock=clock,
             renderer=renderer,
-            broadcaster=broadcaster,
+            broadcaster=parts.broadcaster,
             config_view=config_view,
         ).routes(),
         *SensorPages(fleet=fleet, telemetry=stores.telemetry, renderer=renderer).routes(),
         *ChartData(readings=readings).routes(),
         *EventPages(events=events, deliveries=Deliveries(store=stores.business), renderer=renderer).routes(),
-        *EnrolPages(join_tokens=parts.enrolment.join_tokens, settings=parts.settings, renderer=renderer).routes(),
+        *EnrolPages(
+            join_tokens=parts.enrolment.join_tokens,
+            gateways=gateways(parts),
+            settings=parts.settings,
+            renderer=renderer,
+        ).routes(),
     )
 
 

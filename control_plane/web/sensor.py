@@ -44,6 +44,7 @@ class SensorPages:
 
     def show(self, visit: Visit, gateway_id: str, sensor: str) -> Response:
         query = query_of(visit.request, SensorQuery)
+        visit.see(gateway_id)
         one = self._fleet.one(gateway_id)
         if one is None:
             raise NotFound(visit.words.text("There is no gateway %(id)s.", id=gateway_id))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from control_plane.fleet.presence import Standing, Status, Why
+from control_plane.fleet.status import Way
 from control_plane.web.words import Words
 from protos.comboio.v1 import batch_pb2 as pb
-from protos.comboio.v1 import link_pb2 as wire
 
 UNITS = {
     "Cel": "°C",
@@ -131,25 +131,20 @@ def certificate_days(one: Standing, now_ms: int) -> int | None:
 
 def configuration(words: Words, one: Standing) -> str:
     """One or two words for a row."""
+    return "–" if one.configuration is None else configuration_state(words, one.configuration)
+
+
+def way(words: Words, one: Way) -> str:
+    """What a fleet is filtered by."""
     _ = words.text
-    running = None if one.presence is None else one.presence.running
-    if running is None:
-        return "–"
-    if running.local_management:
-        return _("managed locally")
     return {
-        wire.CONFIG_IN_SYNC: _("in sync"),
-        wire.CONFIG_APPLIED: _("in sync"),
-        wire.CONFIG_STAGED: _("received"),
-        wire.CONFIG_READY: _("received"),
-        wire.CONFIG_REJECTED: _("rejected"),
-        wire.CONFIG_DEFERRED: _("waiting"),
-        wire.CONFIG_APPLYING: _("applying"),
-        wire.CONFIG_PROBATION: _("on probation"),
-        wire.CONFIG_ROLLING_BACK: _("rolling back"),
-        wire.CONFIG_ROLLED_BACK: _("rolled back"),
-        wire.CONFIG_FAILED: _("failed"),
-    }.get(running.phase, "–")
+        Way.IN_FORCE: _("in force"),
+        Way.PENDING: _("waiting"),
+        Way.UNDER_WAY: _("under way"),
+        Way.REFUSED: _("refused or undone"),
+        Way.DRIFTED: _("drifted"),
+        Way.LOCAL: _("managed locally"),
+    }[one]
 
 
 def configuration_state(words: Words, state: str) -> str:
@@ -159,12 +154,14 @@ def configuration_state(words: Words, state: str) -> str:
         "UNMANAGED": _("managed locally"),
         "PENDING": _("waiting"),
         "OFFERED": _("offered"),
+        "DEFERRED": _("waiting"),
+        "SUPERSEDED": _("superseded"),
         "STAGED": _("received"),
         "READY": _("received"),
         "APPLYING": _("applying"),
         "PROBATION": _("on probation"),
-        "APPLIED": _("in sync"),
-        "IN_SYNC": _("in sync"),
+        "APPLIED": _("in force"),
+        "IN_SYNC": _("in force"),
         "REJECTED": _("rejected"),
         "ROLLING_BACK": _("rolling back"),
         "ROLLED_BACK": _("rolled back"),

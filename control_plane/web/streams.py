@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Response
 
-from control_plane.web.live import Broadcaster, Subscription
+from control_plane.api.broadcast import Broadcaster, Subscription
 from control_plane.web.visit import Visit
 
 
@@ -15,7 +15,8 @@ def stream(
     broadcaster: Broadcaster, subscription: Subscription, visit: Visit, *, key: object, render: Callable[[Any], str]
 ) -> Response:
     """An endless text/event-stream; ends with the process, with its reader, or after a quarter of an hour."""
-    frames = broadcaster.frames(subscription, key=(key, visit.words.habits, visit.caller), render=render)
+    key = (key, visit.words.habits, visit.caller)
+    frames = broadcaster.frames(subscription, key=key, render=render, still=visit.still)
     response = Response(frames, content_type="text/event-stream")
     response.headers.update({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
     response.call_on_close(subscription.close)

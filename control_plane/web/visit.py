@@ -10,6 +10,7 @@ from urllib.parse import quote
 from flask import Request, Response
 
 from control_plane.api.binding import Permission
+from control_plane.errors import NotFound
 from control_plane.fleet.accounts import Caller, Role
 from control_plane.web.words import Words
 
@@ -24,6 +25,8 @@ class Visit:
     form_key: str
     secret: str
     now_ms: int
+    still: Callable[[], bool]
+    """Whether the caller is somebody yet, and may see what it might at first."""
 
     def field(self, name: str) -> str:
         """A field of the posted form, without blanks around it and without NUL, which PostgreSQL takes nowhere."""
@@ -32,6 +35,17 @@ class Visit:
     def later(self, now_ms: int) -> Visit:
         """The same visit as its stream sees it at another moment."""
         return replace(self, words=self.words.later(now_ms), now_ms=now_ms)
+
+    @property
+    def viewer(self) -> Caller:
+        """Who looks; only on pages that are not public."""
+        assert self.caller is not None
+        return self.caller
+
+    def see(self, gateway_id: str) -> None:
+        """Raises NotFound: what a caller was not given is not there."""
+        if not self.viewer.sees(gateway_id):
+            raise NotFound(self.words.text("There is no gateway %(id)s.", id=gateway_id))
 
     def may(self, role: str) -> bool:
         return self.caller is not None and self.caller.role >= Role.named(role)

@@ -11,6 +11,7 @@ from flask.testing import FlaskClient
 from control_plane.api.binding import Permission, Route
 from control_plane.fleet.accounts import Accounts, Role
 
+EVERYBODYS = {"GET /me", "DELETE /me"}
 Bearer = dict[str, dict[str, str]]
 
 
@@ -41,12 +42,58 @@ def test_a_lower_role_gets_403_and_a_sufficient_one_does_not(
     client: FlaskClient, table: tuple[Route, ...], bearer: Bearer
 ) -> None:
     for route in table:
-        if isinstance(route.permission.value, Role):
-            for role in Role:
+        if isinstance(route.permission.value, Role) and route.name not in EVERYBODYS:
+            for role in (Role.VIEWER, Role.OPERATOR, Role.ADMIN):
                 answer = client.open(filled(route.path), method=route.method, headers=bearer[role.word])
                 refused = answer.status_code == 403
                 assert (route.name, role, refused) == (route.name, role, role < route.permission.value)
                 assert answer.status_code < 500
+
+
+def test_an_integrator_gets_events_and_deliveries_and_nothing_else(
+    client: FlaskClient, table: tuple[Route, ...], bearer: Bearer
+) -> None:
+    answered = set()
+    for route in table:
+        if route.permission is not Permission.PUBLIC and route.name not in EVERYBODYS:
+            answer = client.open(filled(route.path), method=route.method, headers=bearer["integrator"])
+            if answer.status_code != 403:
+                answered.add(route.name)
+    assert answered == {
+        "GET /events",
+        "GET /events/{event_id}",
+        "GET /events/{event_id}/versions",
+        "GET /deliveries",
+        "GET /deliveries/{delivery_id}",
+        "POST /deliveries/{delivery_id}/replay",
+        "GET /destinations",
+        "GET /destinations/{name}",
+        "POST /destinations/{name}/resume",
+    }
+
+
+def test_a_token_with_some_permissions_gets_no_more_than_these(
+    client: FlaskClient, table: tuple[Route, ...], accounts: Accounts
+) -> None:
+    given = frozenset({"fleet:write", "data:read"})
+    made = accounts.create_token(name="part", role=Role.ADMIN, permissions=given)
+    headers = {"Authorization": f"Bearer {made.token}"}
+    for route in table:
+        if route.permission is not Permission.PUBLIC and route.name not in EVERYBODYS:
+            answer = client.open(filled(route.path), method=route.method, headers=headers)
+            first = route.path.split("/")[1]
+            fleet = first in {"gateways", "sensors", "assets", "places", "groups", "health"}
+            data = first in {"series", "readings", "gaps", "completeness"} and route.method == "GET"
+            may = "config" not in route.path and (fleet or data)
+            assert (route.name, answer.status_code != 403) == (route.name, may)
+
+
+def test_every_token_may_ask_whose_it_is_and_log_out(client: FlaskClient, bearer: Bearer) -> None:
+    for role in Role:
+        me = client.get("/api/v1/me", headers=bearer[role.word])
+        assert (me.get_json()["role"], me.get_json()["groups"]) == (role.word, None)
+        assert client.delete("/api/v1/me", headers=bearer[role.word]).status_code == 204
+        assert client.get("/api/v1/me", headers=bearer[role.word]).status_code == 401
 
 
 def test_a_token_that_ended_is_refused(client: FlaskClient, accounts: Accounts, bearer: Bearer) -> None:

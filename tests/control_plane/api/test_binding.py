@@ -124,7 +124,7 @@ def test_the_document_describes_every_route(client: FlaskClient, table: tuple[Ro
         "limit", "cursor", "type", "subject", "gateway", "current", "finality", "from", "to", "order",
     }  # fmt: skip
     answers = document["paths"]["/join-tokens"]["post"]["responses"]
-    assert set(answers) == {"201", "400", "401", "403", "413", "415", "422", "500"}
+    assert set(answers) == {"201", "400", "401", "403", "409", "413", "415", "422", "500", "503"}
     assert answers["201"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/JoinTokenMade"}
     assert list(answers["422"]["content"]) == ["application/problem+json"]
 

@@ -130,12 +130,13 @@ def test_adopting_makes_what_runs_the_gateways_layer(editor: Editor, fleet: Flee
 
 
 def test_groups_are_made_listed_and_refused_with_unknown_members(editor: Editor) -> None:
-    def put(slug: str, **body: Any) -> Any:
-        return editor.client.put(f"/api/v1/groups/{slug}", headers=editor.headers, json=body)
+    def put(slug: str, etag: str = '"0"', **body: Any) -> Any:
+        return editor.client.put(f"/api/v1/groups/{slug}", headers=editor.headers | {"If-Match": etag}, json=body)
 
     assert put("trucks", name="Trucks", priority=3, members=[GATEWAY]).status_code == 200
-    assert editor.get("/groups")["items"] == [{"slug": "trucks", "name": "Trucks", "priority": 3, "members": [GATEWAY]}]
-    assert put("trucks", members=["gw-nobody"]).status_code == 404
+    trucks: dict[str, Any] = {"slug": "trucks", "name": "Trucks", "priority": 3, "members": [GATEWAY], "etag": '"1"'}
+    assert editor.get("/groups")["items"] == [trucks]
+    assert put("trucks", trucks["etag"], members=["gw-nobody"]).status_code == 404
     assert put("No Slug", members=[]).status_code == 422
     saved = editor.put("/config/groups/trucks", {"uplink": {"window": 2}})
     assert [target["gateway"] for target in saved["targets"]] == [GATEWAY]

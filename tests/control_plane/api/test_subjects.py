@@ -101,7 +101,8 @@ def test_the_registry_shows_gateways_until_they_retire(
     one = get(client, bearer, f"/gateways/{ids[0]}")
     assert (one["name"], one["retired"]) == ("truck 0", None)
     assert one["certificate_expires"] == "2026-05-21T10:00:00Z"
-    assert client.delete(f"/api/v1/gateways/{ids[0]}", headers=bearer["admin"]).status_code == 204
+    seen = bearer["admin"] | {"If-Match": one["etag"]}
+    assert client.delete(f"/api/v1/gateways/{ids[0]}", headers=seen).status_code == 204
     retired = get(client, bearer, f"/gateways/{ids[0]}")
     assert (retired["retired"], retired["certificate_expires"]) == ("2025-11-22T10:00:00Z", None)
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from control_plane.console.cli import _rows, _show_readings, main
+from control_plane.console.cli import main
+from control_plane.console.data import show_readings
+from control_plane.console.show import rows as shown
 from control_plane.console.table import table
 from control_plane.fleet.accounts import Role
 from tests.control import Up, running
@@ -55,7 +57,7 @@ def test_a_join_token_is_printed_alone_so_that_scripts_can_take_it(
 
 
 def test_what_the_server_refuses_is_1(control: Up, admin: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["gateways", "gw-nobody", *admin]) == 1
+    assert main(["gateways", "show", "gw-nobody", *admin]) == 4
     assert "There is no gateway gw-nobody" in capsys.readouterr().err
     assert main(["deliveries", *admin, "--state", "lost"]) == 1
     assert "?state" in capsys.readouterr().err
@@ -108,12 +110,12 @@ def test_readings_are_shown_with_their_gaps_where_they_lie(capsys: pytest.Captur
         "quality": ["good", "good"],
     }
     gap = {"series": series["key"], "from_ms": 1_000, "to_ms": 9_000, "reason": "restart"}
-    _show_readings({"resolution": "raw", "series": [series], "gaps": [gap]})
+    show_readings({"resolution": "raw", "series": [series], "gaps": [gap]})
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "gw-a/cooling/temperature  [Cel]  raw, 50.0% of the expected readings, clock error up to 3 ms"
     assert [line.split(maxsplit=2)[2] for line in lines[2:5]] == ["4.1  good", "-  gap of 8.0 s: restart", "4.3  good"]
 
 
 def test_a_list_is_a_table_with_headings(capsys: pytest.CaptureFixture[str]) -> None:
-    _rows(("id", "count"))({"items": [{"id": "a", "count": 10}, {"id": "bcd", "count": 5}]})
+    shown(("id", "count"))({"items": [{"id": "a", "count": 10}, {"id": "bcd", "count": 5}]})
     assert capsys.readouterr().out == "ID   COUNT\na       10\nbcd      5\n"

@@ -67,4 +67,4 @@ def test_layers_are_set_from_files_shown_compared_and_guarded(
     layer.write_text("{")
     assert str(layer) in comboio("set", GATEWAY, str(layer), status=2)
     assert "a target is" in comboio("show", "truck/17", status=2)
-    assert "not reported" in comboio("adopt", GATEWAY, status=1)
+    assert "not reported" in comboio("adopt", GATEWAY, status=4)

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import pytest
+
 from control_plane.fleet.accounts import Accounts, Role
+from control_plane.fleet.browser_sessions import BrowserSessions
+from control_plane.fleet.users import UserFields, Users
+from control_plane.store.engine import Stores
 from tests.control_plane.conftest import TurnedClock
 
 
@@ -37,3 +42,34 @@ def test_a_token_ends_with_its_days_or_its_revocation(accounts: Accounts, clock:
     accounts.revoke_token(lasting.id)
     assert accounts.caller(lasting.token) is None
     assert accounts.caller("ct1.never-made") is None
+
+
+def test_a_session_is_bound_to_its_users_groups_as_they_are_now(
+    stores: Stores, accounts: Accounts, clock: TurnedClock
+) -> None:
+    users = Users(store=stores.business, accounts=accounts, clock=clock)
+    sessions = BrowserSessions(store=stores.business, clock=clock)
+    users.create("ana", UserFields(Role.ADMIN, None), password=None, by="")
+    users.create("eva", UserFields(Role.ADMIN, frozenset()), password=None, by="")
+    callers = {name: sessions.caller(sessions.begin(name).secret) for name in ("ana", "eva")}
+    seen = {name: caller.sees("gw-x") for name, caller in callers.items() if caller is not None}
+    assert seen == {"ana": True, "eva": False}
+
+
+@pytest.mark.parametrize(
+    ("given", "users", "left"),
+    [
+        (Role.ADMIN, Role.VIEWER, Role.VIEWER),
+        (Role.VIEWER, Role.ADMIN, Role.VIEWER),
+        (Role.INTEGRATOR, Role.OPERATOR, Role.INTEGRATOR),
+        (Role.OPERATOR, Role.INTEGRATOR, Role.INTEGRATOR),
+        (Role.INTEGRATOR, Role.VIEWER, None),
+    ],
+)
+def test_a_token_shrinks_with_its_user(
+    stores: Stores, accounts: Accounts, clock: TurnedClock, given: Role, users: Role, left: Role | None
+) -> None:
+    people = Users(store=stores.business, accounts=accounts, clock=clock)
+    people.create("ana", UserFields(users, None), password=None, by="")
+    caller = accounts.caller(accounts.create_token(name="t", role=given, owner="ana").token)
+    assert (caller.role if caller is not None else None) == left

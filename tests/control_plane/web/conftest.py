@@ -7,6 +7,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from control_plane.api.app import create_app
+from control_plane.api.broadcast import Broadcaster, Lifetime
 from control_plane.api.routes import Parts, routes
 from control_plane.fleet.accounts import Accounts
 from control_plane.fleet.authority import Authority
@@ -16,7 +17,6 @@ from control_plane.projections.reading import HistoryReader
 from control_plane.settings import Settings, WebSection
 from control_plane.store.engine import Stores
 from control_plane.web.app import SESSION
-from control_plane.web.live import Lifetime
 from control_plane.web.pages import pages
 from tests.control_plane.conftest import TurnedClock
 from tests.control_plane.web.browsing import Browser
@@ -27,7 +27,13 @@ WEB = WebSection(max_request_bytes=4096, logins_per_minute=3, streams=2)
 
 @pytest.fixture
 def parts(
-    stores: Stores, clock: TurnedClock, authority: Authority, accounts: Accounts, enrolment: Enrolment, tmp_path: Path
+    stores: Stores,
+    clock: TurnedClock,
+    authority: Authority,
+    accounts: Accounts,
+    enrolment: Enrolment,
+    tmp_path: Path,
+    lifetime: Lifetime,
 ) -> Parts:
     return Parts(
         settings=Settings(data_dir=str(tmp_path), web=WEB),
@@ -37,6 +43,7 @@ def parts(
         accounts=accounts,
         enrolment=enrolment,
         reader=HistoryReader(journal=stores.journal, telemetry=stores.telemetry),
+        broadcaster=Broadcaster(limit=WEB.streams, lifetime=lifetime),
     )
 
 
@@ -46,8 +53,8 @@ def lifetime() -> Lifetime:
 
 
 @pytest.fixture
-def app(parts: Parts, lifetime: Lifetime) -> Flask:
-    mount = pages(parts, lifetime=lifetime).mount
+def app(parts: Parts) -> Flask:
+    mount = pages(parts).mount
     return create_app(routes(parts), accounts=parts.accounts, web=WEB, mount=mount)
 
 

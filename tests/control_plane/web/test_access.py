@@ -13,7 +13,6 @@ from control_plane.fleet.accounts import Accounts, Role
 from control_plane.fleet.browser_sessions import IDLE_MS, LIFE_MS, BrowserSessions
 from control_plane.store.tables import browser_session, user
 from control_plane.web.app import HEADERS, SESSION
-from control_plane.web.live import Lifetime
 from control_plane.web.pages import page_routes
 from control_plane.web.render import Renderer
 from control_plane.web.visit import PageRoute, local_path
@@ -23,7 +22,7 @@ from tests.control_plane.web.browsing import Browser
 
 @pytest.fixture
 def table(parts: Parts, sessions: BrowserSessions) -> tuple[PageRoute, ...]:
-    return page_routes(parts, sessions=sessions, renderer=Renderer(), lifetime=Lifetime(), config_view=None)
+    return page_routes(parts, sessions=sessions, renderer=Renderer(), config_view=None)
 
 
 def signed_in(app: Flask, sessions: BrowserSessions, name: str) -> Browser:

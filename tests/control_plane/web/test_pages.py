@@ -7,16 +7,20 @@ import shutil
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert
 
+from control_plane.api.broadcast import Broadcaster, Lifetime, event
 from control_plane.api.routes import Parts
 from control_plane.errors import Retryable
 from control_plane.fleet.accounts import Accounts
 from control_plane.fleet.presence import Fleet, Status, Why
+from control_plane.fleet.rights import EVERYTHING
 from control_plane.store.engine import Stores
+from control_plane.store.tables import config_desired, config_status
 from control_plane.web import render
 from control_plane.web.gateway import ConfigPanel, Difference
-from control_plane.web.live import Broadcaster, Lifetime, event
 from control_plane.web.pages import pages
+from protos.comboio.v1 import link_pb2 as wire
 from tests.control_plane.conftest import TurnedClock
 from tests.control_plane.web.browsing import Browser
 from tests.control_plane.web.seeding import (
@@ -29,6 +33,7 @@ from tests.control_plane.web.seeding import (
     NEVER,
     RETIRED,
     TRUCK,
+    Box,
     Seeds,
     event_id,
     project,
@@ -126,6 +131,49 @@ def test_the_fleet_is_filtered_by_the_address(seeds: Seeds, admin: Browser) -> N
     assert "No gateway fits this filter." in admin.text("/?q=nobody")
 
 
+def test_the_fleet_says_how_far_each_configuration_is_and_filters_by_it(
+    seeds: Seeds, stores: Stores, clock: TurnedClock, admin: Browser
+) -> None:
+    def shown(way: str) -> set[str]:
+        clock.forward(seconds=1)
+        return set(re.findall(r'id="row-([\w-]+)"', admin.text(f"/?configuration={way}")))
+
+    digests = {one: f"{number:064x}" for number, one in enumerate((TRUCK, HALL, AWAY, NEVER))}
+    with stores.business.write() as connection:
+        for one, digest in digests.items():
+            connection.execute(insert(config_desired).values(gateway=one, generation=3, hash=digest, change=1))
+
+    def runs(box: Box, digest: str, phase: wire.ConfigPhase.ValueType = wire.CONFIG_IN_SYNC) -> None:
+        box.say(running=wire.RunningConfig(generation=3, pushed_hash=bytes.fromhex(digest), phase=phase))
+
+    def told(one: str, phase: wire.ConfigPhase.ValueType) -> None:
+        row = {"gateway": one, "generation": 3, "hash": bytes.fromhex(digests[one]), "phase": phase}
+        more = {"reason": 0, "pointer": "", "text": "", "retry_at_ms": 0, "received_ms": clock.now_ms()}
+        with stores.journal.write() as connection:
+            connection.execute(insert(config_status).values(**row, **more))
+
+    runs(seeds.truck, digests[TRUCK])
+    runs(seeds.hall, "ff" * 32)
+    assert (shown("in_force"), shown("pending"), shown("local")) == ({TRUCK}, {HALL, AWAY, NEVER}, set())
+    assert "in force" in row_of(admin.text("/"), TRUCK)
+    assert "waiting" in row_of(admin.text("/"), NEVER)
+    runs(seeds.hall, digests[HALL], wire.CONFIG_PROBATION)
+    assert shown("under_way") == {HALL}
+    assert "on probation" in row_of(admin.text("/"), HALL)
+    told(AWAY, wire.CONFIG_STAGED)
+    assert shown("under_way") == {HALL, AWAY}
+    told(AWAY, wire.CONFIG_REJECTED)
+    assert shown("refused") == {AWAY}
+    assert "rejected" in row_of(admin.text("/"), AWAY)
+    told(TRUCK, wire.CONFIG_APPLIED)
+    runs(seeds.truck, "ee" * 32)
+    assert shown("drifted") == {TRUCK}
+    seeds.truck.say(running=wire.RunningConfig(local_management=True, local_hash=b"l"))
+    assert shown("local") == {TRUCK}
+    assert shown("in_force") == set()
+    assert "No gateway fits this filter." in admin.text("/?configuration=in_force")
+
+
 def test_an_empty_fleet_says_what_to_do(admin: Browser) -> None:
     assert "Enrol a gateway" in admin.text("/")
     assert "No event yet" in admin.text("/events")
@@ -152,7 +200,7 @@ def test_what_is_wanted_of_a_configuration_is_shown_beside_what_runs(seeds: Seed
         desired_hash=b"\xab" * 32,
         differences=(Difference(pointer="/sensor/0/every_s", desired="1.0", running=None),),
     )
-    mount = pages(parts, lifetime=Lifetime(), config_view={TRUCK: panel}.get).mount
+    mount = pages(parts, config_view={TRUCK: panel}.get).mount
     browser = Browser(create_app((), accounts=parts.accounts, web=parts.settings.web, mount=mount).test_client())
     browser.sign_in("admin", parts.accounts.reset_password("admin"))
     page = browser.text(f"/gateways/{TRUCK}")
@@ -269,7 +317,7 @@ def test_enrolling_keeps_what_was_typed_and_shows_the_token_once(admin: Browser,
     assert "<svg" in made.text
     assert token[1] not in admin.text("/enrol")
     assert "truck 9" in admin.text("/enrol")
-    (row,) = parts.enrolment.join_tokens.still_open(limit=9)
+    (row,) = parts.enrolment.join_tokens.still_open(EVERYTHING, limit=9)
     admin.send(f"/enrol/{row.id}/revoke", "/enrol")
     assert "None is waiting" in admin.text("/enrol")
 
@@ -361,7 +409,7 @@ def test_people_with_the_same_habits_share_one_look_and_one_text() -> None:
         return str(value)
 
     streams = [broadcaster.subscribe("a", cursor=lambda: 1, look=look) for _ in range(3)]
-    frames = [broadcaster.frames(one, key="en", render=render_it) for one in streams]
+    frames = [broadcaster.frames(one, key="en", render=render_it, still=lambda: True) for one in streams]
     for one in frames:
         next(one)
         assert next(one) == b"data: 42\n\n"

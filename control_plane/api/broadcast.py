@@ -1,15 +1,15 @@
-"""Live pages: one thread per process looks at the stores for everybody, each open stream renders what changed.
+"""Live answers, pages' and the API's: one thread per process looks at the stores for everybody who has a stream open.
 
 The thread runs only while somebody looks. A topic is looked at when its cursor moved, and every few seconds in any
 case, since statuses change by the mere passing of time. Streams are counted apart from other requests: beyond the
-limit a page is told to come back, and stays as it was served.
+limit one is told to come back; a page stays as it was served.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +21,13 @@ EVERY_S = 1.0
 LOOK_ANYWAY_S = 5.0
 PING_S = 15.0
 LONGEST_S = 900.0
-"""Then the page connects anew, and has to be signed in still."""
+"""Then one connects anew, and has to be let in still."""
+RIGHTS_S = 10.0
+"""What its reader may see is looked up so often; a stream ends when that changed."""
+RETRY = b"retry: 2000\n\n"
+PING = b": still here\n\n"
 
-log = structlog.get_logger("control_plane.web")
+log = structlog.get_logger("control_plane.api")
 
 
 class Lifetime:
@@ -95,11 +99,11 @@ class Broadcaster:
         with self._news:
             if sum(topic.followers for topic in self._topics.values()) >= self._limit:
                 raise Retryable(
-                    "Too many live pages are open; this one shows what was true when it was loaded.", after_s=30
+                    "Too many live streams are open. A page shows what was true when it was loaded.", after_s=30
                 )
             self._topics.setdefault(name, _Topic(cursor, look)).followers += 1
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="web.live", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="live", daemon=True)
                 self._thread.start()
             else:
                 self._news.notify_all()
@@ -126,23 +130,52 @@ class Broadcaster:
             subscription.version = topic.version
             return topic.seen
 
-    def frames(self, subscription: Subscription, *, key: object, render: Callable[[Any], str]) -> Generator[bytes]:
-        """Server-sent events: the rendered snapshot whenever it reads differently, a comment while nothing changes.
+    def frames(
+        self, subscription: Subscription, *, key: object, render: Callable[[Any], str], still: Callable[[], bool]
+    ) -> Generator[bytes]:
+        """Server-sent events: the rendered snapshot whenever it reads differently.
 
         `key` says what, beside the snapshot, the text depends on.
         """
-        shown, spoke_s, until_s = "", time.monotonic(), time.monotonic() + LONGEST_S
+        shown = ""
+
+        def news(seen: Seen) -> Iterator[bytes]:
+            nonlocal shown
+            text = seen.text(key, render)
+            if text != shown:
+                shown = text
+                yield event(text)
+
+        return self.messages(subscription, news=news, still=still)
+
+    def messages(
+        self,
+        subscription: Subscription,
+        *,
+        news: Callable[[Seen], Iterator[bytes]],
+        still: Callable[[], bool],
+        ping: Callable[[], bytes] = lambda: PING,
+    ) -> Generator[bytes]:
+        """What `news` makes of each snapshot, a comment while that is nothing.
+
+        Ends with the process, with its time, or when `still` says that its reader may see something else now.
+        """
+        spoke_s = asked_s = time.monotonic()
+        until_s = spoke_s + LONGEST_S
         try:
-            yield b"retry: 2000\n\n"
-            while self._lifetime.going_on and time.monotonic() < until_s:
+            yield RETRY
+            while self._lifetime.going_on and (now_s := time.monotonic()) < until_s:
+                if now_s - asked_s > RIGHTS_S:
+                    asked_s = now_s
+                    if not still():
+                        return
                 seen = subscription.next(1.0)
-                text = shown if seen is None else seen.text(key, render)
-                if text != shown:
-                    shown, spoke_s = text, time.monotonic()
-                    yield event(text)
-                elif time.monotonic() - spoke_s > PING_S:
+                for message in news(seen) if seen is not None else ():
                     spoke_s = time.monotonic()
-                    yield b": still here\n\n"
+                    yield message
+                if time.monotonic() - spoke_s > PING_S:
+                    spoke_s = time.monotonic()
+                    yield ping()
         finally:
             subscription.close()
 

@@ -1,0 +1,164 @@
+"""comboio health, join-token, readings, events, deliveries, gaps, completeness, destinations, replay."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime
+from typing import Any
+
+from control_plane.console.client import Client
+from control_plane.console.commands import Commands, filters, path
+from control_plane.console.profile import UsageError
+from control_plane.console.show import rows, said, sheet
+from control_plane.console.table import table
+
+EVENTS = rows(("time", "event", "subject", "finality", "id"), of=lambda one: {**one, "event": short(one["type"])})
+VERSIONS = rows(("version", "change", "finality", "recorded", "data"))
+DELIVERIES = rows(("id", "state", "key", "delivered", "last_error"))
+GAPS = rows(("gateway", "sensor", "reason", "count", "count_exact", "recorded"))
+COMPLETENESS = rows(("gateway", "watermark", "urgent", "telemetry", "epoch"), of=lambda one: {**one, **_lanes(one)})
+DESTINATIONS = rows(("name", "state", "host", "open", "oldest_open", "last_error"))
+JOIN_TOKENS = rows(("id", "gateway_name", "asset", "state", "expires", "used_by"))
+VALUE_NAMES = ("values", "quality", "min", "max", "mean", "last", "count")
+EVERYTHING = 100_000
+
+
+def add(commands: Commands) -> None:
+    commands.command("health", lambda client, _: client.get("/health/detail"), _show_health, "stores and roles")
+    join = commands.command("join-token", _join_token, _show_join_token, "a token for a new gateway, or --list")
+    join.add_argument("--name", help="the gateway's name")
+    join.add_argument("--asset", help="what it will be mounted on")
+    join.add_argument("--ttl-s", type=int, default=86_400)
+    join.add_argument("--list", action="store_true", help="show the tokens made so far")
+    readings = commands.command("readings", _readings, show_readings, "readings of series")
+    readings.add_argument("series", nargs="+", help="gateway/sensor/quantity")
+    readings.add_argument("--from", dest="start", help="RFC 3339")
+    readings.add_argument("--to", dest="end", help="RFC 3339")
+    readings.add_argument("--max-points", type=int)
+    gaps = commands.command("gaps", _asking("/gaps", "gateway", "sensor"), GAPS, "what was lost and accounted for")
+    filters(gaps, "gateway", "sensor")
+    complete = commands.command(
+        "completeness", _asking("/completeness", "gateway"), COMPLETENESS, "up to when everything is here"
+    )
+    filters(complete, "gateway")
+    _add_events(commands)
+    _add_deliveries(commands)
+
+
+def _add_events(commands: Commands) -> None:
+    ask = _asking("/events", "type", "subject", "gateway", "finality", "current")
+
+    def asks(command: argparse.ArgumentParser) -> None:
+        filters(command, "type", "subject", "gateway", "finality")
+        current = "newest versions only"
+        command.add_argument("--current", action="store_const", const=True, default=argparse.SUPPRESS, help=current)
+
+    around = commands.family("events", "business events, newest first", run=ask, show=EVENTS, asks=asks)
+    one = around("show", lambda c, o: c.get(path("events", o.id)), sheet, "one version of an event")
+    versions = around("versions", lambda c, o: c.get(path("events", o.id, "versions")), VERSIONS, "its whole life")
+    for command in (one, versions):
+        command.add_argument("id")
+
+
+def _add_deliveries(commands: Commands) -> None:
+    def asks(command: argparse.ArgumentParser) -> None:
+        filters(command, "state", "dest", "event-id")
+
+    ask = _asking("/deliveries", "state", "dest", "event_id")
+    around = commands.family("deliveries", "what was or is to be sent where", run=ask, show=DELIVERIES, asks=asks)
+    around("show", lambda c, o: c.get(path("deliveries", o.id)), sheet, "one, with its attempts").add_argument("id")
+    replay = commands.command("replay", _replay, said("{id} is {state}."), "offer a delivery again, under the same id")
+    replay.add_argument("id", help="destination:event")
+    ask = _asking("/destinations")
+    around = commands.family("destinations", "where events go, and how that goes", run=ask, show=DESTINATIONS)
+    around("show", lambda c, o: c.get(path("destinations", o.name)), sheet, "one destination").add_argument("name")
+    resume = around("resume", _resume, said("{deliveries} deliveries are due now."), "try what waits there now")
+    resume.add_argument("name")
+    resume.add_argument("--parked", action="store_true", help="what was given up, too")
+
+
+def _asking(where: str, *names: str) -> Any:
+    """Lists `where` with those of the options that were given."""
+
+    def run(client: Client, options: Any) -> Any:
+        asked = {name: getattr(options, name, None) for name in names}
+        return client.listed(where, limit=getattr(options, "limit", 100), **asked)
+
+    return run
+
+
+def _replay(client: Client, options: Any) -> Any:
+    return client.post(path("deliveries", options.id, "replay"), None)
+
+
+def _resume(client: Client, options: Any) -> Any:
+    return client.post(path("destinations", options.name, "resume"), {"parked": options.parked})
+
+
+def _join_token(client: Client, options: Any) -> Any:
+    if options.list:
+        return client.listed("/join-tokens", limit=EVERYTHING)
+    if not options.name:
+        raise UsageError("join-token needs --name NAME, or --list")
+    return client.post("/join-tokens", {"gateway_name": options.name, "asset": options.asset, "ttl_s": options.ttl_s})
+
+
+def _readings(client: Client, options: Any) -> Any:
+    asked = {"from": options.start, "to": options.end, "max_points": options.max_points}
+    return client.get("/readings", series=options.series, **asked)
+
+
+# --- printing ----------------------------------------------------------------------------------------
+
+
+def short(event_type: str) -> str:
+    """Without the prefix and the version that all of them have."""
+    return event_type.removeprefix("comboio.").rpartition(".v")[0] or event_type
+
+
+def _lanes(one: Any) -> dict[str, Any]:
+    return {lane["lane"]: f"seq {lane['seq']}" for lane in one["lanes"]}
+
+
+def _show_health(answer: Any) -> None:
+    print(f"status {answer['status']}")
+    print(table(("store", "ok", "took_ms", "error"), [{"store": n} | s for n, s in answer["stores"].items()]))
+    if answer["roles"]:
+        print(table(("role", "pid"), [{"role": role, "pid": pid} for role, pid in answer["roles"].items()]))
+
+
+def _show_join_token(answer: Any) -> None:
+    if "items" in answer:
+        JOIN_TOKENS(answer)
+    else:
+        print(answer["token"])
+
+
+def show_readings(answer: Any) -> None:
+    """Per series a heading and its rows, with gaps where they lie."""
+    for series in answer["series"]:
+        share = f"{series['coverage']:.1%} of the expected readings"
+        clock = f"clock error up to {series['clock_err_ms']} ms"
+        print(f"{series['key']}  [{series['unit'] or 'no unit'}]  {answer['resolution']}, {share}, {clock}")
+        names = [name for name in VALUE_NAMES if name in series]
+        found = [
+            {"time": _moment(at), **{name: series[name][i] for name in names}} | {"at": at}
+            for i, at in enumerate(series["times_ms"])
+        ]
+        found += [
+            {"time": _moment(gap["from_ms"]), names[-1]: _gap_text(gap), "at": gap["from_ms"]}
+            for gap in answer["gaps"]
+            if gap["series"] == series["key"] and names
+        ]
+        found.sort(key=lambda row: row["at"])
+        print(table(("time", *names), found) if found else "No readings in this time.")
+        print()
+
+
+def _gap_text(gap: Any) -> str:
+    return f"gap of {(gap['to_ms'] - gap['from_ms']) / 1000:.1f} s: {gap['reason']}"
+
+
+def _moment(at_ms: int) -> str:
+    """Local time to the millisecond, as the clock on the wall shows it."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]

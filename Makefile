@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+CORES  ?= -n logical --maxprocesses 4 --dist worksteal
 PROTOS := $(wildcard protos/comboio/v1/*.proto)
 .DEFAULT_GOAL := help
 .PHONY: help setup servers demo test check protos fmt faults bench package shape lock
@@ -24,8 +25,8 @@ servers: setup ## Servers that tests need (root: apt; otherwise says what to run
 demo: setup ## The whole road on this machine; ONCE=1 ends after 60 s with a balance
 	@COMBOIO_CLONED=$$(stat -c %Y .git/description 2>/dev/null) $(BIN)/python -m control_plane.simulators.demo $(if $(ONCE),--once) $(if $(KEEP),--keep)
 
-test: servers ## All tests (SQLite and PostgreSQL)
-	$(BIN)/python -m pytest $(ARGS)
+test: servers ## All tests (SQLite and PostgreSQL), on every core; CORES= runs one at a time
+	$(BIN)/python -m pytest $(CORES) $(ARGS)
 
 check: servers ## What CI runs: style, types, imports, wire contract, tests
 	$(BIN)/ruff format --check .

@@ -183,10 +183,10 @@ def test_a_reverted_renewal_leaves_the_old_identity(control: Up, token: str, tmp
 def test_a_retired_gateway_is_told_so_when_it_renews(control: Up, token: str, tmp_path: Path) -> None:
     joined = enrol(control.http, token, tmp_path)
     admin = control.api_token(Role.ADMIN)
+    path = f"/api/v1/gateways/{joined.gateway_id}"
+    known = control.get(path, admin).json()["etag"]
     gone = httpx.delete(
-        f"{control.http}/api/v1/gateways/{joined.gateway_id}",
-        headers={"Authorization": f"Bearer {admin}"},
-        trust_env=False,
+        control.http + path, headers={"Authorization": f"Bearer {admin}", "If-Match": known}, trust_env=False
     )
     assert gone.status_code == 204
     with pytest.raises(Misconfigured, match="revoked"):

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import inspect
@@ -28,24 +29,64 @@ def convert(raw: Any, type_: type[T]) -> T:
     problems = list(_unknown(raw, inspect.type_info(type_), ""))
     try:
         value = msgspec.convert(raw, type_)
-    except msgspec.ValidationError as error:
-        text = _readable(str(error))
-        said = any(text.split(":")[0] == problem.split(":")[0] for problem in problems)
-        if not said and not (problems and "unknown field" in text):
-            problems.append(text)
+    except msgspec.ValidationError:
+        for text in _misfits(raw, type_, ""):
+            said = any(text.split(":")[0] == problem.split(":")[0] for problem in problems)
+            if not said and not (problems and "unknown field" in text):
+                problems.append(text)
         raise DocumentError(problems) from None
     if problems:
         raise DocumentError(problems)
     return value
 
 
+def _misfits(raw: Any, kind: Any, path: str) -> Iterator[str]:
+    """Every value that is not of its type, as deep as it stands: msgspec tells one, and no key of a mapping."""
+    try:
+        msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        inner = list(_misfits_inside(raw, _plain(kind, raw), path))
+        yield from inner or [f"{path or 'document'}: {_readable(str(error))}"]
+
+
+def _misfits_inside(raw: Any, kind: Any, path: str) -> Iterator[str]:
+    origin, of = get_origin(kind), get_args(kind)
+    if isinstance(raw, dict) and isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        hints = get_type_hints(kind, include_extras=True)
+        for part in msgspec.structs.fields(kind):
+            if part.encode_name in raw:
+                here = f"{path}.{part.encode_name}" if path else part.encode_name
+                yield from _misfits(raw[part.encode_name], hints[part.name], here)
+    elif isinstance(raw, dict) and origin is dict:
+        for key, value in raw.items():
+            for wrong in _misfits(key, of[0], f"{path}.{key}"):
+                yield wrong.replace(": ", ": the key: ", 1)
+            yield from _misfits(value, of[1], f"{path}.{key}")
+    elif isinstance(raw, list) and (origin is list or (origin is tuple and of[1:] == (...,))):
+        for index, value in enumerate(raw):
+            yield from _misfits(value, of[0], f"{path}[{index}]")
+
+
+def _plain(kind: Any, raw: Any) -> Any:
+    """Without Annotated and without None; of a union of tagged types the one that `raw` says it is."""
+    while get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    if get_origin(kind) not in {Union, UnionType}:
+        return kind
+    left = [one for one in get_args(kind) if one is not NoneType]
+    if len(left) == 1:
+        return _plain(left[0], raw)
+    for one in left:
+        facts = getattr(one, "__struct_config__", None)
+        if facts is not None and isinstance(raw, dict) and raw.get(facts.tag_field) == facts.tag:
+            return one
+    return kind
+
+
 def _readable(text: str) -> str:
-    """'Expected `int`, got `str` - at `$.a[1].b`' → 'a[1].b: expected int, got str'."""
-    message, _, path = text.partition(" - at `")
-    message = message.replace("`", "").replace("Object ", "")
-    message = message[0].lower() + message[1:]
-    path = path.rstrip("`").removeprefix("$").removeprefix(".")
-    return f"{path or 'document'}: {message}"
+    """'Expected `int`, got `str` - at `$.a[1].b`' → 'expected int, got str'."""
+    message = text.partition(" - at `")[0].replace("`", "").replace("Object ", "")
+    return message[0].lower() + message[1:]
 
 
 def _unknown(raw: Any, kind: inspect.Type, path: str) -> Iterator[str]:
@@ -95,9 +136,8 @@ def _near(word: str, known: dict[str, Any]) -> str:
 
 
 def pointed(problem: str) -> tuple[str, str]:
-    """'a[1].b: text' → ('/a/1/b', 'text'): a problem's path as a JSON pointer, as deep as the path is known."""
+    """'a[1].b: text' → ('/a/1/b', 'text'): a problem's path as a JSON pointer."""
     path, _, message = problem.partition(": ")
-    path = path.partition("[...]")[0]  # msgspec does not say which key of a dict
     if path == "document":
         return "", message
     return "/" + path.replace("[", "/").replace("]", "").replace(".", "/"), message

@@ -28,10 +28,13 @@ LISTENERS = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--identity", "12
 class Up:
     """A started `up`: its process and what it announced."""
 
-    def __init__(self, process: subprocess.Popen[bytes], announced: dict[str, Any], data_dir: Path) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], announced: dict[str, Any], data_dir: Path, database: str
+    ) -> None:
         self.process = process
         self.announced = announced
         self.data_dir = data_dir
+        self.database = database
 
     @property
     def http(self) -> str:
@@ -45,12 +48,12 @@ class Up:
     def join_token(self, *, name: str, ttl_s: int = 600) -> str:
         """As `comboio-control join-token create` makes it, without a process of its own."""
         authority = Authority.open(self.data_dir)
-        with Stores(f"sqlite:///{self.data_dir}") as stores:
+        with Stores(self.database) as stores:
             enrolment = Enrolment(stores=stores, authority=authority, clock=SystemClock())
             return enrolment.join_tokens.create(gateway_name=name, ttl_s=ttl_s).token
 
     def api_token(self, role: Role) -> str:
-        with Stores(f"sqlite:///{self.data_dir}") as stores:
+        with Stores(self.database) as stores:
             return Accounts(store=stores.business, clock=SystemClock()).create_token(name="test", role=role).token
 
     def get(self, path: str, token: str | None = None) -> httpx.Response:
@@ -78,7 +81,10 @@ def running(data_dir: Path, *arguments: str, listeners: tuple[str, ...] = LISTEN
     try:
         line = process.stdout.readline()
         assert line, (data_dir / "log").read_text()
-        yield Up(process, msgspec.json.decode(line), data_dir)
+        database = (
+            arguments[arguments.index("--database") + 1] if "--database" in arguments else f"sqlite:///{data_dir}"
+        )
+        yield Up(process, msgspec.json.decode(line), data_dir, database)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)

@@ -13,7 +13,7 @@ from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
 
 from control_plane.api import openapi, problems
-from control_plane.api.auth import authorise
+from control_plane.api.auth import authorise, still_allowed
 from control_plane.api.binding import Endpoint, Permission, Route
 from control_plane.api.problems import Problem
 from control_plane.fleet.accounts import Accounts
@@ -48,7 +48,7 @@ def _add(app: Flask, endpoint: Endpoint, *, accounts: Accounts, limiter: Limiter
         caller = authorise(request, route, accounts)
         if any("\0" in part for part in path.values()):
             raise Problem(404, "Nothing has a NUL character in its name.")
-        return endpoint.answer(request, path, caller)
+        return endpoint.answer(request, path, caller, still_allowed(request, route, accounts, caller))
 
     serve: Callable[..., Any] = view
     serve.__name__ = route.name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from flask import Request
 
 from control_plane.api.binding import Permission, Route
@@ -25,6 +27,18 @@ def authorise(request: Request, route: Route, accounts: Accounts) -> Caller | No
             return _by_password(request, accounts)
         return _permitted(_by_token(request, accounts), Role.ADMIN, route)
     return _permitted(_by_token(request, accounts), Role(route.permission.value), route)
+
+
+def still_allowed(request: Request, route: Route, accounts: Accounts, caller: Caller | None) -> Callable[[], bool]:
+    """What a stream asks now and then: whether the same request would be let in, as the same caller."""
+    given = request.authorization
+    token = given.token if given is not None and given.type == "bearer" else None
+
+    def still() -> bool:
+        now = accounts.caller(token) if token else None
+        return route.permission is Permission.PUBLIC or (now is not None and now == caller)
+
+    return still
 
 
 def whole_fleet(caller: Caller) -> None:

@@ -7,16 +7,19 @@ A view is a function or bound method whose parameters are any of
     caller: Caller     who asks; only where the route is not public
     if_match: int      the version the caller last saw, from If-Match: "N"; without that header 428. "0", or
                        If-None-Match: *, says that there is none yet
+    last_event_id: str     what a reader of a stream saw last, from Last-Event-ID; empty without that header
+    still: Callable[[], bool]      whether the caller is let in yet, as who it was; for streams
     <name>: str  a part of the path written {name}; its type may restrict it
 
-and whose return annotation is the answer's type (None: 204); its `etag`, if it has one, is also the header.
+and whose return annotation is the answer's type (None: 204; EventStream: messages without end); its `etag`, if it has
+one, is also the header.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeVar, get_type_hints
@@ -30,6 +33,7 @@ from control_plane.api.problems import FieldProblem, Problem
 from control_plane.fleet.rights import Area, Caller, Mode, Role
 
 JSON = "application/json"
+EVENT_STREAM = "text/event-stream"
 VERSION = re.compile(r'(?:W/)?"([0-9]{1,15})"')
 Q = TypeVar("Q", bound=msgspec.Struct)
 
@@ -53,8 +57,24 @@ AREA_OF = {
     "api-tokens": Area.ADMINISTRATION,
     "join-tokens": Area.ADMINISTRATION,
     "me": Area.SELF,
+    "live": Area.SELF,
 }
-"""By the first word of the path; a gateway's configuration is configuration."""
+"""By the first word of the path; a gateway's configuration is configuration, and each kind of
+live message has its own area."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventStream:
+    """An answer of server-sent events; `close` may be called twice, and while `frames` waits."""
+
+    frames: Iterator[bytes]
+    close: Callable[[], None]
+
+    def response(self) -> Response:
+        response = Response(self.frames, content_type=EVENT_STREAM)
+        response.headers.update({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        response.call_on_close(self.close)
+        return response
 
 
 class Permission(Enum):
@@ -81,6 +101,8 @@ class Route:
     failures_per_minute: int | None = None
     deep: bool = False
     """The last part of the path may hold slashes."""
+    messages: Mapping[str, type[msgspec.Struct]] = field(default_factory=dict)
+    """Of an EventStream: by name, what their data is."""
 
     @property
     def name(self) -> str:
@@ -124,7 +146,9 @@ class Endpoint:
         wanted = set(inspect.signature(self.route.view).parameters)
         assert wanted == set(hints), f"{self.route.name}: every parameter of the view needs a type"
 
-    def answer(self, request: Request, path: Mapping[str, str], caller: Caller | None) -> Response:
+    def answer(
+        self, request: Request, path: Mapping[str, str], caller: Caller | None, still: Callable[[], bool]
+    ) -> Response:
         arguments: dict[str, Any] = dict(path)
         for name, value in path.items():
             wrong = [FieldProblem("{" + name + "}", w.message) for w in mistakes(value, self.hints[name])]
@@ -138,11 +162,17 @@ class Endpoint:
             arguments["caller"] = caller
         if "if_match" in self.hints:
             arguments["if_match"] = version_matched(request)
+        if "last_event_id" in self.hints:
+            arguments["last_event_id"] = request.headers.get("Last-Event-ID", "").strip()
+        if "still" in self.hints:
+            arguments["still"] = still
         return self._response(self.route.view(**arguments))
 
     def _response(self, value: Any) -> Response:
         if self.returns is None:
             return Response(status=204)
+        if isinstance(value, EventStream):
+            return value.response()
         response = Response(msgspec.json.encode(value), status=self.route.status, content_type=JSON)
         response.headers["Cache-Control"] = "no-store"
         etag = getattr(value, "etag", None)

@@ -30,6 +30,10 @@ PING = b": still here\n\n"
 log = structlog.get_logger("control_plane.api")
 
 
+class Behind(Exception):  # noqa: N818 - what it is
+    """A reader is so slow that what it has not seen is no longer kept: it has to connect anew."""
+
+
 class Lifetime:
     """Whether the process that serves goes on; streams ask it at least once a second."""
 
@@ -158,7 +162,8 @@ class Broadcaster:
     ) -> Generator[bytes]:
         """What `news` makes of each snapshot, a comment while that is nothing.
 
-        Ends with the process, with its time, or when `still` says that its reader may see something else now.
+        Ends with the process, with its time, when `news` raises Behind, or when `still` says that its reader may see
+        something else now.
         """
         spoke_s = asked_s = time.monotonic()
         until_s = spoke_s + LONGEST_S
@@ -172,10 +177,14 @@ class Broadcaster:
                 seen = subscription.next(1.0)
                 for message in news(seen) if seen is not None else ():
                     spoke_s = time.monotonic()
+                    if not self._lifetime.going_on:
+                        return
                     yield message
                 if time.monotonic() - spoke_s > PING_S:
                     spoke_s = time.monotonic()
                     yield ping()
+        except Behind:
+            return
         finally:
             subscription.close()
 
@@ -212,6 +221,8 @@ class Broadcaster:
             self._news.notify_all()
 
 
-def event(text: str) -> bytes:
-    """One message; its lines as the format wants them."""
-    return "".join(f"data: {line}\n" for line in text.splitlines()).encode() + b"\n"
+def event(text: str, *, name: str = "", mark: str = "") -> bytes:
+    """One message; its lines as the format wants them, which knows fewer ends of lines than Python."""
+    head = (f"id: {mark}\n" if mark else "") + (f"event: {name}\n" if name else "")
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if text else []
+    return (head + "".join(f"data: {line}\n" for line in lines)).encode() + b"\n"

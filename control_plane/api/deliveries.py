@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -113,6 +113,16 @@ class Deliveries:
             if row is None or not visible(caller, row.key):
                 raise NotFound(f"There is no delivery {delivery_id}; its name is destination:event.")
             return _item(row, _attempts(connection, [row])[dest, event_id])
+
+    def some(self, names: Collection[tuple[str, str]]) -> Sequence[DeliveryItem]:
+        """Of at most some hundred (destination, event); in the order of their keys."""
+        if not names:
+            return []
+        query = select(outbox).where(tuple_(outbox.c.dest, outbox.c.event_id).in_(sorted(names)))
+        with self._store.read() as connection:
+            rows = connection.execute(query.order_by(outbox.c.dest, outbox.c.key, outbox.c.seq)).all()
+            tried = _attempts(connection, rows)
+        return [_item(row, tried[row.dest, row.event_id]) for row in rows]
 
     def replay(self, delivery_id: str, caller: Caller) -> DeliveryItem:
         before = self.get(delivery_id, caller)

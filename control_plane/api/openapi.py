@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from control_plane.api.binding import JSON, Endpoint, Permission
+from control_plane.api.binding import EVENT_STREAM, JSON, Endpoint, EventStream, Permission
 from control_plane.api.problems import MEDIA_TYPE, TITLES, ProblemBody
 
 REF = "#/components/schemas/{name}"
@@ -18,10 +18,20 @@ IF_MATCH = (
     {"name": "If-Match", "in": "header", "required": True, "schema": {"type": "string", "pattern": IF_MATCH_PATTERN}},
 )
 
+LAST_EVENT_ID = (
+    {
+        "name": "Last-Event-ID",
+        "in": "header",
+        "required": False,
+        "description": "The last `id` that was seen: the stream goes on from there.",
+        "schema": {"type": "string", "pattern": "^([0-9]{1,18}[.][0-9]{1,18}[.][0-9]{1,18})?$"},
+    },
+)
+
 
 def document(endpoints: Iterable[Endpoint], *, version: str) -> dict[str, Any]:
     endpoints = list(endpoints)
-    kinds = [kind for e in endpoints for kind in (e.query, e.body, e.returns) if kind is not None]
+    kinds = [kind for e in endpoints for kind in (e.query, e.body, *_told(e)) if kind is not None]
     shapes, components = msgspec.json.schema_components([ProblemBody, *kinds], ref_template=REF)
     shape_of = dict(zip(map(repr, kinds), shapes[1:], strict=True))
     paths: dict[str, dict[str, Any]] = {}
@@ -56,6 +66,7 @@ def _operation(endpoint: Endpoint, shape_of: dict[str, Any], components: dict[st
             *_path_parameters(endpoint),
             *_query_parameters(endpoint, components),
             *(IF_MATCH if "if_match" in endpoint.hints else ()),
+            *(LAST_EVENT_ID if "last_event_id" in endpoint.hints else ()),
         ],
         "responses": _responses(endpoint, shape_of),
         "security": _security(route.permission),
@@ -95,13 +106,26 @@ def _responses(endpoint: Endpoint, shape_of: dict[str, Any]) -> dict[str, Any]:
     if endpoint.returns is None:
         answers["204"] = {"description": "Done"}
     else:
-        content = {JSON: {"schema": shape_of[repr(endpoint.returns)]}}
+        content = _stream(endpoint, shape_of) or {JSON: {"schema": shape_of[repr(endpoint.returns)]}}
         answers[str(endpoint.route.status)] = {"description": "Success", "content": content}
     problem = {MEDIA_TYPE: {"schema": {"$ref": REF.format(name="ProblemBody")}}}
     for status in sorted(_problem_statuses(endpoint)):
         phrase = TITLES.get(status) or HTTPStatus(status).phrase
         answers[str(status)] = {"description": phrase, "content": problem}
     return answers
+
+
+def _told(endpoint: Endpoint) -> Iterable[Any]:
+    """The types of what it answers."""
+    return endpoint.route.messages.values() if endpoint.returns is EventStream else (endpoint.returns,)
+
+
+def _stream(endpoint: Endpoint, shape_of: dict[str, Any]) -> dict[str, Any]:
+    """Messages have a name, `event`, and JSON in `data`; OpenAPI 3.1 has no word for their schemas."""
+    if endpoint.returns is not EventStream:
+        return {}
+    messages = {name: shape_of[repr(kind)] for name, kind in endpoint.route.messages.items()}
+    return {EVENT_STREAM: {"schema": {"type": "string"}, "x-messages": messages}}
 
 
 def _problem_statuses(endpoint: Endpoint) -> set[int]:

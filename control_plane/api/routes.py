@@ -20,6 +20,7 @@ from control_plane.api.gateways import GatewayRoutes
 from control_plane.api.groups import GroupRoutes
 from control_plane.api.health import Health
 from control_plane.api.join_tokens import JoinTokenRoutes
+from control_plane.api.live import LiveRoutes
 from control_plane.api.me import MeRoutes
 from control_plane.api.places import PlaceRoutes
 from control_plane.api.readings import ReadingsRoutes
@@ -80,6 +81,7 @@ def routes(parts: Parts) -> tuple[Route, ...]:
         *Completeness(store=stores.telemetry).routes(),
         *Events(store=stores.business).routes(),
         *Deliveries(store=stores.business, clock=clock).routes(),
+        *LiveRoutes(stores=stores, clock=clock, broadcaster=parts.broadcaster).routes(),
         *DestinationRoutes(store=stores.business, folder=Path(parts.settings.integrations), clock=clock).routes(),
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from flask import Response
 
+from control_plane.api.binding import EventStream
 from control_plane.api.broadcast import Broadcaster, Subscription
 from control_plane.web.visit import Visit
 
@@ -17,7 +18,4 @@ def stream(
     """An endless text/event-stream; ends with the process, with its reader, or after a quarter of an hour."""
     key = (key, visit.words.habits, visit.caller)
     frames = broadcaster.frames(subscription, key=key, render=render, still=visit.still)
-    response = Response(frames, content_type="text/event-stream")
-    response.headers.update({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-    response.call_on_close(subscription.close)
-    return response
+    return EventStream(frames, subscription.close).response()

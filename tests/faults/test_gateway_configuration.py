@@ -13,16 +13,26 @@ import pytest
 
 from tests.control import Up, running
 from tests.faults.managed import DOOR, HAND_WRITTEN, NOWHERE, PROBE, SETTINGS, SILENT, Admin, Managed, until
+from tests.postgresql import Cluster
 
 BAD = {"bus": [NOWHERE], "sensor": [PROBE, {**SILENT, "required": True}]}
 
 
-@pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def up(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     folder = tmp_path_factory.mktemp("control")
     (folder / "control.toml").write_text(SETTINGS)
-    with running(folder) as started:
+    more: tuple[str, ...] = ()
+    if request.param == "postgresql":
+        server: Cluster = request.getfixturevalue("postgresql")
+        more = ("--database", server.new_database())
+    with running(folder, *more) as started:
         yield started
+
+
+def some(up: Up, *phases: str, of_all: tuple[str, ...]) -> tuple[str, ...]:
+    """On PostgreSQL some stand for all: what the gateway does in between is the same."""
+    return of_all if up.database.startswith("sqlite") else phases
 
 
 @pytest.fixture
@@ -45,7 +55,8 @@ def killed_and_started_again(boxes: dict[str, Managed], wanted: Callable[[Manage
 def test_killed_after_any_transition_the_gateway_still_commits_what_is_good(
     tmp_path: Path, up: Up, admin: Admin
 ) -> None:
-    boxes = {phase: Managed(tmp_path / phase, up) for phase in ("staged", "ready", "applying", "probation", "applied")}
+    phases = some(up, "staged", "applied", of_all=("staged", "ready", "applying", "probation", "applied"))
+    boxes = {phase: Managed(tmp_path / phase, up) for phase in phases}
     for box in boxes.values():
         admin.push(box.id, {"sensor": [PROBE, DOOR]})
 
@@ -56,7 +67,7 @@ def test_killed_after_any_transition_the_gateway_still_commits_what_is_good(
 
 
 def test_killed_after_any_transition_the_gateway_still_undoes_what_is_bad(tmp_path: Path, up: Up, admin: Admin) -> None:
-    phases = ("applying", "probation", "rolling_back", "rolled_back")
+    phases = some(up, "probation", "rolled_back", of_all=("applying", "probation", "rolling_back", "rolled_back"))
     boxes = {phase: Managed(tmp_path / phase, up, HAND_WRITTEN) for phase in phases}
     for box in boxes.values():
         admin.push(box.id, BAD)

@@ -30,7 +30,7 @@ def test_a_simulated_sensor_without_quantities_is_found_too(tmp_path: Path, caps
     path = written(tmp_path, GOOD + '[[sensor]]\nid = "empty"\ndriver = "simulated"\nquantities = {}\n')
     assert main(["check-config", "--config", str(path)]) == 1
     said = capsys.readouterr().err.splitlines()
-    assert said == [f"{path}: sensor[1]: quantities is empty; name at least one", "1 problem."]
+    assert said == [f"{path}: sensor[1].quantities: is empty; name at least one", "1 problem."]
 
 
 def test_a_file_that_is_not_there_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,7 +94,7 @@ def test_a_mistake_is_said_with_its_place_and_what_may_be_meant(tmp_path: Path, 
         (('profile = "aqara-wsdcgq11lm@1"', ""), "sensor[1].profile: give either a profile, or values"),
         (
             ('profile = "aqara-wsdcgq11lm@1"', 'values = { t = { path = "temperature" } }'),
-            "sensor[1].values[...].path",
+            "sensor[1].values.t.path",
         ),
         (
             ('profile = "aqara-wsdcgq11lm@1"', 'values = { t = { path = "/t" } }\nattrs = { u = { role = "x" } }'),

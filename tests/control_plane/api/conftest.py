@@ -28,6 +28,11 @@ def lifetime() -> Lifetime:
 
 
 @pytest.fixture
+def broadcaster(lifetime: Lifetime) -> Broadcaster:
+    return Broadcaster(limit=WEB.streams, lifetime=lifetime)
+
+
+@pytest.fixture
 def table(
     stores: Stores,
     clock: TurnedClock,
@@ -35,7 +40,7 @@ def table(
     accounts: Accounts,
     enrolment: Enrolment,
     tmp_path: Path,
-    lifetime: Lifetime,
+    broadcaster: Broadcaster,
 ) -> tuple[Route, ...]:
     settings = Settings(data_dir=str(tmp_path), grpc="127.0.0.1:8444", identity="127.0.0.1:8445", web=WEB)
     parts = Parts(
@@ -46,7 +51,7 @@ def table(
         accounts=accounts,
         enrolment=enrolment,
         reader=HistoryReader(journal=stores.journal, telemetry=stores.telemetry),
-        broadcaster=Broadcaster(limit=WEB.streams, lifetime=lifetime),
+        broadcaster=broadcaster,
     )
     return routes(parts)
 

@@ -45,6 +45,7 @@ def test_a_lower_role_gets_403_and_a_sufficient_one_does_not(
         if isinstance(route.permission.value, Role) and route.name not in EVERYBODYS:
             for role in (Role.VIEWER, Role.OPERATOR, Role.ADMIN):
                 answer = client.open(filled(route.path), method=route.method, headers=bearer[role.word])
+                answer.close()
                 refused = answer.status_code == 403
                 assert (route.name, role, refused) == (route.name, role, role < route.permission.value)
                 assert answer.status_code < 500
@@ -57,9 +58,11 @@ def test_an_integrator_gets_events_and_deliveries_and_nothing_else(
     for route in table:
         if route.permission is not Permission.PUBLIC and route.name not in EVERYBODYS:
             answer = client.open(filled(route.path), method=route.method, headers=bearer["integrator"])
+            answer.close()
             if answer.status_code != 403:
                 answered.add(route.name)
     assert answered == {
+        "GET /live",
         "GET /events",
         "GET /events/{event_id}",
         "GET /events/{event_id}/versions",
@@ -81,9 +84,10 @@ def test_a_token_with_some_permissions_gets_no_more_than_these(
     for route in table:
         if route.permission is not Permission.PUBLIC and route.name not in EVERYBODYS:
             answer = client.open(filled(route.path), method=route.method, headers=headers)
+            answer.close()
             first = route.path.split("/")[1]
             fleet = first in {"gateways", "sensors", "assets", "places", "groups", "health"}
-            data = first in {"series", "readings", "gaps", "completeness"} and route.method == "GET"
+            data = first in {"series", "readings", "gaps", "completeness", "live"} and route.method == "GET"
             may = "config" not in route.path and (fleet or data)
             assert (route.name, answer.status_code != 403) == (route.name, may)
 

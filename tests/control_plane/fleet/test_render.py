@@ -86,3 +86,74 @@ def test_a_bus_that_cannot_carry_its_sensors_is_refused() -> None:
     ((pointer, message),) = wrong(bus=[bus], sensor=meters)
     assert pointer == "/bus/0"
     assert "% of what it can carry" in message
+
+
+BROKER = {"id": "hall", "host": "127.0.0.1"}
+PROBE: dict[str, object] = {
+    "id": "probe",
+    "driver": "ble",
+    "address": "D4:12:43:55:AA:01",
+    "profile": "ruuvi-ruuvitag@1",
+}
+CLIMATE: dict[str, object] = {"id": "climate", "driver": "mqtt", "broker": "hall", "topic": "zigbee2mqtt/climate"}
+AQARA = {**CLIMATE, "profile": "aqara-wsdcgq11lm@1"}
+OWN = {"load": {"path": "/load"}, "door": {"path": "/door", "type": "boolean"}, "say": {"path": "/s", "type": "string"}}
+
+
+def test_what_a_gateway_that_listens_would_refuse_is_refused_at_the_save() -> None:
+    assert wrong(broker=[BROKER], sensor=[PROBE, AQARA, {**CLIMATE, "id": "own", "values": OWN}]) == []
+    heard: list[tuple[dict[str, object], str, str]] = [
+        ({"profile": "ruuvi-ruuvitug@1"}, "/sensor/0/profile", "did you mean ruuvi-ruuvitag@1"),
+        ({"profile": "ruuvi-ruuvitag@9"}, "/sensor/0/profile", "version 9 is not here"),
+        ({"profile": "ruuvi"}, "/sensor/0/profile", "vendor-model@version"),
+        ({"calibration": {"temprature": {}}}, "/sensor/0/calibration/temprature", "did you mean temperature"),
+        ({"report": {"voltage": {}, "*": {}}}, "/sensor/0/report/voltage", "not a quantity of ruuvi"),
+        ({"alarm": [{"quantity": "temperature"}]}, "/sensor/0/alarm/temperature", "either above or below"),
+        ({"address": "d4:12"}, "/sensor/0/address", "expected"),
+    ]
+    for parts, pointer, words in heard:
+        ((found, message),) = wrong(sensor=[PROBE | parts])
+        assert (found, words in message) == (pointer, True), message
+    published: list[tuple[dict[str, object], str, str]] = [
+        ({"broker": "hal", "values": OWN}, "/sensor/0/broker", "did you mean hall"),
+        ({"profile": "aqara-wsdcgq11lm@1", "values": OWN}, "/sensor/0/profile", "either a profile, or values"),
+        ({}, "/sensor/0/profile", "either a profile, or values"),
+        ({"profile": "aqara-wsdcgq11@1"}, "/sensor/0/profile", "did you mean aqara-wsdcgq11lm@1"),
+        (
+            {"values": {"door": {"path": "/d", "type": "boolean", "decimals": 1}}},
+            "/sensor/0/values/door/decimals",
+            "no",
+        ),
+        ({"values": OWN, "validate": {"lode": {}}}, "/sensor/0/validate/lode", "did you mean load"),
+        ({"values": OWN, "calibration": {"door": {"gain": 2}}}, "/sensor/0/calibration/door", "a switch"),
+        ({"values": OWN, "alarm": [{"quantity": "say", "above": 1}]}, "/sensor/0/alarm/say", "is a text"),
+    ]
+    for parts, pointer, words in published:
+        ((found, message),) = wrong(broker=[BROKER], sensor=[CLIMATE | parts])
+        assert (found, words in message) == (pointer, True), message
+    twice = dict(wrong(broker=[BROKER, BROKER], sensor=[AQARA]))
+    assert twice == {"/broker": "2 of them have the id 'hall'"}
+
+
+def test_the_wrong_type_at_any_depth_is_told_with_its_place_and_all_at_once() -> None:
+    sensor = {
+        **CLIMATE,
+        "values": {"load": {"path": 5, "decimals": "two"}, "Door": {"path": "/door"}, "deep": []},
+        "report": {"load": {"deadband": "much"}},
+        "alarm": [{"quantity": "load", "above": "high"}],
+        "attrs": {"load": {"role": 3}},
+    }
+    found = dict(wrong(ble={"adapters": ["hci0", 7]}, broker=[{**BROKER, "port": "1883"}], sensor=[sensor], bus=3))
+    assert found.keys() == {
+        "/ble/adapters/1",
+        "/broker/0/port",
+        "/bus",
+        "/sensor/0/values/load/path",
+        "/sensor/0/values/load/decimals",
+        "/sensor/0/values/Door",
+        "/sensor/0/values/deep",
+        "/sensor/0/report/load/deadband",
+        "/sensor/0/alarm/0/above",
+        "/sensor/0/attrs/load/role",
+    }
+    assert found["/sensor/0/values/load/path"] == "expected str, got int"

@@ -1,0 +1,117 @@
+"""What the types of a configuration document can't say: names that must be unique or exist, and what fits a sensor.
+
+Both programs ask here: the control plane before it saves, the gateway before it applies. What needs the box itself
+(files of keys and passwords, adapters, devices) only the gateway can tell.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+
+from firmware_configs.loader import ProfileError, Profiles
+from firmware_configs.schema import Register
+from protos.config import GatewayConfig, ModbusSensor, MqttSensor, Sensor, SimulatedSensor
+
+TEXT, SWITCH, COUNTER, NUMBER = "a text", "a switch", "an unsigned 64-bit counter", "a number"
+KINDS = {"string": TEXT, "boolean": SWITCH, "bool": SWITCH}
+EVERYTHING_ELSE = "*"
+
+
+def disagreements(config: GatewayConfig, profiles: Profiles) -> Iterator[str]:
+    """One sentence per mistake, each starting with its path, e.g. `sensor[2].bus: there is no bus …`."""
+    unique = (
+        ("bus", [b.id for b in config.bus]),
+        ("broker", [b.id for b in config.broker]),
+        ("sensor", [s.id for s in config.sensor]),
+    )
+    for kind, ids in unique:
+        for name, times in Counter(ids).items():
+            if times > 1:
+                yield f"{kind}: {times} of them have the id {name!r}"
+    for index, sensor in enumerate(config.sensor):
+        for problem in (*_references(sensor, config), *_sections(sensor, profiles)):
+            yield f"sensor[{index}].{problem}"
+
+
+def _references(sensor: Sensor, config: GatewayConfig) -> Iterator[str]:
+    if isinstance(sensor, ModbusSensor) and sensor.bus not in (buses := [bus.id for bus in config.bus]):
+        yield f"bus: there is no bus {sensor.bus!r}{_near(sensor.bus, buses)}"
+    if isinstance(sensor, MqttSensor) and sensor.broker not in (brokers := [one.id for one in config.broker]):
+        yield f"broker: there is no broker {sensor.broker!r}{_near(sensor.broker, brokers)}"
+
+
+def _sections(sensor: Sensor, profiles: Profiles) -> Iterator[str]:
+    if isinstance(sensor, SimulatedSensor) and not sensor.quantities:
+        yield "quantities: is empty; name at least one"
+        return
+    if isinstance(sensor, MqttSensor):
+        if (sensor.profile is None) == (not sensor.values):
+            yield "profile: give either a profile, or values for each quantity of its messages"
+            return
+        for quantity, value in sensor.values.items():
+            if value.type != "number" and value.decimals is not None:
+                yield f"values.{quantity}.decimals: a {value.type} has no decimals"
+    try:
+        known = quantities(sensor, profiles)
+    except ProfileError as error:
+        yield f"profile: {error}"
+        return
+    yield from _strangers(sensor, known)
+    yield from _misfits(sensor, known)
+
+
+def quantities(sensor: Sensor, profiles: Profiles) -> Mapping[str, str]:
+    """What a sensor delivers: quantity → what it is, in words. Raises ProfileError."""
+    if isinstance(sensor, SimulatedSensor):
+        return dict.fromkeys(sensor.quantities, NUMBER)
+    if isinstance(sensor, ModbusSensor):
+        return {one.quantity: _of_register(one) for one in profiles.modbus(sensor.profile).expanded()}
+    if isinstance(sensor, MqttSensor) and sensor.profile is None:
+        return {quantity: KINDS.get(value.type, NUMBER) for quantity, value in sensor.values.items()}
+    if isinstance(sensor, MqttSensor):
+        return {one.quantity: KINDS.get(one.type, NUMBER) for one in profiles.mqtt(sensor.profile or "").value}
+    profile = profiles.ble(sensor.profile)
+    kinds = {one.quantity: KINDS.get(one.type, NUMBER) for one in profile.value}
+    return {quantity: kinds.get(quantity, NUMBER) for quantity in profile.quantities()}
+
+
+def _of_register(one: Register) -> str:
+    if one.type == "u64" and one.scale is None and not one.offset and not one.decimals:
+        return COUNTER
+    return KINDS.get(one.type, NUMBER)
+
+
+def _strangers(sensor: Sensor, known: Mapping[str, str]) -> Iterator[str]:
+    """Settings of quantities that the sensor does not have."""
+    named: dict[str, list[str]] = {
+        section: list(getattr(sensor, section)) for section in ("calibration", "attrs", "validate", "report")
+    }
+    named["alarm"] = [rule.quantity for rule in sensor.alarm]
+    whose = "values" if isinstance(sensor, MqttSensor) and sensor.profile is None else _profile_of(sensor)
+    for section, some in named.items():
+        for quantity in some:
+            if quantity not in known and (section, quantity) != ("report", EVERYTHING_ELSE):
+                yield f"{section}.{quantity}: not a quantity of {whose}{_near(quantity, known)}"
+
+
+def _profile_of(sensor: Sensor) -> str:
+    return str(getattr(sensor, "profile", None) or "this sensor")
+
+
+def _misfits(sensor: Sensor, known: Mapping[str, str]) -> Iterator[str]:
+    """Settings that make no sense for what a quantity is."""
+    for quantity, one in sensor.calibration.items():
+        if known.get(quantity, NUMBER) != NUMBER and (one.gain, one.offset) != (1.0, 0.0):
+            yield f"calibration.{quantity}: {known[quantity]} can't be calibrated"
+    for rule in sensor.alarm:
+        if (rule.above is None) == (rule.below is None):
+            yield f"alarm.{rule.quantity}: give either above or below"
+        elif known.get(rule.quantity) == TEXT:
+            yield f"alarm.{rule.quantity}: is a text; alarms are for numbers and switches"
+
+
+def _near(word: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,249 @@
+"""The pages: a picture and words in, HTML out. Pure; every text is escaped by `markup`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from gateway.field.markup import Markup, el, join
+from gateway.field.words import Words
+from gateway.health.picture import Picture, SensorPicture, Value
+
+PAGES = {"now": "/", "link": "/link", "box": "/box"}
+SHOWN_MOST = 200
+"""Values of one sensor on the page; the JSON has all of them."""
+View = Callable[[Picture, Words], Markup]
+
+
+def login(words: Words, *, wrong: str = "") -> Markup:
+    """`wrong`: what to say of the last try."""
+    form = el(
+        "form",
+        el("label", words("pin"), for_="pin"),
+        el(
+            "input",
+            id="pin",
+            name="pin",
+            type="password",
+            inputmode="numeric",
+            autocomplete="current-password",
+            required=True,
+            autofocus=True,
+            maxlength="64",
+        ),
+        el("p", wrong, role="alert", class_="wrong") if wrong else None,
+        el("button", words("sign_in"), type="submit"),
+        method="post",
+        action="/login",
+        class_="login",
+    )
+    return _document(words, words("sign_in"), el("main", el("h1", words("title")), form), script=False)
+
+
+def refused(words: Words, text: str) -> Markup:
+    """A page that says one sentence."""
+    back = el("p", el("a", words("now"), href="/", class_="button"))
+    return _document(words, words("title"), el("main", el("h1", text), back), script=False)
+
+
+def page(name: str, picture: Picture, words: Words, *, csrf: str) -> Markup:
+    """The whole page of PAGES[name]."""
+    links = (
+        el("a", words(one), href=path, aria_current="page" if one == name else None) for one, path in PAGES.items()
+    )
+    leave = el(
+        "form",
+        el("input", type="hidden", name="csrf", value=csrf),
+        el("button", words("sign_out"), type="submit"),
+        method="post",
+        action="/logout",
+    )
+    title = picture.identity.name or picture.identity.gateway_id or words("title")
+    header = el(
+        "header",
+        el("p", title, class_="name"),
+        leave,
+        el("nav", *links, aria_label=words("pages")),
+    )
+    offline = el("p", words("offline"), id="offline", role="status", hidden=True)
+    return _document(words, f"{words(name)} · {title}", join(header, offline, part(name, picture, words)), script=True)
+
+
+def part(name: str, picture: Picture, words: Words) -> Markup:
+    """What changes: the page's <main>."""
+    views: dict[str, View] = {"now": _now, "link": _link, "box": _box}
+    return el("main", el("h1", words(name)), _verdict(picture, words), views[name](picture, words), id="live")
+
+
+def _document(words: Words, title: str, body: Markup, *, script: bool) -> Markup:
+    head = el(
+        "head",
+        el("meta", charset="utf-8"),
+        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        el("title", title),
+        el("link", rel="icon", href="data:,"),
+        el("link", rel="stylesheet", href="/static/style.css"),
+        el("script", src="/static/page.js", defer=True) if script else None,
+    )
+    return join(Markup("<!doctype html>"), el("html", head, el("body", body), lang=words.language))
+
+
+# --- now ---------------------------------------------------------------------------------------------
+
+
+def _verdict(picture: Picture, words: Words) -> Markup:
+    if not picture.red:
+        return el("p", words("all_well"), class_="verdict good")
+    lines = (el("li", line) for line in picture.red[:20])
+    summary = el("summary", words("to_look_at", count=len(picture.red)))
+    return el("details", summary, el("ul", *lines), class_="verdict red", id="verdict")
+
+
+def _now(picture: Picture, words: Words) -> Markup:
+    if not picture.sensors:
+        return el("p", words("no_sensors"), " ", words("no_sensors_hint"), class_="empty")
+    ordered = sorted(picture.sensors, key=lambda sensor: sensor.problem is None)
+    return el("div", *(_sensor(sensor, words) for sensor in ordered), class_="cards")
+
+
+def _sensor(sensor: SensorPicture, words: Words) -> Markup:
+    state = "red" if sensor.problem is not None else "good" if sensor.heard else "waiting"
+    age = words("never") if sensor.age_s is None else words("ago", span=words.span(sensor.age_s))
+    below = [words("driver") + f" {sensor.driver}"] + ([f"{words('asset')} {sensor.asset}"] if sensor.asset else [])
+    below += [f"{name} {count}" for name, count in sensor.counters.items()]
+    return el(
+        "section",
+        el("h2", sensor.id),
+        el("p", el("span", words(state), class_=f"state {state}"), " ", age, class_="age"),
+        el("p", sensor.problem, class_="why") if sensor.problem is not None else None,
+        _values(sensor.values, words) if sensor.values else el("p", words("no_values"), class_="empty"),
+        el("details", el("summary", words("counters")), el("p", " · ".join(below)), id=f"more-{sensor.id}"),
+        class_=f"card {state}",
+    )
+
+
+def _values(values: list[Value], words: Words) -> Markup:
+    rows = [
+        el(
+            "tr",
+            el("th", one.quantity, scope="row"),
+            el("td", _shown(one, words), " ", el("span", words.unit(one.unit), class_="unit")),
+            el("td", "" if one.quality == "good" else words(f"quality_{one.quality}"), class_="quality"),
+        )
+        for one in values[:SHOWN_MOST]
+    ]
+    return el("table", el("tbody", *rows))
+
+
+def _shown(one: Value, words: Words) -> str:
+    if one.value is None:
+        return "–"
+    if isinstance(one.value, bool):
+        return words("yes" if one.value else "no")
+    return one.value[:200] if isinstance(one.value, str) else words.number(one.value)
+
+
+# --- link and box ------------------------------------------------------------------------------------
+
+
+def _link(picture: Picture, words: Words) -> Markup:
+    link, clock = picture.link, picture.clock
+    unknown = words("unknown")
+    return join(
+        _facts(
+            words("connection"),
+            (words("connected"), words("yes" if link.connected else "no")),
+            (words("connected_for"), "–" if link.connected_s is None else words.span(link.connected_s)),
+            (words("server"), link.server or unknown),
+            (words("connections"), str(link.connections)),
+            (words("last_error"), link.last_error or words("none")),
+            (words("acknowledged"), str(link.acked_batches)),
+            (words("sent"), words.size(link.sent_bytes)),
+        ),
+        _facts(
+            words("backlog"),
+            (words("batches"), str(link.waiting_batches)),
+            (words("readings"), str(link.waiting_readings)),
+            (words("bytes"), words.size(link.waiting_bytes)),
+            (
+                words("oldest"),
+                "–" if link.oldest_waiting_s is None else words("ago", span=words.span(link.oldest_waiting_s)),
+            ),
+        ),
+        _facts(
+            words("clock"),
+            (words("clock_source"), clock.source or unknown),
+            (words("clock_error"), unknown if clock.error_ms is None else f"± {clock.error_ms} ms"),
+            (
+                words("clock_anchor"),
+                words("never") if clock.anchor_age_s is None else words("ago", span=words.span(clock.anchor_age_s)),
+            ),
+        ),
+    )
+
+
+def _box(picture: Picture, words: Words) -> Markup:
+    return join(
+        _identity(picture, words), _buffer(picture, words), _configuration(picture, words), _process(picture, words)
+    )
+
+
+def _identity(picture: Picture, words: Words) -> Markup:
+    identity, days = picture.identity, picture.identity.certificate_days_left
+    return _facts(
+        words("identity"),
+        (words("gateway_id"), identity.gateway_id or words("unknown")),
+        (words("name"), identity.name or "–"),
+        (
+            words("certificate"),
+            words("unknown") if days is None else words("days_left", days=words.number(round(days))),
+        ),
+    )
+
+
+def _buffer(picture: Picture, words: Words) -> Markup:
+    buffer = picture.buffer
+    used = words("used_of", used=words.size(buffer.bytes), limit=words.size(buffer.limit_bytes))
+    return _facts(
+        words("buffer"),
+        (words("used"), used),
+        (words("unsealed"), str(buffer.unsealed_rows)),
+        (words("dropped"), str(buffer.dropped_readings)),
+        (words("gaps_open"), str(buffer.gaps_open)),
+        (words("disk"), buffer.refused or words("disk_well")),
+    )
+
+
+def _configuration(picture: Picture, words: Words) -> Markup:
+    configuration = picture.configuration
+    return _facts(
+        words("configuration"),
+        (words("management"), words(f"management_{configuration.management}")),
+        (words("running"), configuration.running_hash[:12] or words("none")),
+        (words("generation"), str(configuration.generation)),
+        (words("phase"), configuration.phase),
+        (words("rejection"), configuration.last_rejection or words("none")),
+    )
+
+
+def _process(picture: Picture, words: Words) -> Markup:
+    box = picture.box
+    parts = [
+        (one.name, words("restarts", problem=one.problem, count=one.restarts) if one.restarts else one.problem)
+        for one in picture.parts
+    ]
+    program = _facts(
+        words("process"),
+        (words("version"), box.version),
+        (words("uptime"), words.span(box.uptime_s)),
+        (words("machine_uptime"), words.span(box.machine_uptime_s)),
+        (words("boot"), str(box.boot)),
+        (words("cpu"), words("unknown") if box.cpu_percent is None else f"{words.number(round(box.cpu_percent, 1))} %"),
+        (words("memory"), words.size(box.rss_bytes)),
+        (words("disk_free"), words.size(box.disk_free_bytes)),
+    )
+    return join(program, _facts(words("parts"), *parts) if parts else None)
+
+
+def _facts(title: str, *facts: tuple[str, str]) -> Markup:
+    lines: Iterable[Markup] = (el("div", el("dt", name), el("dd", said)) for name, said in facts)
+    return el("section", el("h2", title), el("dl", *lines), class_="card")

@@ -9,8 +9,8 @@ PROTOS := $(wildcard protos/comboio/v1/*.proto)
 help: ## Show these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.ready ## Virtual environment, dependencies, generated code
-$(VENV)/.ready: pyproject.toml .ci/constraints.txt
+setup: $(VENV)/.ready ## Virtual environment, dependencies, generated code, pages' scripts
+$(VENV)/.ready: pyproject.toml .ci/constraints.txt .ci/assets.py control_plane/web/package-lock.json
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Comboio needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 …"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing. As root: apt install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
@@ -22,7 +22,7 @@ servers: setup ## Servers that tests need (root: apt; otherwise says what to run
 	@bash .ci/servers
 
 demo: setup ## The whole road on this machine; ONCE=1 ends after 60 s with a balance
-	@$(BIN)/python -m control_plane.simulators.demo $(if $(ONCE),--once) $(if $(KEEP),--keep)
+	@COMBOIO_CLONED=$$(stat -c %Y .git/description 2>/dev/null) $(BIN)/python -m control_plane.simulators.demo $(if $(ONCE),--once) $(if $(KEEP),--keep)
 
 test: servers ## All tests (SQLite and PostgreSQL)
 	$(BIN)/python -m pytest $(ARGS)

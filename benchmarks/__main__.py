@@ -16,6 +16,7 @@ GROUPS = {
     "ingest": "benchmarks.ingest:figures",
     "gateway": "benchmarks.gateway:figures",
     "relay": "benchmarks.relay:figures",
+    "web": "benchmarks.web:figures",
 }
 
 

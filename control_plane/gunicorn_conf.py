@@ -18,24 +18,31 @@ GRACE_S = 2
 
 
 def options(
-    settings: Settings, *, descriptor: int, tls_bundle: Path | None, ready: Callable[[], None]
+    settings: Settings,
+    *,
+    descriptor: int,
+    tls_bundle: Path | None,
+    ready: Callable[[], None],
+    follow: Callable[[Callable[[], bool]], None],
 ) -> dict[str, Any]:
     """Gunicorn settings for a listening socket `descriptor`; TLS when there is a bundle of key and chain.
 
+    `follow` is handed, in the worker, what tells whether the worker goes on: live streams would outlast it.
     Readiness is told from `post_worker_init`: `when_ready` fires before the application was even imported.
     """
 
     def post_fork(_arbiter: Any, worker: Any) -> None:
         die_with_parent(worker.ppid)  # a killed master must not leave a worker that answers
 
-    def post_worker_init(_worker: Any) -> None:
+    def post_worker_init(worker: Any) -> None:
+        follow(lambda: bool(worker.alive))
         ready()
 
     chosen: dict[str, Any] = {
         "bind": [f"fd://{descriptor}"],
         "workers": 1,
         "worker_class": "gthread",
-        "threads": settings.web.threads,
+        "threads": settings.web.threads + settings.web.streams,
         "timeout": WORKER_SILENT_S,
         "graceful_timeout": GRACE_S,
         "keepalive": 15,

@@ -94,6 +94,8 @@ class IdentitySection(Frozen, frozen=True, kw_only=True):
 class WebSection(Frozen, frozen=True, kw_only=True):
     threads: Annotated[int, Meta(ge=4, le=1024)] = 32
     """Requests served at once."""
+    streams: Annotated[int, Meta(ge=0, le=1024)] = 64
+    """Live pages open at once, in threads of their own."""
     max_request_bytes: Annotated[int, Meta(ge=1024)] = 1024 * 1024
     """Largest request body."""
     logins_per_minute: Count = 10

@@ -23,6 +23,8 @@ from control_plane.store.engine import Stores
 if TYPE_CHECKING:
     from flask import Flask
 
+    from control_plane.web.live import Lifetime
+
 
 def run_ingest(settings: Settings, ready: Callable[[], None]) -> None:
     """The identity listener in threads of its own, beside the gateways' streams. Returns on SIGTERM."""
@@ -127,14 +129,15 @@ def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
         asyncio.run(run())
 
 
-def create_web(settings: Settings) -> Flask:
-    """The WSGI application; called in the process that serves it."""
+def create_web(settings: Settings, *, lifetime: Lifetime) -> Flask:
+    """The WSGI application, REST and pages; called in the process that serves it. `lifetime` ends its live streams."""
     from control_plane.api.app import create_app
     from control_plane.api.routes import Parts, routes
     from control_plane.fleet.accounts import Accounts
     from control_plane.fleet.authority import Authority
     from control_plane.fleet.enrolment import Enrolment
     from control_plane.projections.reading import HistoryReader
+    from control_plane.web.pages import pages
 
     clock, stores = SystemClock(), Stores(settings.database_url)
     authority = Authority.open(settings.data)
@@ -147,4 +150,6 @@ def create_web(settings: Settings) -> Flask:
         enrolment=Enrolment(stores=stores, authority=authority, clock=clock),
         reader=HistoryReader(journal=stores.journal, telemetry=stores.telemetry),
     )
-    return create_app(routes(parts), accounts=parts.accounts, web=settings.web)
+    return create_app(
+        routes(parts), accounts=parts.accounts, web=settings.web, mount=pages(parts, lifetime=lifetime).mount
+    )

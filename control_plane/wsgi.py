@@ -13,6 +13,7 @@ from control_plane.first_start import certificate_names
 from control_plane.fleet.authority import Authority
 from control_plane.gunicorn_conf import options
 from control_plane.settings import Settings
+from control_plane.web.live import Lifetime
 from control_plane.wiring import create_web
 
 
@@ -22,12 +23,15 @@ def serve(settings: Settings, *, descriptor: int, ready: Callable[[], None]) -> 
     if not settings.http_address.loopback:
         authority = Authority.open(settings.data)
         bundle = authority.server_identity(certificate_names(settings), now_ms=SystemClock().now_ms()).path
-    _Server(settings, options(settings, descriptor=descriptor, tls_bundle=bundle, ready=ready)).run()
+    lifetime = Lifetime()
+    chosen = options(settings, descriptor=descriptor, tls_bundle=bundle, ready=ready, follow=lifetime.follow)
+    _Server(settings, chosen, lifetime).run()
 
 
 class _Server(BaseApplication):  # type: ignore[misc]
-    def __init__(self, settings: Settings, chosen: dict[str, Any]) -> None:
+    def __init__(self, settings: Settings, chosen: dict[str, Any], lifetime: Lifetime) -> None:
         self._settings = settings
+        self._lifetime = lifetime
         self._chosen = chosen
         super().__init__()
 
@@ -36,4 +40,4 @@ class _Server(BaseApplication):  # type: ignore[misc]
             self.cfg.set(name, value)
 
     def load(self) -> Flask:
-        return create_web(self._settings)
+        return create_web(self._settings, lifetime=self._lifetime)

@@ -21,8 +21,11 @@ from control_plane.settings import WebSection
 BASE = "/api/v1"
 
 
-def create_app(routes: Iterable[Route], *, accounts: Accounts, web: WebSection) -> Flask:
-    """`routes` under /api/v1, with their OpenAPI document beside them."""
+Mount = Callable[[Flask, Limiter], None]
+
+
+def create_app(routes: Iterable[Route], *, accounts: Accounts, web: WebSection, mount: Mount | None = None) -> Flask:
+    """`routes` under /api/v1, with their OpenAPI document beside them; `mount` adds what else the process serves."""
     app = Flask("control_plane", static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=web.max_request_bytes, SECRET_KEY=uuid.uuid4().bytes)
     app.url_map.strict_slashes = True
@@ -31,6 +34,8 @@ def create_app(routes: Iterable[Route], *, accounts: Accounts, web: WebSection) 
     table = [Endpoint(route) for route in (*routes, _document_route(lambda: table))]
     for endpoint in table:
         _add(app, endpoint, accounts=accounts, limiter=limiter)
+    if mount is not None:
+        mount(app, limiter)
     return app
 
 

@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 from flask import Request, Response
@@ -30,6 +30,7 @@ from protos.strict import DocumentError, convert, pointed
 
 JSON = "application/json"
 VERSION = re.compile(r'(?:W/)?"([0-9]{1,15})"')
+Q = TypeVar("Q", bound=msgspec.Struct)
 
 
 class Permission(Enum):
@@ -121,7 +122,8 @@ def version_matched(request: Request) -> int:
     return int(found[1])
 
 
-def query_of(request: Request, kind: type[msgspec.Struct]) -> msgspec.Struct:
+def query_of(request: Request, kind: type[Q]) -> Q:
+    """The query as `kind`; raises Problem 422 naming every parameter that is wrong."""
     info = types.type_info(kind)
     assert isinstance(info, types.StructType)
     fields = {part.encode_name: part.type for part in info.fields}
@@ -130,6 +132,8 @@ def query_of(request: Request, kind: type[msgspec.Struct]) -> msgspec.Struct:
     for name, values in request.args.lists():
         if name not in fields:
             wrong.append(FieldProblem(f"?{name}", "not a parameter of this request; known: " + ", ".join(fields)))
+        elif any("\0" in value for value in values):
+            wrong.append(FieldProblem(f"?{name}", "holds a NUL character"))
         elif isinstance(fields[name], types.ListType | types.VarTupleType):
             raw[name] = values
         elif len(values) > 1:

@@ -4,10 +4,10 @@ from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import select, tuple_
+from sqlalchemy import or_, select, tuple_
 
 from control_plane.api.binding import Permission, Route
-from control_plane.api.paging import Page, PageQuery, moment, page
+from control_plane.api.paging import Page, PageQuery, milliseconds, moment, page
 from control_plane.errors import NotFound
 from control_plane.store.engine import Store
 from control_plane.store.tables import event
@@ -35,8 +35,14 @@ class EventItem(msgspec.Struct, frozen=True):
 class EventQuery(PageQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
     type: str | None = None
     subject: str | None = None
+    gateway: str | None = None
+    """Of whose series, or of which itself, the events tell."""
     current: bool | None = None
     finality: Literal["provisional", "final"] | None = None
+    from_: datetime | None = msgspec.field(name="from", default=None)
+    """Of events that were true at or after this moment; needs its offset."""
+    to: datetime | None = None
+    """Before this moment."""
     order: Literal["newest", "oldest"] = "newest"
 
 
@@ -74,6 +80,13 @@ class Events:
     def list(self, query: EventQuery) -> Page[EventItem]:
         asked = {name: getattr(query, name) for name in ("type", "subject", "current", "finality")}
         chosen = select(event).where(*(event.c[name] == value for name, value in asked.items() if value is not None))
+        if query.gateway is not None:
+            of_it = event.c.subject.startswith(query.gateway + "/", autoescape=True)
+            chosen = chosen.where(or_(event.c.subject == query.gateway, of_it))
+        if query.from_ is not None:
+            chosen = chosen.where(event.c.time_ms >= milliseconds(query.from_, "?from"))
+        if query.to is not None:
+            chosen = chosen.where(event.c.time_ms < milliseconds(query.to, "?to"))
         key, newest = tuple_(event.c.recorded_ms, event.c.id), query.order == "newest"
         after = query.after(int, str)
         if after is not None:

@@ -58,6 +58,14 @@ class JoinTokenRoutes:
                 permission=Permission.ADMIN,
                 summary="Every join token, without its secret",
             ),
+            Route(
+                method="DELETE",
+                path="/join-tokens/{token_id}",
+                view=self.revoke,
+                permission=Permission.ADMIN,
+                summary="End a join token that no gateway has used",
+                problems=(404, 409),
+            ),
         )
 
     def create(self, body: JoinTokenRequest) -> JoinTokenMade:
@@ -68,6 +76,9 @@ class JoinTokenRoutes:
         (after,) = query.after(str) or ("",)
         rows = self._join_tokens.listed(after=after, limit=query.limit + 1)
         return page(rows, limit=query.limit, item=self._item, key=lambda row: (row.id,))
+
+    def revoke(self, token_id: str) -> None:
+        self._join_tokens.revoke(token_id)
 
     def _item(self, row: Any) -> JoinTokenItem:
         expired = row.expires_ms <= self._clock.now_ms()

@@ -58,3 +58,11 @@ def moment(at_ms: int | None) -> datetime | None: ...
 def moment(at_ms: int | None) -> datetime | None:
     """Milliseconds since 1970 as the aware datetime that JSON shows as RFC 3339 with Z."""
     return None if at_ms is None else EPOCH + timedelta(milliseconds=at_ms)
+
+
+def milliseconds(at: datetime, pointer: str) -> int:
+    """An aware datetime as milliseconds since 1970; raises Problem 422 naming `pointer` for one without offset."""
+    if at.tzinfo is None:
+        wrong = FieldProblem(pointer, "write e.g. 2026-11-22T10:00:00Z")
+        raise Problem(422, "A time needs its offset.", errors=[wrong])
+    return round(at.timestamp() * 1000)

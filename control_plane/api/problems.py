@@ -55,12 +55,30 @@ class Problem(Exception):  # noqa: N818 - the field's word for it
 
 def register(app: Flask) -> None:
     """Answer every error of `app`, its own 404s and 405s included, as a problem."""
-    app.register_error_handler(Problem, _from_problem)
-    app.register_error_handler(HTTPException, _from_http)
-    app.register_error_handler(Exception, _from_exception)
+    app.register_error_handler(Exception, answer)
 
 
-def _from_problem(problem: Problem) -> Response:
+def answer(error: Exception) -> Response:
+    return response_of(problem_of(error))
+
+
+def problem_of(error: Exception) -> Problem:
+    """What to tell of it: our errors and Flask's as they are, anything else is a 500 and logged."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, HTTPException):
+        headers = {name: value for name, value in error.get_headers() if name in KEPT_HEADERS}
+        return Problem(error.code or 500, error.description or "", headers=headers)
+    for kind, status in STATUS_OF.items():
+        if isinstance(error, kind):
+            after_s = getattr(error, "after_s", None)
+            headers = {"Retry-After": str(round(after_s))} if after_s is not None else {}
+            return Problem(status, str(error), headers=headers)
+    log.error("api.failed", exc_info=error)
+    return Problem(500, "The server failed here; its log says more.")
+
+
+def response_of(problem: Problem) -> Response:
     body = ProblemBody(
         title=TITLES.get(problem.status) or HTTPStatus(problem.status).phrase,
         status=problem.status,
@@ -70,22 +88,6 @@ def _from_problem(problem: Problem) -> Response:
     response = Response(_document(body), status=problem.status, content_type=MEDIA_TYPE)
     response.headers.update({"Cache-Control": "no-store", **problem.headers})
     return response
-
-
-def _from_http(error: HTTPException) -> Response:
-    status = error.code or 500
-    headers = {name: value for name, value in error.get_headers() if name in KEPT_HEADERS}
-    return _from_problem(Problem(status, error.description or "", headers=headers))
-
-
-def _from_exception(error: Exception) -> Response:
-    for kind, status in STATUS_OF.items():
-        if isinstance(error, kind):
-            after_s = getattr(error, "after_s", None)
-            headers = {"Retry-After": str(round(after_s))} if after_s is not None else {}
-            return _from_problem(Problem(status, str(error), headers=headers))
-    log.error("api.failed", exc_info=error)
-    return _from_problem(Problem(500, "The server failed here; its log says more."))
 
 
 def _document(body: ProblemBody) -> bytes:

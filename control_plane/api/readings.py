@@ -13,13 +13,13 @@ from msgspec import Meta
 from sqlalchemy import Connection, select
 
 from control_plane.api.binding import Permission, Route
-from control_plane.api.paging import Page, PageQuery, moment, page
+from control_plane.api.paging import Page, PageQuery, milliseconds, moment, page
 from control_plane.api.problems import FieldProblem, Problem
 from control_plane.clock import Clock
+from control_plane.projections.lost import placed_gaps
 from control_plane.projections.reading import HistoryReader, Readings
-from control_plane.projections.walltime import load_all
 from control_plane.store.engine import Store
-from control_plane.store.tables import gap, series
+from control_plane.store.tables import series
 from protos.comboio.v1 import batch_pb2 as pb
 
 DAY_MS = 86_400_000
@@ -130,8 +130,8 @@ class ReadingsRoutes:
         return page(rows, limit=query.limit, item=_series_item, key=lambda row: (row.key,))
 
     def readings(self, query: ReadingsQuery) -> ReadingsAnswer:
-        to_ms = _ms(query.to) if query.to else self._clock.now_ms()
-        from_ms = _ms(query.from_) if query.from_ else to_ms - DAY_MS
+        to_ms = milliseconds(query.to, "?to") if query.to else self._clock.now_ms()
+        from_ms = milliseconds(query.from_, "?from") if query.from_ else to_ms - DAY_MS
         if from_ms >= to_ms:
             raise Problem(422, "Nothing lies between from and to.", errors=[FieldProblem("?from", "must be before to")])
         keys = list(dict.fromkeys(query.series))
@@ -194,21 +194,9 @@ def _stepped(found: Readings, step_ms: int) -> dict[str, Any]:
 
 
 def _gaps(connection: Connection, row: Any, from_ms: int, to_ms: int) -> list[SeriesGap]:
-    """Gap records of the series' sensor, placed in wall time and cut to the stretch; unplaceable ones are left out."""
-    walls = load_all(connection, row.gateway)
-    query = select(gap).where(
-        gap.c.gateway == row.gateway, gap.c.sensor.in_((row.sensor, "")), gap.c.joined_to.is_(None)
-    )
-    found = []
-    for one in connection.execute(query):
-        begin, end = walls.get((one.epoch, one.from_boot)), walls.get((one.epoch, one.to_boot))
-        if not begin or not end or not one.to_mono_ms:
-            continue
-        first, last = begin.wall(one.from_mono_ms), end.wall(one.to_mono_ms)
-        if last > from_ms and first < to_ms:
-            reason = pb.GapReason.Name(one.reason).removeprefix("GAP_").lower()
-            found.append(SeriesGap(row.key, max(first, from_ms), min(last, to_ms), reason))
-    return sorted(found, key=lambda g: g.from_ms)
+    """Gap records of the series' sensor, cut to the stretch; what can't be placed in time yet is left out."""
+    placed = placed_gaps(connection, row.gateway, sensor=row.sensor, from_ms=from_ms, to_ms=to_ms)
+    return [SeriesGap(row.key, max(one.from_ms, from_ms), min(one.to_ms, to_ms), one.reason) for one in placed]
 
 
 def _step_ms(points: int, span_ms: int, max_points: int) -> int | None:
@@ -229,11 +217,3 @@ def _resolution(step_ms: int | None) -> str:
 
 def _jsonable(value: Value) -> Value:
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _ms(at: datetime) -> int:
-    if at.tzinfo is None:
-        raise Problem(
-            422, "A time needs its offset.", errors=[FieldProblem("?from", "write e.g. 2026-11-22T10:00:00Z")]
-        )
-    return round(at.timestamp() * 1000)

@@ -47,13 +47,18 @@ def routes(parts: Parts) -> tuple[Route, ...]:
         *ApiTokens(accounts=parts.accounts, failures_per_minute=parts.settings.web.logins_per_minute).routes(),
         *JoinTokenRoutes(join_tokens=parts.enrolment.join_tokens, clock=parts.clock).routes(),
         *Gateways(store=parts.stores.business, enrolment=parts.enrolment).routes(),
-        *ConfigurationRoutes(
-            revisions=Revisions(stores=parts.stores, clock=parts.clock, profiles=Profiles()),
-            statuses=Statuses(stores=parts.stores, clock=parts.clock),
-            stores=parts.stores,
-        ).routes(),
+        *configuration(parts).routes(),
         *ReadingsRoutes(telemetry=parts.stores.telemetry, reader=parts.reader, clock=parts.clock).routes(),
         *Gaps(store=parts.stores.telemetry).routes(),
         *Events(store=parts.stores.business).routes(),
         *Deliveries(store=parts.stores.business).routes(),
+    )
+
+
+def configuration(parts: Parts) -> ConfigurationRoutes:
+    """Also what a page shows of a gateway's configuration."""
+    return ConfigurationRoutes(
+        revisions=Revisions(stores=parts.stores, clock=parts.clock, profiles=Profiles()),
+        statuses=Statuses(stores=parts.stores, clock=parts.clock),
+        stores=parts.stores,
     )

@@ -15,7 +15,7 @@ from control_plane.clock import Clock
 from control_plane.errors import NotFound
 from control_plane.fleet.join_tokens import digest
 from control_plane.store.engine import Store
-from control_plane.store.tables import api_token, user
+from control_plane.store.tables import api_token, browser_session, user
 
 ADMIN_NAME = "admin"
 DAY_MS = 86_400_000
@@ -69,7 +69,7 @@ class Accounts:
         return self.reset_password(ADMIN_NAME)
 
     def reset_password(self, name: str) -> str:
-        """A new random password for `name`, an admin, made when there is none."""
+        """A new random password for `name`, an admin, made when there is none; the old one's sessions end."""
         password = secrets.token_urlsafe(15)
         row = {
             "name": name,
@@ -79,6 +79,7 @@ class Accounts:
         }
         with self._store.write() as connection:
             connection.execute(delete(user).where(user.c.name == name))
+            connection.execute(delete(browser_session).where(browser_session.c.user_name == name))
             connection.execute(insert(user).values(row))
         return password
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, Row, insert, select, update
 
 from control_plane.clock import Clock
-from control_plane.errors import Denied, DeniedReason
+from control_plane.errors import Conflict, Denied, DeniedReason, NotFound
 from control_plane.store.engine import Store
 from control_plane.store.tables import join_token
 
@@ -55,6 +55,27 @@ class JoinTokens:
         query = select(join_token).where(join_token.c.id > after).order_by(join_token.c.id).limit(limit)
         with self._store.read() as connection:
             return connection.execute(query).all()
+
+    def still_open(self, *, limit: int) -> Sequence[Row[tuple[object, ...]]]:
+        """Rows neither used nor expired, the newest first."""
+        query = select(join_token).where(join_token.c.used_ms.is_(None), join_token.c.expires_ms > self._clock.now_ms())
+        with self._store.read() as connection:
+            return connection.execute(query.order_by(join_token.c.created_ms.desc()).limit(limit)).all()
+
+    def revoke(self, token_id: str) -> None:
+        """End an open token now. Raises NotFound, and Conflict once a gateway has used it. Twice is once."""
+        now = self._clock.now_ms()
+        with self._store.write() as connection:
+            row = connection.execute(select(join_token).where(join_token.c.id == token_id)).one_or_none()
+            if row is None:
+                raise NotFound(f"There is no join token {token_id}.")
+            if row.used_ms is not None:
+                raise Conflict(f"Gateway {row.used_by} has used this join token already. Retire the gateway instead.")
+            connection.execute(
+                update(join_token)
+                .where(join_token.c.id == token_id, join_token.c.expires_ms > now)
+                .values(expires_ms=now)
+            )
 
     def use(self, connection: Connection, *, secret: str, csr_sha256: str, gateway_id: str) -> Row[tuple[object, ...]]:
         """Claim the token for `gateway_id` in the caller's transaction.

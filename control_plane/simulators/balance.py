@@ -111,6 +111,32 @@ def account(
     return total
 
 
+def counted(sensor: str, values: Mapping[int, Value], gaps: Sequence[Mapping[str, Any]]) -> Account:
+    """A sensor that counts by itself, from 1 after each start of its gateway, and so keeps no log.
+
+    What it counted past is missing, unless a gap record lies there; what comes twice is invented.
+    """
+    done = Account(sensor)
+    last = 0
+    last_ms = 0
+    for at, value in sorted(values.items()):
+        begins = value <= last
+        if begins and value == last:
+            done.invented.append(at)
+            continue
+        skipped = int(value) - (0 if begins else last) - 1
+        reason = _gap_of(gaps, at) or _gap_of(gaps, last_ms)
+        done.produced += skipped + 1
+        done.delivered += 1
+        if skipped and reason is None:
+            done.missing += [at] * skipped
+        elif skipped:
+            done.in_gaps += skipped
+            done.gap_reasons[str(reason)] = done.gap_reasons.get(str(reason), 0) + skipped
+        last, last_ms = int(value), at
+    return done
+
+
 def _match(
     sensor: str,
     said: Sequence[Read],

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,10 +28,11 @@ class StartError(RuntimeError):
 class Child:
     """One process. Its first line of JSON on stdout says that it is ready; stderr goes to a log file."""
 
-    def __init__(self, name: str, arguments: list[str], *, log: Path) -> None:
+    def __init__(self, name: str, argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None) -> None:
         self.name = name
-        self._arguments = arguments
+        self._argv = argv
         self._log = log
+        self._env = env or {}
         self._process: subprocess.Popen[bytes] | None = None
         self.said: dict[str, Any] = {}
         self.starts = 0
@@ -54,8 +56,9 @@ class Child:
         """Start without waiting."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                command(sys.executable, "-m", *self._arguments),
+                command(*self._argv),
                 stdin=subprocess.DEVNULL,
+                env={**os.environ, **self._env},
                 stdout=subprocess.PIPE,
                 stderr=log,
             )
@@ -109,8 +112,12 @@ class Family:
         self.folder = folder
         self._children: list[Child] = []
 
-    def child(self, name: str, *arguments: str) -> Child:
-        made = Child(name, list(arguments), log=self.folder / f"{name}.log")
+    def child(self, name: str, *arguments: str, env: Mapping[str, str] | None = None) -> Child:
+        """One of our own programs: `python -m …`."""
+        return self.program(name, sys.executable, "-m", *arguments, env=env)
+
+    def program(self, name: str, *argv: str, env: Mapping[str, str] | None = None) -> Child:
+        made = Child(name, argv, log=self.folder / f"{name}.log", env=env)
         self._children.append(made)
         return made
 

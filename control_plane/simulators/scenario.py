@@ -19,40 +19,39 @@ from typing import Any, Self
 
 import httpx
 
-from control_plane.simulators.balance import Account, account, answered
-from control_plane.simulators.processes import Child, Family
+from control_plane.simulators import broker
+from control_plane.simulators.balance import Account, account, counted
+from control_plane.simulators.broker import program
+from control_plane.simulators.processes import Child, Family, StartError
+from control_plane.simulators.sources import BROKER, Device, Message, Probe, Source, toml
 
 LOCAL = "127.0.0.1:0"
-BUS_TIMEOUT_S = 3.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
-    """One simulated Modbus device: a sensor of a gateway. `signals` as the simulator's command line takes them."""
-
-    sensor: str
-    profile: str
-    every_s: float = 1.0
-    unit: int = 1
-    counting: bool = False
-    signals: tuple[str, ...] = ()
-    asset: str = ""
-    cargo: str = ""
-    """The quantity that is a cargo temperature."""
+BUS_VARIABLE = "DBUS_SYSTEM_BUS_ADDRESS"
 
 
 @dataclass(slots=True)
 class Box:
-    """One gateway with its devices and its link to the control plane."""
+    """One gateway with what it measures and its link to the control plane.
+
+    `managed`: its own file holds only what it needs to start; its sensors come from the control plane.
+    """
 
     name: str
-    devices: Sequence[Device]
-    batch_interval_s: float
+    devices: Sequence[Device] = ()
+    batch_interval_s: float = 1.0
+    probes: Sequence[Probe] = ()
+    messages: Sequence[Message] = ()
+    managed: bool = False
+    asset: str = ""
     id: str = ""
     process: Child | None = None
     link: Child | None = None
     simulators: dict[str, Child] = field(default_factory=dict)
     kills_ms: list[int] = field(default_factory=list)
+
+    @property
+    def sources(self) -> list[Source]:
+        return [*self.devices, *self.probes, *self.messages]
 
 
 class Installation:
@@ -64,7 +63,10 @@ class Installation:
         self._settings = settings
         self._family = Family(folder)
         self._client: httpx.Client | None = None
+        self._broker_port: int | None = None
         self.boxes: list[Box] = []
+        self.bluetooth = program("dbus-daemon") is not None
+        self.mqtt = program("mosquitto") is not None
         self.said: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
@@ -121,33 +123,53 @@ class Installation:
         return client
 
     def add(self, box: Box) -> None:
-        """Devices, link, enrolment, daemon."""
-        for device in box.devices:
-            box.simulators[device.sensor] = self._device(box, device)
-        box.link = self._family.child(
-            f"{box.name}-link",
-            *(
-                "gateway",
-                "simulate",
-                "link",
-                "--to",
-                self.said["grpc"],
-                "--listen",
-                LOCAL,
-                "--control",
-                LOCAL,
-                "--json",
-            ),
-        ).start()
+        """Simulators, link, enrolment, daemon."""
+        env = self._simulate(box)
+        link = ["gateway", "simulate", "link", "--to", self.said["grpc"], "--listen", LOCAL, "--control", LOCAL]
+        box.link = self._family.child(f"{box.name}-link", *link, "--json").start()
         home = self.folder / box.name
         home.mkdir(exist_ok=True)
-        (home / "gateway.toml").write_text(self._config(box))
+        (home / "gateway.toml").write_text(toml(self.document(box, sensors=not box.managed)))
         box.id = self._enrolled(box, home)
-        box.process = self._family.child(
-            box.name,
-            *("gateway", "run", "--config", str(home / "gateway.toml"), "--data-dir", str(home), "--json"),
-        ).start()
+        run = ["gateway", "run", "--config", str(home / "gateway.toml"), "--data-dir", str(home), "--json"]
+        box.process = self._family.child(box.name, *run, env=env).start()
         self.boxes.append(box)
+        if box.messages:
+            self._speak(box)
+
+    def _simulate(self, box: Box) -> dict[str, str]:
+        """Start what there is to measure; returns the environment that the gateway finds it by."""
+        for device in box.devices:
+            arguments = ["modbus", *device.arguments(), "--listen", LOCAL]
+            box.simulators[device.sensor] = self._simulator(box, device.sensor, arguments)
+        env: dict[str, str] = {}
+        if box.probes and self.bluetooth:
+            radio = self._simulator(box, "bluez", ["bluez", "--scenario", self._scenario(box, "bluez", box.probes)])
+            env[BUS_VARIABLE] = str(radio.said["bus"])
+            box.simulators["bluez"] = radio
+        if box.messages:
+            self._publish(box)
+        return env
+
+    def _publish(self, box: Box) -> None:
+        address = f"127.0.0.1:{self._broker()}"
+        scenario = self._scenario(box, "mqtt", box.messages)
+        box.simulators["mqtt"] = self._simulator(box, "mqtt", ["mqtt", "--broker", address, "--scenario", scenario])
+
+    def _simulator(self, box: Box, name: str, arguments: Sequence[str]) -> Child:
+        log = self.folder / f"{box.name}-{name}.reads"
+        common = ["--control", LOCAL, "--log", str(log), "--json"]
+        return self._family.child(f"{box.name}-{name}", "gateway", "simulate", *arguments, *common).start()
+
+    def _scenario(self, box: Box, name: str, sources: Sequence[Probe | Message]) -> str:
+        path = self.folder / f"{box.name}-{name}.toml"
+        path.write_text(toml({"sensor": [one.scenario() for one in sources]}))
+        return str(path)
+
+    def _broker(self) -> int:
+        if self._broker_port is None:
+            _, self._broker_port = broker.start(self._family, self.folder)
+        return self._broker_port
 
     def _enrolled(self, box: Box, home: Path) -> str:
         """The gateway's id: of an identity that was kept, or of a new one."""
@@ -156,48 +178,97 @@ class Installation:
             return str(json.loads(kept.read_text())["gateway_id"])
         enrol = self._family.child(
             f"{box.name}-enrol",
-            *("gateway", "enrol", "--server", self.said["http"], "--token", self.join_token(box.name)),
+            *("gateway", "enrol", "--server", self.said["http"], "--token", self.join_token(box.name, box.asset)),
             *("--data-dir", str(home), "--json"),
         ).start()
         return str(enrol.said["gateway_id"])
 
-    def join_token(self, name: str) -> str:
-        """One for a gateway of that name."""
+    def join_token(self, name: str, asset: str = "") -> str:
+        """One for a gateway of that name, mounted on that asset."""
         assert self._client is not None
-        made = self._client.post("/join-tokens", json={"gateway_name": name}).raise_for_status().json()
+        made = (
+            self._client.post("/join-tokens", json={"gateway_name": name, "asset": asset or None})
+            .raise_for_status()
+            .json()
+        )
         return str(made["token"])
 
-    def _device(self, box: Box, device: Device) -> Child:
-        log = self.folder / f"{box.name}-{device.sensor}.reads"
-        arguments = ["gateway", "simulate", "modbus", "--profile", device.profile, "--unit", str(device.unit)]
-        arguments += ["--listen", LOCAL, "--control", LOCAL, "--log", str(log), "--json"]
-        arguments += ["--counting"] if device.counting else []
-        for signal_ in device.signals:
-            arguments += ["--signal", signal_]
-        return self._family.child(f"{box.name}-{device.sensor}", *arguments).start()
-
-    def _config(self, box: Box) -> str:
+    def document(self, box: Box, *, sensors: bool = True) -> dict[str, Any]:
+        """A gateway's configuration, or only what it needs to start."""
         assert box.link is not None
-        lines = ["config_version = 1", "", "[gateway]", f'name = "{box.name}"', "", "[uplink]"]
-        lines += [f'server = "127.0.0.1:{box.link.said["port"]}"', f"batch_interval_s = {box.batch_interval_s}"]
-        lines += ["ack_timeout_s = 5.0", ""]
-        for device in box.devices:
-            port = box.simulators[device.sensor].said["port"]
-            lines += ["[[bus]]", f'id = "{device.sensor}"', 'kind = "tcp"', 'host = "127.0.0.1"', f"port = {port}"]
-            lines += [f"timeout_s = {BUS_TIMEOUT_S}", ""]
-            lines += ["[[sensor]]", f'id = "{device.sensor}"', 'driver = "modbus"', f'bus = "{device.sensor}"']
-            lines += [f"unit = {device.unit}", f'profile = "{device.profile}"', f"every_s = {device.every_s}"]
-            lines += [f'asset = "{device.asset}"'] if device.asset else []
-            lines += [f'attrs = {{ {device.cargo} = {{ role = "cargo_temperature" }} }}'] if device.cargo else []
-            lines.append("")
-        return "\n".join(lines)
+        uplink = {"server": f"127.0.0.1:{box.link.said['port']}", "batch_interval_s": box.batch_interval_s}
+        found: dict[str, Any] = {
+            "config_version": 1,
+            "management": "managed" if box.managed else "local",
+            "gateway": {"name": box.name} | ({"asset": box.asset} if box.asset else {}),
+            "uplink": uplink | {"ack_timeout_s": 5.0},
+        }
+        return found | self.measured(box) if sensors else found
+
+    def measured(self, box: Box) -> dict[str, Any]:
+        """Buses, brokers and sensors."""
+        probes = [one.document() if self.bluetooth else one.stand_in() for one in box.probes]
+        found: dict[str, Any] = {
+            "bus": [one.bus(box.simulators[one.sensor].said["port"]) for one in box.devices],
+            "sensor": [*(one.document() for one in box.devices), *probes, *(one.document() for one in box.messages)],
+        }
+        if box.messages:
+            found["broker"] = [{"id": BROKER, "host": "127.0.0.1", "port": self._broker()}]
+        return found
+
+    # --- configuration from the centre ------------------------------------------------------------------
+
+    def push(self, box: Box, **change: Any) -> int:
+        """Save a managed gateway's layer: what it measures, changed as told. Returns the generation it makes."""
+        assert self._client is not None
+        uplink = {"batch_interval_s": box.batch_interval_s, "ack_timeout_s": 5.0}
+        layer = {"gateway": {"name": box.name}, "uplink": uplink} | self.measured(box) | change
+        known = self.get(f"/config/gateways/{box.id}")
+        saved = self._client.put(
+            f"/config/gateways/{box.id}", json={"document": layer}, headers={"If-Match": known["etag"]}
+        )
+        if saved.status_code != 200:
+            raise RuntimeError(f"the configuration of {box.name} was not saved: {saved.text}")
+        return int(saved.json()["targets"][0]["generation"])
+
+    def configuration(self, box: Box) -> dict[str, Any]:
+        """What is wanted of a gateway, what runs there, and the way in between."""
+        found: dict[str, Any] = self.get(f"/gateways/{box.id}/config")
+        return found
+
+    def await_configuration(self, box: Box, *states: str, timeout_s: float) -> dict[str, Any]:
+        """Its configuration, once it is in one of these states or the time is up."""
+        end = time.monotonic() + timeout_s
+        while True:
+            found = self.configuration(box)
+            if found["state"] in states or time.monotonic() > end:
+                return found
+            time.sleep(0.3)
+
+    def also_publish(self, box: Box, *messages: Message) -> int:
+        """Give a managed gateway its first MQTT sensors. Returns the generation."""
+        box.messages = messages
+        self._publish(box)
+        generation = self.push(box)
+        self._speak(box)
+        return generation
+
+    def _speak(self, box: Box, *, timeout_s: float = 20.0) -> None:
+        """Let its MQTT sensors begin, now that it listens: what nobody subscribed to was never measured by anybody."""
+        log = self.folder / f"{box.name}.log"
+        end = time.monotonic() + timeout_s
+        while b"mqtt.connected" not in log.read_bytes():
+            if time.monotonic() > end:
+                raise StartError(f"{box.name} does not listen to its broker")
+            time.sleep(0.1)
+        tell(box.simulators["mqtt"], '{"fault": "speak"}')
 
     # --- disturbing ------------------------------------------------------------------------------------
 
     def link(self, box: Box, command: str) -> None:
         """Tell a gateway's link: cut, restore, blackhole and so on."""
         assert box.link is not None
-        _tell(box.link, command)
+        tell(box.link, command)
 
     def kill_gateway(self, box: Box) -> None:
         """SIGKILL; what systemd would do follows in `revive`."""
@@ -223,10 +294,10 @@ class Installation:
         httpx.post(f"{self.erp.said['url']}/behave", json=wanted, trust_env=False).raise_for_status()
 
     def stop_devices(self) -> None:
-        """From here on no read is answered; what was answered before still arrives."""
+        """From here on nothing is measured; what was before still arrives."""
         for box in self.boxes:
-            for simulator in box.simulators.values():
-                _tell(simulator, '{"fault": "drop"}')
+            for name, simulator in box.simulators.items():
+                tell(simulator, '{"fault": "mute"}' if name in {"bluez", "mqtt"} else '{"fault": "drop"}')
 
     # --- asking ----------------------------------------------------------------------------------------
 
@@ -242,28 +313,41 @@ class Installation:
                     raise
                 time.sleep(0.2)
 
+    def page(self, path: str) -> None:
+        """Fetch a page as a browser would; raises if it is not there."""
+        httpx.get(self.said["http"] + path, trust_env=False, timeout=30, follow_redirects=True).raise_for_status()
+
     def received(self) -> dict[str, Any]:
         """What the ERP stand-in got."""
         found: dict[str, Any] = httpx.get(f"{self.erp.said['url']}/received", trust_env=False, timeout=10).json()
         return found
 
     def accounts(self, box: Box) -> list[Account]:
-        return [self._account(box, device) for device in box.devices]
+        return [self._account(box, source) for source in box.sources]
 
-    def _account(self, box: Box, device: Device) -> Account:
-        reads = answered(self.folder / f"{box.name}-{device.sensor}.reads", device.profile, device.unit)
-        quantities = [quantity for group in reads for quantity in group]
-        delivered: dict[str, dict[int, float]] = {}
+    def _account(self, box: Box, source: Source) -> Account:
+        name = f"{box.name}/{source.sensor}"
+        if isinstance(source, Probe) and not self.bluetooth:
+            counts, gaps = self._delivered(box, source.sensor, ["count"])
+            return counted(name, counts["count"], gaps)
+        log = {Device: source.sensor, Probe: "bluez", Message: "mqtt"}[type(source)]
+        reads = source.reads(self.folder / f"{box.name}-{log}.reads")
+        delivered, gaps = self._delivered(box, source.sensor, [quantity for group in reads for quantity in group])
+        return account(name, reads, delivered, gaps, tolerance_ms=source.tolerance_ms)
+
+    def _delivered(
+        self, box: Box, sensor: str, quantities: Sequence[str]
+    ) -> tuple[dict[str, dict[int, float]], list[dict[str, Any]]]:
+        """Quantity → wall ms → value, and the sensor's gaps."""
+        delivered: dict[str, dict[int, float]] = {quantity: {} for quantity in quantities}
         gaps: list[dict[str, Any]] = []
         for start in range(0, len(quantities), 50):
-            keys = [f"{box.id}/{device.sensor}/{quantity}" for quantity in quantities[start : start + 50]]
+            keys = [f"{box.id}/{sensor}/{quantity}" for quantity in quantities[start : start + 50]]
             answer = self._readings(keys)
             for one in answer["series"]:
                 delivered[one["key"].rsplit("/", 1)[1]] = dict(zip(one["times_ms"], one["values"], strict=True))
             gaps = [gap for gap in answer["gaps"] if gap["series"] == keys[0]]
-        # A row's time is the middle of its exchange; on a starved machine that may last as long as the bus waits.
-        tolerance_ms = 3_600_000 if device.counting else round(BUS_TIMEOUT_S * 1000) + 500
-        return account(f"{box.name}/{device.sensor}", reads, delivered, gaps, tolerance_ms=tolerance_ms)
+        return delivered, gaps
 
     def _readings(self, keys: list[str]) -> Any:
         try:
@@ -283,7 +367,7 @@ class Installation:
             time.sleep(1.0)
 
 
-def _tell(simulator: Child, command: str) -> None:
+def tell(simulator: Child, command: str) -> None:
     """One line to a simulator's control port. Raises RuntimeError if it is refused."""
     with socket.create_connection(("127.0.0.1", simulator.said["control_port"]), timeout=5) as control:
         control.sendall(command.encode() + b"\n")

@@ -404,6 +404,17 @@ user = Table(
     Column("created_ms", BigInteger, nullable=False),
 )
 
+browser_session = Table(
+    "browser_session",
+    business,
+    Column("secret_sha256", String(64), primary_key=True, comment="of the cookie's value"),
+    Column("user_name", String(80), nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("seen_ms", BigInteger, nullable=False, comment="of the last request, to the minute"),
+    Column("expires_ms", BigInteger, nullable=False),
+    Index(None, "user_name"),
+)
+
 api_token = Table(
     "api_token",
     business,

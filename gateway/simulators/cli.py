@@ -89,7 +89,7 @@ async def _modbus(args: argparse.Namespace) -> None:
         stack.callback(log.close)
         port = await device.start(*args.listen)
         stack.push_async_callback(device.close)
-        await _serve(args, stack, {"host": args.listen[0], "port": port}, device.faults.command)
+        await _serve(args, stack, {"host": args.listen[0], "port": port}, device.command)
 
 
 async def _link(args: argparse.Namespace) -> None:

@@ -8,17 +8,31 @@ than once in a process (it keeps global state). Reading only: functions 1 to 4; 
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import struct
 from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
 
 from gateway.clock import Clock
 from gateway.simulators.faults import Fault, Faults
 from gateway.simulators.modbus_unit import Answered, SimulatedUnit
 from gateway.simulators.read_log import ReadLog
+from protos.strict import convert
 
 _HEADER = struct.Struct(">HHHBBHH")
 _GARBAGE = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/html\r\n\r\n<html>"
+
+
+class Hold(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Show `value` instead of a quantity's signal, for so long."""
+
+    hold: str
+    value: float
+    for_s: Annotated[float, Meta(gt=0)]
 
 
 class ModbusDevice:
@@ -53,6 +67,20 @@ class ModbusDevice:
             await self._server.wait_closed()
             self._server = None
 
+    async def command(self, line: str) -> str:
+        """`{"hold": "temperature", "value": 12.5, "for_s": 20}`, or what `Faults.command` takes. Raises ValueError."""
+        if not line.startswith('{"hold"'):
+            return await self.faults.command(line)
+        hold = convert(json.loads(line), Hold)
+        until_s = self._now_s() + hold.for_s
+        held = [unit.hold(hold.hold, hold.value, until_s) for unit in self._units.values()]
+        if not any(held):
+            raise ValueError(f"no unit has a signal {hold.hold!r}")
+        return "ok"
+
+    def _now_s(self) -> float:
+        return (self._clock.mono_ms() - self._zero_ms) / 1000.0
+
     def answer(self, frame: bytes, connection: _Connection) -> None:
         """Answer one whole request frame, or spoil the answer as told."""
         transaction, _, _, unit, function, address, count = _HEADER.unpack(frame[:12])
@@ -63,7 +91,7 @@ class ModbusDevice:
         if fault is not None and fault.fault == "exception":
             connection.send(_frame(transaction, unit, bytes((function | 0x80, fault.code))))
             return
-        outcome = device.read(function, address, count, (self._clock.mono_ms() - self._zero_ms) / 1000.0)
+        outcome = device.read(function, address, count, self._now_s())
         if isinstance(outcome, int):
             connection.send(_frame(transaction, unit, bytes((function | 0x80, outcome))))
             return

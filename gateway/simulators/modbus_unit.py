@@ -38,6 +38,14 @@ class SimulatedUnit:
         for register in profile.expanded():
             self._registers.setdefault(register.function, []).append(register)
         self._reads = {function: dict.fromkeys(self._owned(function), 0) for function in self._registers}
+        self._held: dict[str, tuple[float, float]] = {}
+
+    def hold(self, quantity: str, value: float, until_s: float) -> bool:
+        """Show `value` until then; False if this unit shows no such signal."""
+        if self._signals is None or quantity not in self._signals:
+            return False
+        self._held[quantity] = (value, until_s)
+        return True
 
     def _owned(self, function: str) -> list[int]:
         owned = sorted({a for r in self._registers[function] for a in range(r.address, r.address + r.width)})
@@ -75,7 +83,9 @@ class SimulatedUnit:
         for register in self._registers[table]:
             if register.address + register.width > address and register.address < address + count:
                 signal = self._signals.get(register.quantity)
-                words = encode(register, signal(t_s) if signal is not None else 0.0)
+                held, until_s = self._held.get(register.quantity, (0.0, 0.0))
+                shown = held if t_s < until_s else signal(t_s) if signal is not None else 0.0
+                words = encode(register, shown)
                 for n, word in enumerate(words):
                     image[register.address + n] = image.get(register.address + n, 0) | word
         return image

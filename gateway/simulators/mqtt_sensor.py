@@ -20,6 +20,7 @@ from msgspec import Meta, Struct
 from firmware_configs.loader import Profiles
 from gateway.backoff import Backoff
 from gateway.simulators.sent_log import SentLog
+from gateway.simulators.signals import Signal, replay
 from gateway.simulators.waves import Wave
 from protos.strict import DocumentError, convert
 
@@ -34,6 +35,8 @@ class PublishedValue(_Frozen, frozen=True, kw_only=True):
     path: Annotated[str, Meta(pattern=r"^(/[^~/]+)+$", title="JSON pointer into objects, e.g. /battery/level")]
     decimals: Annotated[int, Meta(ge=0, le=9)] = 2
     signal: Wave = Wave()
+    replay: Annotated[str, Meta(pattern=r"^(.+:.+)?$", title="CSV:COLUMN")] = ""
+    """A recorded column instead of a signal, from its beginning, again and again."""
 
 
 class PublishingSensor(_Frozen, frozen=True, kw_only=True):
@@ -47,6 +50,8 @@ class PublishingSensor(_Frozen, frozen=True, kw_only=True):
     count: Annotated[int, Meta(ge=1)] | None = None
     """Stop after so many."""
     retain: bool = False
+    muted: bool = False
+    """Publish nothing until told to speak."""
 
 
 class Fault(_Frozen, frozen=True, kw_only=True):
@@ -72,12 +77,17 @@ def load(path: Path) -> MqttScenario:
         raise ValueError(f"{path}: {error}") from error
 
 
-def message(values: Mapping[str, PublishedValue], k: int, t_s: float) -> tuple[bytes, dict[str, float | int]]:
-    """The `k`-th message and what its quantities mean."""
+def message(
+    values: Mapping[str, PublishedValue], k: int, t_s: float, recorded: Mapping[str, Signal] | None = None
+) -> tuple[bytes, dict[str, float | int]]:
+    """The `k`-th message and what its quantities mean. `recorded` holds the quantities that are replayed."""
     document: dict[str, Any] = {}
     meant: dict[str, float | int] = {}
     for quantity, one in values.items():
+        replayed = (recorded or {}).get(quantity)
         steps = one.signal.steps(k, t_s, step=10.0**-one.decimals)
+        if replayed is not None:
+            steps = round(replayed(t_s) * 10**one.decimals)
         meant[quantity] = steps / 10**one.decimals if one.decimals else steps
         *parents, last = one.path.split("/")[1:]
         place = document
@@ -88,15 +98,16 @@ def message(values: Mapping[str, PublishedValue], k: int, t_s: float) -> tuple[b
 
 
 class Publisher:
-    """One sensor: measures, logs, publishes. Raises ProfileError."""
+    """One sensor: measures, logs, publishes. Raises ProfileError, and ValueError for a recording that is none."""
 
     def __init__(self, *, options: PublishingSensor, broker: tuple[str, int], log: SentLog, profiles: Profiles) -> None:
         self.options = options
-        self.muted = False
+        self.muted = options.muted
         self.k = 0
         self._broker = broker
         self._log = log
         self._values = _described(options, profiles)
+        self._recorded = {name: _replayed(one.replay) for name, one in self._values.items() if one.replay}
         self._garbage: asyncio.Queue[bytes] = asyncio.Queue(maxsize=100)
 
     async def run(self) -> None:
@@ -128,7 +139,7 @@ class Publisher:
             await asyncio.sleep(max(0.0, due - loop.time()))
 
     async def _one(self, client: aiomqtt.Client, t_s: float) -> None:
-        payload, meant = message(self._values, self.k + 1, t_s)
+        payload, meant = message(self._values, self.k + 1, t_s, self._recorded)
         self._log.write(self.options.id, self.k + 1, meant)
         self.k += 1
         try:
@@ -191,6 +202,11 @@ class MqttPlay:
                 one.garbage()
             else:
                 one.muted = fault.fault == "mute"
+
+
+def _replayed(wanted: str) -> Signal:
+    path, _, column = wanted.rpartition(":")
+    return replay(Path(path), column)
 
 
 def _described(options: PublishingSensor, profiles: Profiles) -> dict[str, PublishedValue]:

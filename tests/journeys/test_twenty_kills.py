@@ -9,7 +9,8 @@ import pytest
 
 from control_plane.simulators import expected
 from control_plane.simulators.balance import answered
-from control_plane.simulators.scenario import Box, Device, Installation
+from control_plane.simulators.scenario import Box, Installation
+from control_plane.simulators.sources import Device
 from tests.journeys.disturbances import Disturbances
 
 RULE = expected.Rule(high=8.0, hysteresis=0.5, open_after_ms=2000, close_after_ms=2000)

@@ -186,3 +186,36 @@ def test_gaps_say_what_is_missing_and_why(client: FlaskClient, bearer: Bearer, s
     assert first["seqs"] == [{"first": 1, "last": 4}, {"first": 9, "last": 9}]
     assert (first["from"], first["to"]) == ({"boot": 1, "mono_ms": 10}, {"boot": 2, "mono_ms": 20})
     assert [item["sensor"] for item in get(client, bearer, "/gaps?sensor=door")["items"]] == ["door"]
+
+
+def test_events_are_chosen_by_gateway_and_by_when_they_were_true(
+    client: FlaskClient, bearer: Bearer, stores: Stores
+) -> None:
+    keep_event(stores, 1, subject="gw-aaaaaaaaaa/cooling/temperature")
+    keep_event(stores, 2, subject="gw-aaaaaaaaaa", time_ms=START_MS + 3_600_000)
+    keep_event(stores, 3, subject="gw-aaaaaaaaab/cooling/temperature")
+
+    def chosen(query: str) -> list[str]:
+        return [item["id"] for item in get(client, bearer, f"/events?order=oldest&{query}")["items"]]
+
+    assert chosen("gateway=gw-aaaaaaaaaa") == ["evt_001_v1", "evt_002_v1"]
+    assert chosen("from=2025-11-22T10:30:00Z") == ["evt_002_v1"]
+    assert chosen("to=2025-11-22T10:30:00Z") == ["evt_001_v1", "evt_003_v1"]
+    without_offset = client.get("/api/v1/events?from=2025-11-22T10:30:00", headers=bearer["viewer"])
+    assert without_offset.status_code == 422
+    assert without_offset.get_json()["errors"][0]["pointer"] == "?from"
+
+
+def test_an_open_join_token_can_be_ended_and_a_used_one_not(
+    client: FlaskClient, bearer: Bearer, enrolment: Enrolment
+) -> None:
+    made = enrolment.join_tokens.create(gateway_name="truck 17")
+    used = enrolment.join_tokens.create(gateway_name="truck 18")
+    enrolment.enrol(Box().enrol_request(used.token))
+    headers = bearer["admin"]
+    for _ in range(2):
+        assert client.delete(f"/api/v1/join-tokens/{made.id}", headers=headers).status_code == 204
+    states = {item["id"]: item["state"] for item in get(client, bearer, "/join-tokens")["items"]}
+    assert states == {made.id: "expired", used.id: "used"}
+    assert client.delete(f"/api/v1/join-tokens/{used.id}", headers=headers).status_code == 409
+    assert client.delete("/api/v1/join-tokens/none", headers=headers).status_code == 404

@@ -12,10 +12,14 @@ import pytest
 from pymodbus.client import AsyncModbusTcpClient
 from pymodbus.exceptions import ModbusIOException
 
+from firmware_configs.loader import Profiles
 from gateway.simulators.counting import counting
 from gateway.simulators.faults import Fault, Faults
 from gateway.simulators.modbus_device import ModbusDevice
+from gateway.simulators.modbus_unit import SimulatedUnit
+from gateway.simulators.read_log import ReadLog
 from gateway.simulators.signals import constant
+from tests.gateway.buffer.boxes import TurnedClock
 from tests.gateway.sensors.rig import device, started
 
 
@@ -170,3 +174,19 @@ async def test_faults_are_set_by_one_line_each() -> None:
 async def test_a_mistaken_fault_is_refused_with_a_sentence(line: str, text: str) -> None:
     with pytest.raises(ValueError, match=text):
         await Faults().command(line)
+
+
+async def test_a_signal_can_be_held_at_a_value_for_a_while() -> None:
+    clock = TurnedClock()
+    unit = SimulatedUnit(unit=1, profile=Profiles().modbus("xy-md02@1"), signals={"temperature": constant(4.0)})
+    simulated = ModbusDevice(units={1: unit}, log=ReadLog(path=None, clock=clock), clock=clock)
+    assert await simulated.command('{"hold": "temperature", "value": 12.5, "for_s": 20}') == "ok"
+    shown = []
+    for seconds in (0, 19, 2):
+        clock.mono += seconds * 1000
+        answer = unit.read(4, 1, 1, simulated._now_s())
+        assert not isinstance(answer, int)
+        shown.append(answer.words[0])
+    assert shown == [125, 125, 40]
+    with pytest.raises(ValueError, match="no unit has a signal 'heat'"):
+        await simulated.command('{"hold": "heat", "value": 1, "for_s": 1}')

@@ -1,0 +1,229 @@
+"""How each gateway stands: what the registry, its stream, its heartbeats and its data say together.
+
+A status never claims more than is known: an open stream without a word for a while is `late`, then `offline`, and a
+gateway that catches up on what it kept is `late` although it is connected.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+from google.protobuf.message import DecodeError
+from sqlalchemy import Select, func, select
+
+from control_plane.clock import Clock
+from control_plane.store.engine import Stores
+from control_plane.store.tables import certificate, gateway, presence, state
+from protos.comboio.v1 import link_pb2 as wire
+
+QUIET_MS = 90_000
+"""Gateways say something every half minute."""
+GONE_MS = 600_000
+BLINK_MS = 60_000
+"""A stream that ended is expected back for so long."""
+BEHIND_MS = 120_000
+BEHIND_BATCHES = 30
+"""How far behind is `late`, where the gateway does not say how old its oldest batch is."""
+NO_DATA_MS = 900_000
+
+
+# Rows are taken apart by position: there may be tens of thousands, and a name costs more than a value.
+KNOWN = tuple(gateway.c[name] for name in ("id", "name", "asset", "hardware", "serial", "created_ms", "retired_ms"))
+SAID = tuple(
+    presence.c[name]
+    for name in ("gateway", "connected_ms", "heard_ms", "left_ms", "why", "version", "heartbeat", "running")
+)
+
+
+class Status(StrEnum):
+    ONLINE = "online"
+    LATE = "late"
+    OFFLINE = "offline"
+    NEVER = "never"
+    RETIRED = "retired"
+
+
+class Why(StrEnum):
+    """What a status rests on; words for people are the pages' business."""
+
+    FINE = "fine"
+    BEHIND = "behind"
+    NO_DATA = "no_data"
+    QUIET = "quiet"
+    LEFT = "left"
+    NEVER = "never"
+    RETIRED = "retired"
+
+
+class Presence(msgspec.Struct, frozen=True, kw_only=True):
+    """What its newest stream said. Times in ms since 1970; what was never said is None."""
+
+    connected_ms: int
+    heard_ms: int
+    left_ms: int | None
+    left_why: str
+    version: str
+    backlog_batches: int | None = None
+    backlog_bytes: int | None = None
+    backlog_oldest_ms: int | None = None
+    clock_source: int | None = None
+    clock_err_ms: int | None = None
+    sensors_silent: int = 0
+    running: wire.RunningConfig | None = None
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """One gateway of the registry. `data_ms`: when its newest readings were projected here."""
+
+    id: str
+    name: str
+    asset: str | None
+    hardware: str
+    serial: str
+    created_ms: int
+    retired_ms: int | None
+    certificate_expires_ms: int | None
+    presence: Presence | None
+    data_ms: int | None
+    readings: int
+    status: Status
+    why: Why
+
+
+class Fleet:
+    """Reads; synchronous, thread-safe."""
+
+    def __init__(self, *, stores: Stores, clock: Clock) -> None:
+        self._stores = stores
+        self._clock = clock
+
+    def all(self) -> list[Standing]:
+        """By name, then id; retired ones last."""
+        return self._standings(_registry())
+
+    def one(self, gateway_id: str) -> Standing | None:
+        return next(iter(self._standings(_registry().where(gateway.c.id == gateway_id), gateway_id)), None)
+
+    def cursor(self) -> tuple[object, ...]:
+        """Changes whenever a standing may have, but for the mere passing of time."""
+        with self._stores.journal.read() as connection:
+            heard = connection.execute(
+                select(func.max(presence.c.heard_ms), func.max(presence.c.left_ms), func.max(presence.c.connected_ms))
+            ).one()
+        with self._stores.telemetry.read() as connection:
+            data = connection.execute(select(func.max(state.c.updated_ms))).scalar()
+        with self._stores.business.read() as connection:
+            known = connection.execute(select(func.count(), func.max(gateway.c.retired_ms)).select_from(gateway)).one()
+        return (*heard, data, *known)
+
+    def _standings(self, registry: Select[Any], only: str | None = None) -> list[Standing]:
+        now_ms = self._clock.now_ms()
+        said, held = select(*SAID), select(state.c.gateway, state.c.updated_ms, state.c.readings)
+        if only is not None:
+            said, held = said.where(presence.c.gateway == only), held.where(state.c.gateway == only)
+        with self._stores.business.read() as connection:
+            known = connection.execute(registry).all()
+        with self._stores.journal.read() as connection:
+            streams = {key: _presence(*rest) for key, *rest in connection.execute(said)}
+        with self._stores.telemetry.read() as connection:
+            data = {key: (at_ms, readings) for key, at_ms, readings in connection.execute(held)}
+        return [_standing(row, streams.get(row[0]), data.get(row[0], (None, 0)), now_ms) for row in known]
+
+
+def _registry() -> Select[Any]:
+    expires_ms = (
+        select(func.max(certificate.c.not_after_ms))
+        .where(certificate.c.gateway == gateway.c.id, certificate.c.revoked_ms.is_(None))
+        .scalar_subquery()
+        .label("certificate_expires_ms")
+    )
+    return select(*KNOWN, expires_ms).order_by(gateway.c.retired_ms.is_not(None), gateway.c.name, gateway.c.id)
+
+
+def _presence(
+    connected_ms: int,
+    heard_ms: int,
+    left_ms: int | None,
+    why: str | None,
+    version: str | None,
+    heartbeat: bytes | None,
+    running: bytes | None,
+) -> Presence:
+    return Presence(
+        connected_ms=connected_ms,
+        heard_ms=heard_ms,
+        left_ms=left_ms,
+        left_why=why or "",
+        version=version or "",
+        running=_running(running),
+        **({} if heartbeat is None else _heartbeat(bytes(heartbeat))),
+    )
+
+
+def _heartbeat(body: bytes) -> dict[str, Any]:
+    try:
+        beat = wire.Heartbeat.FromString(body)
+    except DecodeError:
+        return {}
+    said: dict[str, Any] = {"sensors_silent": beat.sensors_silent}
+    if beat.HasField("backlog"):
+        said["backlog_batches"], said["backlog_bytes"] = beat.backlog.batches, beat.backlog.bytes
+        said["backlog_oldest_ms"] = beat.backlog.oldest_wall_ms or None
+    if beat.HasField("clock"):
+        said["clock_source"], said["clock_err_ms"] = beat.clock.source, beat.clock.err_ms
+    return said
+
+
+def _running(body: bytes | None) -> wire.RunningConfig | None:
+    try:
+        return None if body is None else wire.RunningConfig.FromString(bytes(body))
+    except DecodeError:
+        return None
+
+
+def _standing(row: Any, said: Presence | None, held: tuple[int | None, int], now_ms: int) -> Standing:
+    gateway_id, name, asset, hardware, serial, created_ms, retired_ms, expires_ms = row
+    data_ms, readings = held
+    status, why = _judged(retired_ms, said, data_ms, now_ms)
+    return Standing(
+        id=gateway_id,
+        name=name,
+        asset=asset,
+        hardware=hardware,
+        serial=serial,
+        created_ms=created_ms,
+        retired_ms=retired_ms,
+        certificate_expires_ms=expires_ms,
+        presence=said,
+        data_ms=data_ms,
+        readings=readings,
+        status=status,
+        why=why,
+    )
+
+
+def _judged(retired_ms: int | None, said: Presence | None, data_ms: int | None, now_ms: int) -> tuple[Status, Why]:
+    if retired_ms is not None:
+        return Status.RETIRED, Why.RETIRED
+    if said is None:
+        return Status.NEVER, Why.NEVER
+    if said.left_ms is not None:
+        return (Status.LATE if now_ms - said.left_ms < BLINK_MS else Status.OFFLINE), Why.LEFT
+    quiet_ms = now_ms - said.heard_ms
+    if quiet_ms > QUIET_MS:
+        return (Status.LATE if quiet_ms < GONE_MS else Status.OFFLINE), Why.QUIET
+    if _behind(said, now_ms):
+        return Status.LATE, Why.BEHIND
+    if now_ms - max(said.connected_ms, data_ms or 0) > NO_DATA_MS:
+        return Status.LATE, Why.NO_DATA
+    return Status.ONLINE, Why.FINE
+
+
+def _behind(said: Presence, now_ms: int) -> bool:
+    if not said.backlog_batches:
+        return False
+    if said.backlog_oldest_ms is not None:
+        return now_ms - said.backlog_oldest_ms > BEHIND_MS
+    return said.backlog_batches >= BEHIND_BATCHES

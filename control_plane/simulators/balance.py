@@ -153,6 +153,8 @@ def _match(
     for at, values in rows:
         found = _nearest(by_values.get(values, []), said, taken, at, tolerance_ms)
         if found is None:
+            found = _shifted(by_values.get(values, []), said, taken, at, tolerance_ms)
+        if found is None:
             done.invented.append(at)
         else:
             taken[found] = True
@@ -182,6 +184,24 @@ def _nearest(candidates: list[int], said: Sequence[Read], taken: list[bool], at:
                 best, distance = index, apart
                 break
     return best
+
+
+def _shifted(candidates: list[int], said: Sequence[Read], taken: list[bool], at: int, tolerance_ms: int) -> int | None:
+    """A free read that this row reaches when the rows between take their neighbours: times have an error of their own.
+
+    Only over equal values that follow each other within the tolerance, so that every row still has a read near it.
+    """
+    middle = bisect_left(candidates, at, key=lambda i: said[i].wall_ms)
+    for step in (range(middle - 1, -1, -1), range(middle, len(candidates))):
+        before = at
+        for position in step:
+            index = candidates[position]
+            if abs(said[index].wall_ms - before) > tolerance_ms:
+                break
+            if not taken[index]:
+                return index
+            before = said[index].wall_ms
+    return None
 
 
 def _gap_of(gaps: Iterable[Mapping[str, Any]], at: int) -> str | None:

@@ -247,8 +247,8 @@ async def test_more_connections_than_allowed_are_turned_away_and_old_ones_closed
         held = [await connect() for _ in range(page_module.AT_ONCE)]
         await asyncio.sleep(0.02)
         reader, writer = await connect()
+        writer.write(b"GET /login HTTP/1.1\r\nHost: x\r\n\r\n")
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
-            writer.write(b"GET /login HTTP/1.1\r\nHost: x\r\n\r\n")
             await reader.readexactly(1)
         async with asyncio.timeout(5):
             assert [await one.read() for one, _ in held] == [b""] * len(held)  # all closed, unasked

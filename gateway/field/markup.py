@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
+HARMLESS = {"\n", "\N{NO-BREAK SPACE}", "\N{NARROW NO-BREAK SPACE}"}
 VOID = {"input", "link", "meta", "br"}
 
 
@@ -36,4 +37,4 @@ def _attribute(name: str, value: str | bool | None) -> str:
 
 def _visible(text: str) -> str:
     """Control characters and those that turn the direction of writing are shown as what they are: nothing."""
-    return "".join(one if one.isprintable() or one == "\n" else "\N{REPLACEMENT CHARACTER}" for one in text)
+    return "".join(one if one.isprintable() or one in HARMLESS else "\N{REPLACEMENT CHARACTER}" for one in text)

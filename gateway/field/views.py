@@ -11,6 +11,7 @@ from gateway.health.picture import Picture, SensorPicture, Value
 PAGES = {"now": "/", "link": "/link", "box": "/box"}
 SHOWN_MOST = 200
 """Values of one sensor on the page; the JSON has all of them."""
+RED_MOST, UNFOLDED_MOST = 20, 4
 View = Callable[[Picture, Words], Markup]
 
 
@@ -36,7 +37,8 @@ def login(words: Words, *, wrong: str = "") -> Markup:
         action="/login",
         class_="login",
     )
-    return _document(words, words("sign_in"), el("main", el("h1", words("title")), form), script=False)
+    inside = el("main", el("h1", words("title")), form, el("p", words("pin_hint"), class_="empty"), class_="door")
+    return _document(words, words("sign_in"), inside, script=False)
 
 
 def refused(words: Words, text: str) -> Markup:
@@ -93,45 +95,51 @@ def _document(words: Words, title: str, body: Markup, *, script: bool) -> Markup
 def _verdict(picture: Picture, words: Words) -> Markup:
     if not picture.red:
         return el("p", words("all_well"), class_="verdict good")
-    lines = (el("li", line) for line in picture.red[:20])
+    lines = (el("li", line) for line in picture.red[:RED_MOST])
     summary = el("summary", words("to_look_at", count=len(picture.red)))
-    return el("details", summary, el("ul", *lines), class_="verdict red", id="verdict")
+    few = len(picture.red) <= UNFOLDED_MOST
+    return el("details", summary, el("ul", *lines), class_="verdict red", id="verdict", open=few)
 
 
 def _now(picture: Picture, words: Words) -> Markup:
     if not picture.sensors:
         return el("p", words("no_sensors"), " ", words("no_sensors_hint"), class_="empty")
     ordered = sorted(picture.sensors, key=lambda sensor: sensor.problem is None)
-    return el("div", *(_sensor(sensor, words) for sensor in ordered), class_="cards")
+    return _cards(*(_sensor(sensor, words) for sensor in ordered))
 
 
 def _sensor(sensor: SensorPicture, words: Words) -> Markup:
     state = "red" if sensor.problem is not None else "good" if sensor.heard else "waiting"
-    age = words("never") if sensor.age_s is None else words("ago", span=words.span(sensor.age_s))
-    below = [words("driver") + f" {sensor.driver}"] + ([f"{words('asset')} {sensor.asset}"] if sensor.asset else [])
-    below += [f"{name} {count}" for name, count in sensor.counters.items()]
+    age = None if sensor.age_s is None else " · " + words("ago", span=words.span(sensor.age_s))
+    below = [f"{words('driver')} {sensor.driver}"]
+    below += [f"{words('asset')} {sensor.asset}"] if sensor.asset else []
+    below += [f"{_spaced(name)} {words.number(count)}" for name, count in sensor.counters.items()]
     return el(
         "section",
         el("h2", sensor.id),
-        el("p", el("span", words(state), class_=f"state {state}"), " ", age, class_="age"),
+        el("p", el("span", words(state), class_=f"state {state}"), age, class_="age"),
         el("p", sensor.problem, class_="why") if sensor.problem is not None else None,
         _values(sensor.values, words) if sensor.values else el("p", words("no_values"), class_="empty"),
-        el("details", el("summary", words("counters")), el("p", " · ".join(below)), id=f"more-{sensor.id}"),
+        el("details", el("summary", words("details")), el("p", " · ".join(below)), id=f"more-{sensor.id}"),
         class_=f"card {state}",
     )
 
 
 def _values(values: list[Value], words: Words) -> Markup:
-    rows = [
-        el(
-            "tr",
-            el("th", one.quantity, scope="row"),
-            el("td", _shown(one, words), " ", el("span", words.unit(one.unit), class_="unit")),
-            el("td", "" if one.quality == "good" else words(f"quality_{one.quality}"), class_="quality"),
-        )
-        for one in values[:SHOWN_MOST]
-    ]
-    return el("table", el("tbody", *rows))
+    return el("dl", *(_value(one, words) for one in values[:SHOWN_MOST]), class_="values")
+
+
+def _value(one: Value, words: Words) -> Markup:
+    text = isinstance(one.value, str)
+    unit = None if text else el("span", words.unit(one.unit), class_="unit")
+    doubt = None if one.quality == "good" else el("span", words(f"quality_{one.quality}"), class_="quality")
+    said = el("span", _shown(one, words), *((" ", unit) if unit else ()), class_="text" if text else "number")
+    return el("div", el("dt", _spaced(one.quantity)), el("dd", said, doubt))
+
+
+def _spaced(name: str) -> str:
+    """A name of the documents as people write it."""
+    return name.replace("_", " ")
 
 
 def _shown(one: Value, words: Words) -> str:
@@ -139,7 +147,9 @@ def _shown(one: Value, words: Words) -> str:
         return "–"
     if isinstance(one.value, bool):
         return words("yes" if one.value else "no")
-    return one.value[:200] if isinstance(one.value, str) else words.number(one.value)
+    if isinstance(one.value, str):
+        return one.value[:200]
+    return words.coordinate(one.value) if one.unit == "deg" else words.number(one.value)
 
 
 # --- link and box ------------------------------------------------------------------------------------
@@ -148,7 +158,7 @@ def _shown(one: Value, words: Words) -> str:
 def _link(picture: Picture, words: Words) -> Markup:
     link, clock = picture.link, picture.clock
     unknown = words("unknown")
-    return join(
+    return _cards(
         _facts(
             words("connection"),
             (words("connected"), words("yes" if link.connected else "no")),
@@ -171,7 +181,7 @@ def _link(picture: Picture, words: Words) -> Markup:
         ),
         _facts(
             words("clock"),
-            (words("clock_source"), clock.source or unknown),
+            (words("clock_source"), unknown if clock.source is None else words(f"clock_source_{clock.source}")),
             (words("clock_error"), unknown if clock.error_ms is None else f"± {clock.error_ms} ms"),
             (
                 words("clock_anchor"),
@@ -182,8 +192,12 @@ def _link(picture: Picture, words: Words) -> Markup:
 
 
 def _box(picture: Picture, words: Words) -> Markup:
-    return join(
-        _identity(picture, words), _buffer(picture, words), _configuration(picture, words), _process(picture, words)
+    return _cards(
+        _identity(picture, words),
+        _buffer(picture, words),
+        _configuration(picture, words),
+        _process(picture, words),
+        _parts(picture, words),
     )
 
 
@@ -220,18 +234,14 @@ def _configuration(picture: Picture, words: Words) -> Markup:
         (words("management"), words(f"management_{configuration.management}")),
         (words("running"), configuration.running_hash[:12] or words("none")),
         (words("generation"), str(configuration.generation)),
-        (words("phase"), configuration.phase),
+        (words("phase"), words(f"phase_{configuration.phase}")),
         (words("rejection"), configuration.last_rejection or words("none")),
     )
 
 
 def _process(picture: Picture, words: Words) -> Markup:
     box = picture.box
-    parts = [
-        (one.name, words("restarts", problem=one.problem, count=one.restarts) if one.restarts else one.problem)
-        for one in picture.parts
-    ]
-    program = _facts(
+    return _facts(
         words("process"),
         (words("version"), box.version),
         (words("uptime"), words.span(box.uptime_s)),
@@ -241,7 +251,18 @@ def _process(picture: Picture, words: Words) -> Markup:
         (words("memory"), words.size(box.rss_bytes)),
         (words("disk_free"), words.size(box.disk_free_bytes)),
     )
-    return join(program, _facts(words("parts"), *parts) if parts else None)
+
+
+def _parts(picture: Picture, words: Words) -> Markup | None:
+    parts = [
+        (one.name, words("restarts", problem=one.problem, count=one.restarts) if one.restarts else one.problem)
+        for one in picture.parts
+    ]
+    return _facts(words("parts"), *parts) if parts else None
+
+
+def _cards(*cards: Markup | None) -> Markup:
+    return el("div", *cards, class_="cards")
 
 
 def _facts(title: str, *facts: tuple[str, str]) -> Markup:

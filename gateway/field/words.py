@@ -22,8 +22,19 @@ class Words:
         return self.sentences[key].format(**facts) if facts else self.sentences[key]
 
     def number(self, value: float, digits: int = 5) -> str:
-        """With the language's decimal sign."""
-        text = f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:.0f}"
+        """With the language's decimal sign, and a thin space after thousands."""
+        text = (
+            f"{value:.{digits}g}"
+            if abs(value) < 10**digits
+            else f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+        )
+        return self._decimal(text)
+
+    def coordinate(self, degrees: float) -> str:
+        """To about a decimetre."""
+        return self._decimal(f"{degrees:.6f}".rstrip("0").rstrip("."))
+
+    def _decimal(self, text: str) -> str:
         return text.replace(".", ",") if self.language == "pt" else text
 
     def span(self, seconds: float) -> str:

@@ -25,7 +25,7 @@ async function refresh() {
   }
 }
 
-/* What somebody has unfolded, and where the keyboard is, stays. */
+/* What somebody has folded or unfolded, and where the keyboard is, stays. */
 function show(text) {
   const old = document.getElementById("live");
   const fresh = new DOMParser().parseFromString(text, "text/html").getElementById("live");
@@ -33,10 +33,10 @@ function show(text) {
     return;
   }
   const focused = document.activeElement?.closest("details")?.id;
-  for (const one of old.querySelectorAll("details[open][id]")) {
+  for (const one of old.querySelectorAll("details[id]")) {
     const same = fresh.querySelector("#" + CSS.escape(one.id));
     if (same) {
-      same.open = true;
+      same.open = one.open;
     }
   }
   old.replaceWith(document.adoptNode(fresh));

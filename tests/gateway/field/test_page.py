@@ -21,6 +21,8 @@ from gateway.field import pin, views, words
 from gateway.field.app import COOKIE
 from gateway.field.page import Page
 from gateway.health.picture import Picture
+from protos.comboio.v1 import batch_pb2 as pb
+from protos.comboio.v1 import link_pb2 as wire
 from protos.config import FieldSection
 from tests.gateway.buffer.boxes import TurnedClock
 from tests.gateway.health.pictures import picture, sensor, troubled
@@ -238,6 +240,23 @@ def test_every_sentence_there_is_is_used_by_some_page_and_none_is_missing(langua
         views.page(name, shown, spoken, csrf="t")  # a missing one is a KeyError
     if not shown.sensors:
         assert spoken("no_sensors") in views.page("now", shown, spoken, csrf="t")
+
+
+@pytest.mark.parametrize("language", words.LANGUAGES)
+def test_every_state_of_the_wire_contract_has_its_words(language: str) -> None:
+    said = words.load()[language].sentences
+    wanted = {"phase": ("CONFIG", wire.ConfigPhase.keys()), "clock_source": ("CLOCK", pb.ClockSource.keys())}
+    wanted["quality"] = ("QUALITY", pb.Quality.keys())
+    for key, (prefix, names) in wanted.items():
+        assert {f"{key}_{name.removeprefix(prefix + '_').lower()}" for name in names} <= said.keys()
+
+
+@pytest.mark.parametrize(
+    ("language", "number", "shown"),
+    [("en", 1234567.0, "1\u202f234\u202f567"), ("pt", 1234.5, "1234,5"), ("en", -0.00012, "-0.00012"), ("en", 0, "0")],
+)
+def test_numbers_are_written_as_people_read_them(language: str, number: float, shown: str) -> None:
+    assert words.load()[language].number(number) == shown
 
 
 async def test_more_connections_than_allowed_are_turned_away_and_old_ones_closed(tmp_path: Path) -> None:

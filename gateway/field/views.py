@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from gateway.field.markup import Markup, el, join
 from gateway.field.words import Words
 from gateway.health.picture import Picture, SensorPicture, Value
+from gateway.health.written import unit as unit_of
 
 PAGES = {"now": "/", "link": "/link", "box": "/box"}
 SHOWN_MOST = 200
@@ -131,7 +132,7 @@ def _values(values: list[Value], words: Words) -> Markup:
 
 def _value(one: Value, words: Words) -> Markup:
     text = isinstance(one.value, str)
-    unit = None if text else el("span", words.unit(one.unit), class_="unit")
+    unit = None if text else el("span", unit_of(one.unit), class_="unit")
     doubt = None if one.quality == "good" else el("span", words(f"quality_{one.quality}"), class_="quality")
     said = el("span", _shown(one, words), *((" ", unit) if unit else ()), class_="text" if text else "number")
     return el("div", el("dt", _spaced(one.quantity)), el("dd", said, doubt))
@@ -149,7 +150,7 @@ def _shown(one: Value, words: Words) -> str:
         return words("yes" if one.value else "no")
     if isinstance(one.value, str):
         return one.value[:200]
-    return words.coordinate(one.value) if one.unit == "deg" else words.number(one.value)
+    return words.number(one.value, code=one.unit)
 
 
 # --- link and box ------------------------------------------------------------------------------------

@@ -6,9 +6,10 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
+from gateway.health import written
+
 FOLDER = Path(__file__).with_name("catalogue")
 LANGUAGES = ("en", "pt")
-UNITS = {"Cel": "°C", "deg": "°", "W.h": "Wh", "kW.h": "kWh", "1": "", "[degF]": "°F", "Ohm": "Ω", "m/s2": "m/s²"}
 
 
 class Words:
@@ -21,20 +22,11 @@ class Words:
     def __call__(self, key: str, **facts: object) -> str:
         return self.sentences[key].format(**facts) if facts else self.sentences[key]
 
-    def number(self, value: float, digits: int = 5) -> str:
-        """With the language's decimal sign, and a thin space after thousands."""
-        text = (
-            f"{value:.{digits}g}"
-            if abs(value) < 10**digits
-            else f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
-        )
-        return self._decimal(text)
-
-    def coordinate(self, degrees: float) -> str:
-        """To about a decimetre."""
-        return self._decimal(f"{degrees:.6f}".rstrip("0").rstrip("."))
-
-    def _decimal(self, text: str) -> str:
+    def number(self, value: float, digits: int = 5, *, code: str = "") -> str:
+        """With the language's decimal sign, and a thin space after thousands. `code`: its UCUM unit."""
+        if abs(value) >= 10**digits:
+            return f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+        text = written.number(value, code=code, digits=digits)
         return text.replace(".", ",") if self.language == "pt" else text
 
     def span(self, seconds: float) -> str:
@@ -50,11 +42,6 @@ class Words:
                 return f"{self.number(count, 3)} {unit}"
             count /= 1000
         return f"{self.number(count, 3)} GB"
-
-    @staticmethod
-    def unit(code: str) -> str:
-        """A UCUM code as people write it."""
-        return UNITS.get(code, code)
 
 
 def load() -> dict[str, Words]:

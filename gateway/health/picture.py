@@ -9,6 +9,8 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
+from gateway.health.written import counted
+
 CERTIFICATE_DAYS = 14.0
 """With less left a person should look: renewal begins months earlier."""
 STANDSTILL_S = 15.0
@@ -144,8 +146,8 @@ def headline(picture: Picture) -> str:
     """One line, e.g. for systemd's STATUS=."""
     red = sum(sensor.problem is not None for sensor in picture.sensors)
     link = "link up" if picture.link.connected else "link down"
-    sensors = f"{len(picture.sensors)} sensors, {red} red" if red else f"{len(picture.sensors)} sensors"
-    return f"{sensors}; {link}, {picture.link.waiting_batches} batches waiting"
+    sensors = counted(len(picture.sensors), "sensor") + (f", {red} red" if red else "")
+    return f"{sensors}; {link}, {counted(picture.link.waiting_batches, 'batch')} waiting"
 
 
 def _red(picture: Picture) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gateway.health.picture import Picture, SensorPicture, Value
+from gateway.health.written import counted, number, unit
 
 VALUES_SHOWN = 4
 
@@ -21,9 +22,9 @@ def sensors(picture: Picture) -> str:
 
 def span(seconds: float) -> str:
     """A length of time in its largest fitting unit."""
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
+    for name, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {name}"
     return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
@@ -44,19 +45,24 @@ def _verdict(picture: Picture) -> Iterator[str]:
 def _facts(picture: Picture) -> Iterator[str]:
     link, clock, buffer, box = picture.link, picture.clock, picture.buffer, picture.box
     up = f"connected for {span(link.connected_s)}" if link.connected_s is not None else "not connected"
-    yield plain(f"link           {up}, {link.server or 'server unknown'}; {link.acked_batches} batches acknowledged")
+    yield plain(
+        f"link           {up}, {link.server or 'server unknown'}; {counted(link.acked_batches, 'batch')} acknowledged"
+    )
     oldest = f", oldest {span(link.oldest_waiting_s)} ago" if link.oldest_waiting_s is not None else ""
-    waiting = f"{link.waiting_batches} batches, {link.waiting_readings} readings, {size(link.waiting_bytes)}"
+    waiting = ", ".join(
+        [counted(link.waiting_batches, "batch"), counted(link.waiting_readings, "reading"), size(link.waiting_bytes)]
+    )
     yield f"waiting        {waiting}{oldest}"
-    dropped = f"{buffer.dropped_readings} readings dropped"
+    dropped = f"{counted(buffer.dropped_readings, 'reading')} dropped"
     yield f"buffer         {size(buffer.bytes)} of {size(buffer.limit_bytes)}; {dropped}"
     if clock.source is None:
         yield "clock          not set yet: neither NTP nor the control plane has told the time"
     else:
         yield f"clock          {clock.source}, ± {clock.error_ms} ms, told {span(clock.anchor_age_s or 0)} ago"
     told = picture.configuration
-    number = f", generation {told.generation}" if told.management == "managed" else ""
-    yield f"configuration  {told.management}, {told.running_hash[:12] or 'none'}{number}, {told.phase}"
+    generation = f", generation {told.generation}" if told.management == "managed" else ""
+    phase = "" if told.phase == "in_sync" else f", {told.phase.replace('_', ' ')}"
+    yield f"configuration  {told.management}, {told.running_hash[:12] or 'none'}{generation}{phase}"
     if told.last_rejection:
         yield plain(f"               last one refused: {told.last_rejection}")
     days = picture.identity.certificate_days_left
@@ -103,7 +109,11 @@ def shown_value(one: Value) -> str:
         return "–"
     if isinstance(one.value, bool):
         return "yes" if one.value else "no"
-    return one.value[:80] if isinstance(one.value, str) else f"{one.value:.6g} {one.unit}".rstrip()
+    return (
+        one.value[:80]
+        if isinstance(one.value, str)
+        else f"{number(one.value, code=one.unit)} {unit(one.unit)}".rstrip()
+    )
 
 
 def _age(sensor: SensorPicture) -> str:
@@ -112,8 +122,8 @@ def _age(sensor: SensorPicture) -> str:
 
 def size(count: float) -> str:
     """Bytes in a readable unit."""
-    for unit in ("B", "kB", "MB"):
+    for name in ("B", "kB", "MB"):
         if count < 1000:
-            return f"{count:.3g} {unit}"
+            return f"{count:.3g} {name}"
         count /= 1000
     return f"{count:.3g} GB"

@@ -69,7 +69,7 @@ async def test_the_daemon_feeds_the_watchdog_from_its_start_and_says_how_it_is(
         await asyncio.sleep(LOOK_S * 3)
         heard = systemd()
         assert heard[0] == "READY=1"
-        assert heard[1] == "WATCHDOG=1\nSTATUS=1 sensors; link down, 0 batches waiting"
+        assert heard[1] == "WATCHDOG=1\nSTATUS=1 sensor; link down, 0 batches waiting"
         assert len(heard) >= 4
         assert all(line.startswith("WATCHDOG=1\n") for line in heard[1:])
     assert "STOPPING=1" in systemd()

@@ -49,7 +49,7 @@ def test_the_table_says_what_is_wrong_first_and_obeys_no_terminal_code() -> None
 def test_the_table_of_a_healthy_box_says_so() -> None:
     said = table.status(picture(sensor()))
     assert said.splitlines()[1] == "all is well"
-    assert "ok cooling  0.4 s ago  temperature 4.5 Cel, door_open yes" in said
+    assert "ok cooling  0.4 s ago  temperature 4.5 °C, door_open yes" in said
     assert "2 batches, 2000 readings, 3 kB, oldest 9.0 s ago" in said
 
 

@@ -14,6 +14,8 @@ from gateway.health.written import counted, number, unit
         (-9.5, "deg", "-9.5 °"),
         (0.00012, "W", "0.00012 W"),
         (7, "1", "7 "),
+        (7, "{lqi}", "7 "),
+        (-60, "dB{mW}", "-60 dBm"),
     ],
 )
 def test_a_value_is_written_as_people_do(value: float, code: str, shown: str) -> None:

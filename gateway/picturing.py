@@ -11,6 +11,7 @@ from gateway.buffer.disk import DiskBuffer
 from gateway.clock import Clock
 from gateway.desired.desired import Desired
 from gateway.health.picture import (
+    WITHOUT,
     BoxPicture,
     BufferPicture,
     ClockPicture,
@@ -106,7 +107,12 @@ class Picturing:
             for value in told(shape, row)
         ]
         age_s = max(0.0, (now_ms - min(row.mono_ms for row in rows)) / 1000) if rows else None
+        said, cause = problem_of(built.driver)(), ""
         failed = self.failures.recent(now_s=_loop_s()).get(f"sensor.{options.id}")
+        if said is None and failed is not None:
+            said = failed.why
+        if said is None:
+            cause, said = _why(age_s, values, silent=silent)
         counters = counters_of(built.driver) | {
             "rows_taken": way.counters.rows,
             "held_back": way.counters.held_back,
@@ -118,7 +124,8 @@ class Picturing:
             asset=options.asset,
             heard=bool(rows),
             silent=silent,
-            problem=problem_of(built.driver)() or (failed and failed.why) or _why(age_s, values, silent=silent),
+            problem=said,
+            cause=cause,
             age_s=age_s,
             values=values,
             counters={name: count for name, count in counters.items() if count},
@@ -220,11 +227,14 @@ def _seen(series: SeriesShape, value: float | str | None, real: Real) -> float |
     return real(value)
 
 
-def _why(age_s: float | None, values: Sequence[Value], *, silent: bool) -> str | None:
+def _why(age_s: float | None, values: Sequence[Value], *, silent: bool) -> tuple[str, str | None]:
+    """(cause, problem) as of a SensorPicture."""
+    if silent and age_s is None:
+        return "never", "nothing heard since it was started"
     if silent:
-        return "nothing heard since it was started" if age_s is None else f"nothing heard for {age_s:.0f} s"
-    without = [value.quantity for value in values if value.quality in ("bad_comm", "bad_sensor")]
-    return f"no value for {', '.join(without)}" if without else None
+        return "silent", f"nothing heard for {age_s:.0f} s"
+    without = [value.quantity for value in values if value.quality in WITHOUT]
+    return ("no_value", f"no value for {', '.join(without)}") if without else ("", None)
 
 
 def _losing(built: BuiltSensor, now_ms: int) -> bool:

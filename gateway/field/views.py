@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import islice
 
 from gateway.field.markup import Markup, el, join
 from gateway.field.words import Words
-from gateway.health.picture import Picture, SensorPicture, Value
+from gateway.health.picture import WITHOUT, Picture, SensorPicture, Trouble, Value, troubles
 from gateway.health.written import unit as unit_of
 
 PAGES = {"now": "/", "link": "/link", "box": "/box"}
@@ -96,10 +97,26 @@ def _document(words: Words, title: str, body: Markup, *, script: bool) -> Markup
 def _verdict(picture: Picture, words: Words) -> Markup:
     if not picture.red:
         return el("p", words("all_well"), class_="verdict good")
-    lines = (el("li", line) for line in picture.red[:RED_MOST])
+    lines = (el("li", _trouble(one, picture, words)) for one in islice(troubles(picture), RED_MOST))
     summary = el("summary", words("to_look_at", count=len(picture.red)))
     few = len(picture.red) <= UNFOLDED_MOST
     return el("details", summary, el("ul", *lines), class_="verdict red", id="verdict", open=few)
+
+
+def _trouble(one: Trouble, picture: Picture, words: Words) -> str:
+    facts = {name: fact if isinstance(fact, str) else words.number(fact) for name, fact in one.facts.items()}
+    if one.kind == "sensor":
+        facts["why"] = next(_why(sensor, words) for sensor in picture.sensors if sensor.id == facts["name"])
+    return words(f"red_{one.kind}", **facts)
+
+
+def _why(sensor: SensorPicture, words: Words) -> str:
+    if sensor.cause == "silent":
+        return words("why_silent", span=words.span(sensor.age_s or 0))
+    if sensor.cause == "no_value":
+        without = (_spaced(value.quantity) for value in sensor.values if value.quality in WITHOUT)
+        return words("why_no_value", quantities=", ".join(without))
+    return words("why_never") if sensor.cause == "never" else sensor.problem or ""
 
 
 def _now(picture: Picture, words: Words) -> Markup:
@@ -119,7 +136,7 @@ def _sensor(sensor: SensorPicture, words: Words) -> Markup:
         "section",
         el("h2", sensor.id),
         el("p", el("span", words(state), class_=f"state {state}"), age, class_="age"),
-        el("p", sensor.problem, class_="why") if sensor.problem is not None else None,
+        el("p", _why(sensor, words), class_="why") if sensor.problem is not None else None,
         _values(sensor.values, words) if sensor.values else el("p", words("no_values"), class_="empty"),
         el("details", el("summary", words("details")), el("p", " · ".join(below)), id=f"more-{sensor.id}"),
         class_=f"card {state}",

@@ -6,6 +6,8 @@ Texts may come from devices and networks: whoever shows them must treat them as 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 from msgspec import Struct
 
@@ -13,6 +15,8 @@ from gateway.health.written import counted
 
 CERTIFICATE_DAYS = 14.0
 """With less left a person should look: renewal begins months earlier."""
+WITHOUT = ("bad_comm", "bad_sensor")
+"""Qualities that stand in the place of a value."""
 STANDSTILL_S = 15.0
 """A disk that does not answer for so long is not merely busy."""
 
@@ -29,7 +33,8 @@ class Value(Struct, frozen=True, kw_only=True):
 class SensorPicture(Struct, frozen=True, kw_only=True):
     """`values` are of the newest row of each group; `age_s` is that of the oldest of these rows.
 
-    `problem`: why it is red, None while it is not. `heard` False: it gave nothing since it was started.
+    `problem`: why it is red, None while it is not. `cause`: never, silent, no_value; empty for what a driver says in
+    its own words. `heard` False: it gave nothing since it was started.
     """
 
     id: str
@@ -38,6 +43,7 @@ class SensorPicture(Struct, frozen=True, kw_only=True):
     heard: bool
     silent: bool
     problem: str | None
+    cause: str
     age_s: float | None
     values: list[Value]
     counters: dict[str, int]
@@ -137,9 +143,31 @@ class Picture(Struct, frozen=True, kw_only=True):
     red: list[str] = msgspec.field(default_factory=list)
 
 
+class Trouble(Struct, frozen=True, kw_only=True):
+    """One thing a person should look at: a key of SENTENCES, and what to fill in there."""
+
+    kind: str
+    facts: dict[str, str | float] = msgspec.field(default_factory=dict)
+
+
+SENTENCES = {
+    "sensor": "sensor {name}: {why}",
+    "part": "{name}: {why}",
+    "link": "link: not connected to {server}",
+    "link_why": "link: not connected to {server} ({why})",
+    "link_unknown": "link: not connected to the control plane",
+    "disk_refuses": "buffer: {why}",
+    "disk_still": "buffer: the disk has not answered for {seconds} s",
+    "configuration": "configuration: none can be started; the box runs without sensors",
+    "identity": "identity: it can't be read; enrol this box again",
+    "certificate": "identity: the certificate has {days} days left",
+}
+
+
 def judged(picture: Picture) -> Picture:
     """The same with `red` filled in."""
-    return msgspec.structs.replace(picture, red=_red(picture))
+    red = [SENTENCES[one.kind].format(**one.facts) for one in troubles(picture)]
+    return msgspec.structs.replace(picture, red=red)
 
 
 def headline(picture: Picture) -> str:
@@ -150,24 +178,31 @@ def headline(picture: Picture) -> str:
     return f"{sensors}; {link}, {counted(picture.link.waiting_batches, 'batch')} waiting"
 
 
-def _red(picture: Picture) -> list[str]:
-    found = [f"sensor {sensor.id}: {sensor.problem}" for sensor in picture.sensors if sensor.problem is not None]
-    found += [f"{part.name}: {part.problem}" for part in picture.parts]
-    link, buffer, identity = picture.link, picture.buffer, picture.identity
-    if not link.connected:
-        found.append(f"link: not connected to {link.server or 'the control plane'}{_because(link.last_error)}")
-    if buffer.refused:
-        found.append(f"buffer: {buffer.refused}")
-    if buffer.standstill_s >= STANDSTILL_S:
-        found.append(f"buffer: the disk has not answered for {buffer.standstill_s:.0f} s")
+def troubles(picture: Picture) -> Iterator[Trouble]:
+    """As `red`, for those who say it in another language."""
+    for sensor in picture.sensors:
+        if sensor.problem is not None:
+            yield Trouble(kind="sensor", facts={"name": sensor.id, "why": sensor.problem})
+    for part in picture.parts:
+        yield Trouble(kind="part", facts={"name": part.name, "why": part.problem})
+    if not picture.link.connected:
+        yield _unconnected(picture.link)
+    if picture.buffer.refused:
+        yield Trouble(kind="disk_refuses", facts={"why": picture.buffer.refused})
+    if picture.buffer.standstill_s >= STANDSTILL_S:
+        yield Trouble(kind="disk_still", facts={"seconds": round(picture.buffer.standstill_s)})
     if picture.configuration.phase == "failed":
-        found.append("configuration: none can be started; the box runs without sensors")
-    if not identity.gateway_id:
-        found.append("identity: it can't be read; enrol this box again")
-    elif identity.certificate_days_left is not None and identity.certificate_days_left < CERTIFICATE_DAYS:
-        found.append(f"identity: the certificate has {identity.certificate_days_left:.1f} days left")
-    return found
+        yield Trouble(kind="configuration")
+    days = picture.identity.certificate_days_left
+    if not picture.identity.gateway_id:
+        yield Trouble(kind="identity")
+    elif days is not None and days < CERTIFICATE_DAYS:
+        yield Trouble(kind="certificate", facts={"days": round(days, 1)})
 
 
-def _because(error: str) -> str:
-    return f" ({error})" if error else ""
+def _unconnected(link: LinkPicture) -> Trouble:
+    if not link.server:
+        return Trouble(kind="link_unknown")
+    return Trouble(
+        kind="link_why" if link.last_error else "link", facts={"server": link.server, "why": link.last_error}
+    )

@@ -20,7 +20,7 @@ from gateway.field import page as page_module
 from gateway.field import pin, views, words
 from gateway.field.app import COOKIE
 from gateway.field.page import Page
-from gateway.health.picture import Picture
+from gateway.health.picture import SENTENCES, Picture
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
 from protos.config import FieldSection
@@ -240,6 +240,21 @@ def test_every_sentence_there_is_is_used_by_some_page_and_none_is_missing(langua
         views.page(name, shown, spoken, csrf="t")  # a missing one is a KeyError
     if not shown.sensors:
         assert spoken("no_sensors") in views.page("now", shown, spoken, csrf="t")
+
+
+def test_what_is_red_is_said_in_the_reader_s_language() -> None:
+    spoken = words.load()["pt"]
+    quiet = sensor("probe", problem="nothing heard for 130 s", cause="silent", age_s=130.0)
+    link = msgspec.structs.replace(picture().link, connected=False, connected_s=None, last_error="{server}")
+    page = views.page("now", picture(quiet, link=link), spoken, csrf="t")
+    assert "sensor probe: nada recebido há 2 min" in page
+    assert "não há ligação a fleet.example.com:8444 ({server})" in page
+    assert "nothing heard" not in page
+
+
+def test_the_english_page_says_what_the_status_command_says() -> None:
+    said = words.load()["en"].sentences
+    assert {key: said[f"red_{key}"] for key in SENTENCES} == SENTENCES
 
 
 @pytest.mark.parametrize("language", words.LANGUAGES)

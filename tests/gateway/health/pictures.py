@@ -29,6 +29,7 @@ def sensor(name: str = "cooling", **changed: object) -> SensorPicture:
         heard=True,
         silent=False,
         problem=None,
+        cause="",
         age_s=0.4,
         values=[
             Value(quantity="temperature", unit="Cel", value=4.5, quality="good"),

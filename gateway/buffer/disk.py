@@ -7,6 +7,8 @@ Invariants (each has a test with its name)
    killed after it, the position is past them.
 2. completeness_never_passes_an_unrecorded_gap: gap records pending when `complete_to` is taken are sealed in the same
    transaction, before the telemetry batch that says it.
+   A gap record not yet sealed is in the tail before any row that came after it, so that a kill between the two finds
+   it there: no_row_is_kept_without_the_gap_before_it.
 3. an_unsealed_row_survives_a_kill_after_250_ms: rows are handed to write() every FLUSH_EVERY_S.
 4. a_full_disk_stops_no_driver: append never fails; beyond the memory limit the oldest rows go and a gap says so.
 
@@ -160,6 +162,7 @@ class DiskBuffer:
         run_id = secrets.token_bytes(16)
         boot_id = self._clock.boot_id()
         self.opening = Opening(epoch=self._store.epoch, opens=opens, run_id=run_id, boot=boot, boot_id=boot_id)
+        self._urgent.start(opens)
         found = recover(self._store, self._tail, now_ms=now_ms)
         self._sealed_position = found.end
         for note in found.notes:
@@ -173,7 +176,7 @@ class DiskBuffer:
         if unclean:
             self._restart = dict(found.last)
             gone = dict.fromkeys(set(self._restart) - set(ids), here)
-        gaps = [*found.gaps, *(ledger.restart_gap(group, self._restart.pop(group), here) for group in gone)]
+        gaps = [ledger.restart_gap(group, self._restart.pop(group), here) for group in gone]
         self._read_since = dict.fromkeys(ids, here)
         self._commit_declared(
             Taken(here, gaps, integrity_events(here[1], found.notes)),
@@ -356,6 +359,9 @@ class DiskBuffer:
             return True
         payload = layout.pack(self.opening.boot, rows, self._structs)
         try:
+            if gaps := self._urgent.unlogged():
+                await self._in("tail", self._tail.append, layout.pack_gaps(gaps), layout.GAPS_SCHEMA)
+                self._urgent.logged(gaps[-1][0])
             await self._in("tail", self._tail.append, payload, self._declared.body.schema)
         except OSError as error:
             log.error("tail.unwritable", error=str(error), rows=len(rows))
@@ -451,6 +457,7 @@ class DiskBuffer:
             tail=snapshot.position,
             last_readings=newest(snapshot.rows, self.opening.boot),
             declared=learnt,
+            gaps_through=snapshot.urgent.gaps_through,
         )
         self._store.seal(sealed, now_ms=self._clock.wall_ms())
         return sum(len(b.body) for b in batches)
@@ -491,7 +498,8 @@ class DiskBuffer:
     def _commit_urgent(self, taken: Taken, removing: Sealing | None = None) -> None:
         batches = taken.batch(self._codebook, seq=self._store.lanes[pb.URGENT].next_seq)
         if batches or removing:
-            self._store.seal(replace(removing or Sealing(), batches=batches), now_ms=self._clock.wall_ms())
+            sealing_ = replace(removing or Sealing(), batches=batches, gaps_through=taken.gaps_through)
+            self._store.seal(sealing_, now_ms=self._clock.wall_ms())
 
     # --- space ---------------------------------------------------------------------------------------
 

@@ -3,6 +3,8 @@
 A record's payload: boot u32, then runs: group u16, rows u16, and per row mono_ms u64, a kind byte, and the values as
 one struct of the group (kind 0), or as MessagePack where the struct can't say it: exceptions, missing values,
 qualities, device times, integers of 64 bits unsigned (kind 1, with a u32 length before it).
+
+A record of schema 0 holds gap records: per gap its number u64, a length u32 and the Gap message.
 """
 
 from __future__ import annotations
@@ -17,10 +19,13 @@ import msgspec
 from gateway.reading import Row
 from protos.comboio.v1 import batch_pb2 as pb
 
+GAPS_SCHEMA = 0
+"""Stands where a declaration's number would: those begin at 1."""
 _RUN = struct.Struct("<HH")
 _ROW = struct.Struct("<QB")
 _BOOT = struct.Struct("<I")
 _LENGTH = struct.Struct("<I")
+_GAP = struct.Struct("<QI")
 _PLAIN, _PACKED = 0, 1
 _MAX_RUN = 0xFFFF
 _encode = msgspec.msgpack.Encoder().encode
@@ -86,6 +91,25 @@ def _rows(payload: bytes, structs: dict[int, struct.Struct | None]) -> Iterator[
                 wires, quality, device_ms = _decode(payload[at : at + length])
                 at += length
                 yield group, Row(mono_ms, tuple(wires), tuple(quality) if quality else None, device_ms)
+
+
+def pack_gaps(gaps: Iterable[tuple[int, pb.Gap]]) -> bytes:
+    """Payload of one record of (number, gap) pairs."""
+    parts: list[bytes] = []
+    for number, gap in gaps:
+        body = gap.SerializeToString()
+        parts += _GAP.pack(number, len(body)), body
+    return b"".join(parts)
+
+
+def unpack_gaps(payload: bytes) -> Iterator[tuple[int, pb.Gap]]:
+    """(number, gap) pairs of one record."""
+    at = 0
+    while at < len(payload):
+        number, length = _GAP.unpack_from(payload, at)
+        at += _GAP.size
+        yield number, pb.Gap.FromString(payload[at : at + length])
+        at += length
 
 
 def structs_of(shape: pb.Declare) -> dict[int, struct.Struct | None]:

@@ -1,7 +1,8 @@
 """What opening after a stop does: rows still in the tail become batches, holes and unreadable files become gaps.
 
-Crash argument: each step seals rows together with the tail position after them, so being killed here and starting
-again continues where this left off.
+Crash argument: each step seals rows, and the gap records found among them, together with the tail position after
+them, so being killed here and starting again continues where this left off. A gap record that was sealed before the
+stop is told by its number.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gateway.buffer import layout, ledger, sealing
+from gateway.buffer.buffer import SealedBatch
 from gateway.buffer.ledger import Instant
 from gateway.buffer.sealed import Declared, Sealed, Sealing
-from gateway.buffer.tail import Position, Tail
+from gateway.buffer.tail import Position, Record, Tail
+from gateway.buffer.urgent import gap_event
 from gateway.reading import Row
 from protos.comboio.v1 import batch_pb2 as pb
 
@@ -25,66 +28,125 @@ class Recovered:
 
     last: dict[int, Instant]
     end: Position
-    gaps: list[pb.Gap] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     rows: int = 0
 
 
 @dataclass(slots=True)
 class _Step:
-    """Rows of consecutive records of one schema and boot, sealed together."""
+    """Rows of consecutive records of one schema and boot, and the gap records around them, sealed together."""
 
     declared: Declared
     boot: int
     rows: dict[int, list[Row]] = field(default_factory=dict)
     readings: int = 0
+    gaps: list[pb.Gap] = field(default_factory=list)
+    gaps_through: int = 0
+
+    def takes(self, declared: Declared, boot: int) -> bool:
+        if not self.rows:  # only gap records so far, which any declaration can carry
+            self.declared, self.boot = declared, boot
+        return (self.declared, self.boot) == (declared, boot) and self.readings <= STEP_READINGS
 
 
 def recover(store: Sealed, tail: Tail, *, now_ms: int) -> Recovered:
     """Seal what the tail holds beyond the sealed position, and leave the tail ready to go on."""
     position = store.sealed_position()
-    by_number = {d.body.schema: d for d in store.schemas()}
     found = Recovered(store.last_readings(), position)
+    reading = _Reading(store, found)
     damaged = bool(store.damage)
     if store.damage:
         found.notes.append(f"damaged buffer set aside as {store.damage}")
-    step: _Step | None = None
     for record in tail.scan(position):
-        declared = by_number.get(record.schema)
-        damaged |= record.hole or declared is None
-        if declared is not None:
-            boot, pairs = layout.unpack(record.payload, layout.structs_of(declared.shape))
-            rows = list(pairs)
-            if step is None or (step.declared, step.boot) != (declared, boot) or step.readings > STEP_READINGS:
-                _seal(store, step, found)
-                step = _Step(declared, boot)
-            if record.hole and rows:
-                before = max((last for last in found.last.values()), default=(boot, 0))
-                _seal(store, step, found)
-                step = _Step(declared, boot)
-                found.gaps.append(ledger.hole_gap(before, (boot, rows[0][1].mono_ms)))
-            for group, row in rows:
-                step.rows.setdefault(group, []).append(row)
-                step.readings += len(row.values)
+        taken = reading.take(record)
+        damaged |= record.hole or not taken
         found.end = record.end
-    _seal(store, step, found)
+    reading.seal()
     if damaged:
         found.notes.append(f"damaged tail copied aside as {tail.set_aside(f'damaged-{now_ms}').name}")
     tail.start(found.end)
     return found
 
 
-def _seal(store: Sealed, step: _Step | None, found: Recovered) -> None:
-    if step is None or not step.rows:
-        return
-    state = store.lanes[pb.TELEMETRY]
-    said = (state.complete_boot, state.complete_mono_ms)
-    codebook = sealing.Codebook.of(step.declared.body, step.declared.shape)
-    batches = sealing.telemetry(codebook, step.boot, step.rows, first_seq=state.next_seq, complete=said, before=said)
-    moved = newest(step.rows, step.boot)
-    store.seal(Sealing(batches=batches, tail=found.end, last_readings=moved), now_ms=0)
-    found.last.update(moved)
-    found.rows += sum(map(len, step.rows.values()))
+class _Reading:
+    """Turns records into steps."""
+
+    def __init__(self, store: Sealed, found: Recovered) -> None:
+        self._store = store
+        self._found = found
+        self._declared = {d.body.schema: d for d in store.schemas()}
+        self._gaps_through = store.gaps_through()
+        self._step: _Step | None = None
+
+    def take(self, record: Record) -> bool:
+        """False if it can't be read for want of its declaration."""
+        if record.schema == layout.GAPS_SCHEMA:
+            return self._take_gaps(record.payload)
+        declared = self._declared.get(record.schema)
+        if declared is None:
+            return False
+        boot, pairs = layout.unpack(record.payload, layout.structs_of(declared.shape))
+        rows = list(pairs)
+        if record.hole:
+            self.seal()
+        step = self._step_for(declared, boot)
+        if record.hole and rows:
+            before = max((last for last in self._found.last.values()), default=(boot, 0))
+            step.gaps.append(ledger.hole_gap(before, (boot, rows[0][1].mono_ms)))
+        for group, row in rows:
+            step.rows.setdefault(group, []).append(row)
+            step.readings += len(row.values)
+        return True
+
+    def _take_gaps(self, payload: bytes) -> bool:
+        if not self._declared:
+            return False
+        if self._step is None:
+            self._step = _Step(self._declared[max(self._declared)], boot=0)
+        for number, gap in layout.unpack_gaps(payload):
+            if number > self._gaps_through:
+                self._step.gaps.append(gap)
+                self._step.gaps_through = number
+        return True
+
+    def _step_for(self, declared: Declared, boot: int) -> _Step:
+        if self._step is None or not self._step.takes(declared, boot):
+            self.seal()
+            self._step = _Step(declared, boot)
+        return self._step
+
+    def seal(self) -> None:
+        """Commit the step under way."""
+        step, self._step = self._step, None
+        if step is None or not (step.rows or step.gaps):
+            return
+        moved = newest(step.rows, step.boot)
+        sealed = Sealing(
+            batches=[*self._urgent(step), *self._telemetry(step)],
+            tail=self._found.end,
+            last_readings=moved,
+            gaps_through=step.gaps_through,
+        )
+        self._store.seal(sealed, now_ms=0)
+        self._gaps_through = max(self._gaps_through, step.gaps_through)
+        self._found.last.update(moved)
+        self._found.rows += sum(map(len, step.rows.values()))
+
+    def _telemetry(self, step: _Step) -> list[SealedBatch]:
+        state = self._store.lanes[pb.TELEMETRY]
+        said = (state.complete_boot, state.complete_mono_ms)
+        codebook = sealing.Codebook.of(step.declared.body, step.declared.shape)
+        return sealing.telemetry(codebook, step.boot, step.rows, first_seq=state.next_seq, complete=said, before=said)
+
+    def _urgent(self, step: _Step) -> list[SealedBatch]:
+        if not step.gaps:
+            return []
+        state = self._store.lanes[pb.URGENT]
+        said = (state.complete_boot, state.complete_mono_ms)
+        codebook = sealing.Codebook.of(step.declared.body, step.declared.shape)
+        events = [(gap.to_mono_ms, gap_event(gap)) for gap in ledger.coalesce(step.gaps)]
+        boot = max(gap.to_boot for gap in step.gaps)
+        return [sealing.urgent(codebook, boot, events, seq=state.next_seq, complete=said)]
 
 
 def newest(rows: Mapping[int, Sequence[Row]], boot: int) -> dict[int, Instant]:

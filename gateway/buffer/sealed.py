@@ -4,7 +4,8 @@ Invariants
 1. A batch's row is written once and never updated; acknowledgement is a set of ranges beside it, so that acking does
    not rewrite bodies on flash.
 2. Sealing is one transaction, synchronous=FULL: the batch rows, the lanes' next seq and completeness, the tail's
-   sealed position and the groups' last durable readings. A crash leaves all of it or none.
+   sealed position, the groups' last durable readings and the number of the newest sealed gap record. A crash leaves
+   all of it or none.
 3. `opens` is incremented, and fsynced, before anything of an opening can be sent.
 4. Nothing here is deleted because it can't be read: the file is set aside by name and what is readable is copied.
 
@@ -84,6 +85,8 @@ class Sealing:
     """(lane, seq) of unacknowledged batches deleted for space; their gap record is among `batches`."""
     asides: Sequence[tuple[int, int, str]] = ()
     """(lane, seq, reason) of batches refused or damaged, likewise."""
+    gaps_through: int = 0
+    """Number of the newest gap record in `batches`, 0 if none of them is numbered."""
 
 
 class Sealed:
@@ -154,7 +157,7 @@ class Sealed:
                 run(statement)
             epoch = secrets.randbits(32) | 1
             facts = {"epoch": epoch, "opens": 0, "clean": 1, "tail_generation": 0, "tail_offset": 0}
-            facts |= {"dropped_readings": 0, "created_ms": now_ms}
+            facts |= {"dropped_readings": 0, "gaps_through": 0, "created_ms": now_ms}
             for key, value in facts.items():
                 run("INSERT INTO meta VALUES(?, ?)", (key, value))
             for lane in LANES:
@@ -211,6 +214,10 @@ class Sealed:
     def sealed_position(self) -> Position:
         return Position(int(self._meta("tail_generation")), int(self._meta("tail_offset")))
 
+    def gaps_through(self) -> int:
+        """Number of the newest gap record that was sealed."""
+        return self._meta("gaps_through")
+
     def last_readings(self) -> dict[int, tuple[int, int]]:
         """Group → (boot, mono_ms) of its last sealed reading, or of its declaration."""
         rows = self._db.execute("SELECT group_id, boot, mono_ms FROM last_reading")
@@ -264,6 +271,11 @@ class Sealed:
             if sealing.tail is not None:
                 run("UPDATE meta SET value = ? WHERE key = 'tail_generation'", (sealing.tail.generation,))
                 run("UPDATE meta SET value = ? WHERE key = 'tail_offset'", (sealing.tail.offset,))
+            if sealing.gaps_through:
+                run(
+                    "UPDATE meta SET value = max(value, ?) WHERE key = 'gaps_through'",
+                    (sealing.gaps_through,),
+                )
             gone = self._remove(sealing, now_ms)
         for b in sealing.batches:
             state = self.lanes[b.lane]

@@ -1,4 +1,9 @@
-"""The URGENT lane before it is sealed: events and gap records waiting for the next commit."""
+"""The URGENT lane before it is sealed: events and gap records waiting for the next commit.
+
+Gap records are numbered, upwards through all runs of a store. The store says up to which number it has sealed them;
+those above are written to the tail before any row that came after them, so that no row read after a hole can be on
+disk while the hole itself is only in memory.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +40,8 @@ class Taken:
     gaps: list[pb.Gap] = field(default_factory=list)
     events: list[tuple[int, pb.Event]] = field(default_factory=list)
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
+    gaps_through: int = 0
+    """Number of the newest gap record among them or before, 0 for gaps that have none."""
 
     def batch(self, codebook: sealing.Codebook, *, seq: int) -> list[SealedBatch]:
         """At most one batch; gap records are joined where they touch."""
@@ -52,7 +59,13 @@ class UrgentLane:
         self._gaps: list[pb.Gap] = []
         self._events: list[tuple[int, pb.Event]] = []
         self._waiters: list[asyncio.Future[None]] = []
+        self._newest_gap = 0
+        self._unlogged: list[tuple[int, pb.Gap]] = []
         self.news = asyncio.Event()
+
+    def start(self, opens: int) -> None:
+        """Number gap records above those of every earlier opening."""
+        self._newest_gap = opens << 32
 
     @property
     def empty(self) -> bool:
@@ -70,13 +83,25 @@ class UrgentLane:
 
     def gap(self, gap: pb.Gap) -> None:
         """Queue one gap record; they are never refused, only joined."""
+        self._newest_gap += 1
         self._gaps.append(gap)
+        self._unlogged.append((self._newest_gap, gap))
         if len(self._gaps) > MAX_PENDING:
             self._gaps = ledger.coalesce(self._gaps)
+        if len(self._unlogged) > MAX_PENDING:
+            self._unlogged = [(self._newest_gap, gap) for gap in ledger.coalesce(gap for _, gap in self._unlogged)]
         self.news.set()
 
+    def unlogged(self) -> list[tuple[int, pb.Gap]]:
+        """(number, gap) of what is neither sealed nor in the tail, oldest first."""
+        return list(self._unlogged)
+
+    def logged(self, through: int) -> None:
+        """Gap records up to that number are in the tail or sealed."""
+        self._unlogged = [(number, gap) for number, gap in self._unlogged if number > through]
+
     def take(self, complete: Instant) -> Taken:
-        taken = Taken(complete, self._gaps, self._events, self._waiters)
+        taken = Taken(complete, self._gaps, self._events, self._waiters, self._newest_gap)
         self._gaps, self._events, self._waiters = [], [], []
         return taken
 
@@ -85,9 +110,9 @@ class UrgentLane:
         self._events[:0] = taken.events
         self._waiters[:0] = taken.waiters
 
-    @staticmethod
-    def settle(taken: Taken) -> None:
+    def settle(self, taken: Taken) -> None:
         """The commit holds them: tell who waits."""
+        self.logged(taken.gaps_through)
         for waiter in taken.waiters:
             if not waiter.done():
                 waiter.set_result(None)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.buffer import disk
+from gateway.buffer.disk import DiskBuffer
 from gateway.reading import GroupShape, Lost, Row, SeriesShape
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.config import BufferSection
@@ -179,6 +180,74 @@ async def test_an_unclean_stop_leaves_one_restart_gap_per_group(box: Box) -> Non
     await buffer.seal()
     assert [g.group for g in await gaps(buffer)] == [*box.ids]
     await buffer.close()
+
+
+async def test_no_row_is_kept_without_the_gap_before_it(box: Box) -> None:
+    """A kill after the first row reached the tail and before the restart gap reached the store."""
+    await box.open()
+    box.row(1)
+    last = box.clock.mono
+    await box.buffer.flush()
+    await box.kill()
+    box.clock.mono += 60_000
+    buffer = await box.open()
+    box.row(2)
+    first = box.clock.mono
+    await buffer.flush()
+    await box.kill()
+    buffer = await box.open()
+    (gap,) = await gaps(buffer)
+    assert (gap.reason, gap.group, gap.from_mono_ms, gap.to_mono_ms) == (pb.GAP_RESTART, box.ids[0], last, first)
+    assert await values(buffer) == [0.1, 0.2]
+    await box.kill()
+    buffer = await box.open()
+    assert len(await gaps(buffer)) == 1, "recovered twice"
+    await buffer.close()
+
+
+async def test_a_gap_that_was_sealed_before_the_kill_is_not_recovered_again(box: Box) -> None:
+    buffer = await box.open()
+    box.row(1)
+    before = box.clock.mono
+    buffer.lost(box.ids[0], Lost(before, before + 1000, 3, pb.GAP_UNREADABLE))
+    box.row(2)
+    await buffer.flush()  # the tail has both
+    await buffer._seal_urgent()
+    buffer.lost(box.ids[0], Lost(before + 1000, before + 2000, 4, pb.GAP_UNREADABLE))
+    box.row(3)
+    await buffer.flush()
+    await box.kill()
+    buffer = await box.open()
+    assert [(g.from_mono_ms, g.count) for g in await gaps(buffer)] == [(before, 3), (before + 1000, 4)]
+    await buffer.close()
+
+
+async def test_a_hole_in_the_tail_is_recorded_with_the_rows_after_it(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in the middle of recovering, the next start would no longer see the hole."""
+    buffer = await box.open()
+    for n in range(3):
+        box.row(n)
+        await buffer.flush()
+    await box.kill()
+    tail = box.folder / "tail-0.log"
+    data = bytearray(tail.read_bytes())
+    data[data.find(b"\xb1\xc0", 8) + 30] ^= 0xFF  # inside the second record
+    tail.write_bytes(data)
+    with monkeypatch.context() as patched:
+        patched.setattr(DiskBuffer, "_commit_declared", _killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            await box.open()
+        box.buffer._store.close()
+        for thread in box.buffer._threads.values():
+            thread.shutdown()
+    buffer = await box.open()
+    assert [g.reason for g in await gaps(buffer)] == [pb.GAP_UNREADABLE]
+    assert await values(buffer) == [0.0, 0.2]
+    await buffer.close()
+
+
+def _killed(*_: object, **__: object) -> None:
+    raise RuntimeError("killed")
 
 
 async def test_a_clean_stop_leaves_no_gap(box: Box) -> None:

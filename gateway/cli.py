@@ -200,7 +200,7 @@ def _sensors(args: argparse.Namespace) -> int:
             return _not_running(args)
         said = _json(picture.sensors) if args.json else table.sensors(picture)
         clear = "\x1b[H\x1b[2J" if args.watch and not args.json and sys.stdout.isatty() else ""
-        print(clear + said, flush=True)
+        print(clear + said, end="\n\n" if args.watch and not args.json else "\n", flush=True)
         if not args.watch:
             return 1 if any(sensor.problem is not None for sensor in picture.sensors) else 0
         time.sleep(1.0)

@@ -14,13 +14,17 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.errors import Misconfigured, Retryable
+from gateway.errors import ComboioError, Misconfigured
 from gateway.health.picture import Picture
 
 NAME = "status.sock"
 AT_ONCE = 8
 WITHIN_S = 5.0
 LIMIT_BYTES = 32 << 20
+
+
+class NoAnswerError(ComboioError):
+    """A daemon runs and says nothing, or nothing that is understood."""
 
 
 class StatusSocket:
@@ -79,7 +83,7 @@ def _opened(folder: Path) -> Iterator[str]:
 def ask(folder: Path) -> Picture | None:
     """The running daemon's picture; None when none runs on this folder.
 
-    Raises Misconfigured when this user may not ask, Retryable when it does not answer in time.
+    Raises Misconfigured when this user may not ask, NoAnswerError when it does not answer in time.
     """
     try:
         body = _asked(folder)
@@ -88,11 +92,11 @@ def ask(folder: Path) -> Picture | None:
     except PermissionError:
         raise Misconfigured(f"{folder / NAME}: only the daemon's own user and root may ask; use sudo") from None
     except TimeoutError:
-        raise Retryable(f"{folder / NAME}: the daemon is there and does not answer") from None
+        raise NoAnswerError(f"{folder / NAME}: the daemon is there and does not answer") from None
     try:
         return msgspec.json.decode(body, type=Picture)
     except msgspec.MsgspecError as error:
-        raise Retryable(f"{folder / NAME}: the daemon's answer is not understood ({error})") from None
+        raise NoAnswerError(f"{folder / NAME}: the daemon's answer is not understood ({error})") from None
 
 
 def _asked(folder: Path) -> bytes:

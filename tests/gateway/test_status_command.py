@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from http.cookiejar import CookieJar
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,20 @@ PIN = "482913"
 def asked(home: Path, *arguments: str) -> tuple[int, Any]:
     done = once(home, *arguments)
     return done.returncode, json.loads(done.stdout)
+
+
+def watched(home: Path, *, looks: int) -> list[str]:
+    """How each look of `sensors --watch` begins, until Ctrl-C."""
+    command = [sys.executable, "-u", "-m", "gateway", "sensors", "--watch", "--data-dir", str(home)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        assert watching.stderr is not None
+        begins = (line.partition(",")[0] for line in watching.stdout if line.startswith(("ok", "!!", "..")))
+        found = list(islice(begins, looks))
+        watching.send_signal(signal.SIGINT)
+        assert watching.stderr.read() == ""
+    assert watching.returncode == 130
+    return found
 
 
 def test_status_says_what_is_red_and_goes_by_exit_codes(tmp_path: Path) -> None:
@@ -63,6 +79,7 @@ def test_sensors_shows_what_they_say_now(tmp_path: Path) -> None:
         until(lambda: asked(home, "sensors")[1][0]["heard"])
         code, first = asked(home, "sensors")
         _, second = asked(home, "sensors")
+        assert watched(home, looks=2) == ["ok counter (simulated)"] * 2
     assert code == 0
     (before,), (after,) = first[0]["values"], second[0]["values"]
     assert (before["quantity"], before["unit"], before["quality"]) == ("count", "1", "good")

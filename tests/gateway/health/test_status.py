@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.errors import Retryable
 from gateway.health import status
 from gateway.health.picture import Picture
-from gateway.health.status import NAME, StatusSocket, ask
+from gateway.health.status import NAME, NoAnswerError, StatusSocket, ask
 from tests.gateway.health.pictures import picture, sensor
 
 
@@ -75,7 +74,7 @@ async def test_askers_that_never_read_are_bounded_and_block_nobody_for_ever(
             one.connect(f"{way}/{NAME}")
             idle.append(one)
         await asyncio.sleep(0.1)
-        with pytest.raises(Retryable):
+        with pytest.raises(NoAnswerError):
             await asyncio.to_thread(ask, tmp_path)  # turned away
         await asyncio.sleep(0.5)
         assert await asyncio.to_thread(ask, tmp_path) == large

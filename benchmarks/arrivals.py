@@ -75,7 +75,10 @@ class FarEnd:
             return int(run.execute(query).scalar() or 0)
 
     def tally(self, units: dict[str, int]) -> Tally:
-        """Check everything that arrived from devices in counting mode; `units` are the unit ids by sensor."""
+        """Check everything that arrived from devices in counting mode; `units` are the unit ids by sensor.
+
+        Readings of other sensors are counted and not looked at.
+        """
         with self._stores.journal.read() as run:
             declares = run.execute(
                 select(tables.declare.c.schema, tables.declare.c.body).where(tables.declare.c.gateway == self._gateway)
@@ -99,6 +102,8 @@ class FarEnd:
             found.readings += count
             for block in decoded.blocks:
                 sensor = schemas[schema].groups[block.group].sensor
+                if sensor not in units:
+                    continue
                 ks, wrong = _reads(block.columns, units[sensor])
                 reads[sensor] += ks
                 found.wrong += wrong

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 
 from benchmarks.figures import Figure
+from benchmarks.gateway_full import full
 from benchmarks.gateway_rig import Fleet, Rig, Site, Watch, rig, rss_mb, written
 from benchmarks.gateway_storage import storage
 from benchmarks.recordings import folder
@@ -32,6 +33,7 @@ def figures(*, seconds: float = 30.0, every_ms: float = 20.0) -> Iterator[Figure
         yield from asked(running, seconds=seconds / 2)
         yield from idle(running, seconds=seconds)
         yield from starts(running)
+        yield from full(running, seconds=seconds, every_ms=every_ms)
     yield from storage(folder())
 
 
@@ -119,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.gateway", description=__doc__)
     parser.add_argument("--seconds", type=float, default=30.0, help="of each measurement (default 30)")
     parser.add_argument("--every-ms", type=float, default=20.0, help="period of the loaded devices (default 20)")
-    parser.add_argument("--only", choices=("load", "asked", "idle", "starts", "storage"))
+    parser.add_argument("--only", choices=("load", "asked", "idle", "starts", "full", "storage"))
     told = parser.parse_args()
     for figure in _some(told.only, seconds=told.seconds, every_ms=told.every_ms):
         sys.stdout.write(f"{figure}\n")
@@ -139,6 +141,7 @@ def _some(only: str | None, *, seconds: float, every_ms: float) -> Iterator[Figu
             "asked": lambda: asked(running, seconds=seconds),
             "idle": lambda: idle(running, seconds=seconds),
             "starts": lambda: starts(running),
+            "full": lambda: full(running, seconds=seconds, every_ms=every_ms),
         }
         yield from made[only]()
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.arrivals import FarEnd
 from control_plane.simulators.processes import Child
-from control_plane.simulators.scenario import LOCAL, Installation
+from control_plane.simulators.scenario import LOCAL, Box, Installation
 from control_plane.store.engine import Stores
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -93,6 +93,16 @@ class Rig:
     def site(self, fleet: Fleet) -> Site:
         self._sites += 1
         return Site(f"gateway-{self._sites}", fleet, self._installation, self._stores)
+
+    @property
+    def has_all_sensors(self) -> bool:
+        """Whether Bluetooth and MQTT can be simulated here."""
+        return self._installation.bluetooth and self._installation.mqtt
+
+    def add(self, box: Box) -> FarEnd:
+        """A gateway with other sensors than Modbus devices."""
+        self._installation.add(box)
+        return FarEnd(self._stores, box.id)
 
     def control_plane_cpu_s(self) -> float:
         """User and system, all roles."""

@@ -1,6 +1,7 @@
-"""comboio-gateway: enrol, run, check-config, buffer, simulate.
+"""comboio-gateway: enrol, run, status, sensors, check-config, buffer, field, simulate.
 
 Exit status: 0 done · 1 refused, with the reason on stderr · 2 wrong usage · 3 the control plane can't be reached.
+Of `status` and `sensors`: 0 healthy · 1 something is red · 3 the daemon is not running.
 """
 
 from __future__ import annotations
@@ -55,11 +56,24 @@ def _parser() -> argparse.ArgumentParser:
     buffer = commands.add_parser("buffer", help="what the buffer holds, and what was lost and why")
     buffer.set_defaults(run=_buffer)
 
-    for command in (enrol, run, buffer):
+    status = commands.add_parser("status", help="how this box is, asked of the running daemon")
+    status.set_defaults(run=_status)
+
+    live = commands.add_parser("sensors", help="what every sensor says now")
+    live.add_argument("--watch", action="store_true", help="again every second, until stopped")
+    live.set_defaults(run=_sensors)
+
+    field = commands.add_parser("field", help="the box's own page").add_subparsers(required=True, metavar="COMMAND")
+    pin = field.add_parser("set-pin", help="set the PIN that opens it; those signed in must sign in again")
+    pin.add_argument("--stdin", action="store_true", help="read it from standard input")
+    pin.add_argument("--pin-file", type=Path, metavar="FILE", help="as field.pin_file of the configuration has it")
+    pin.set_defaults(run=_set_pin)
+
+    for command in (enrol, run, buffer, status, live, pin):
         command.add_argument("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help=f"default {DATA_DIR}")
     for command in (run, check):
         command.add_argument("--config", type=Path, default=CONFIG, metavar="FILE", help=f"default {CONFIG}")
-    for command in (enrol, run, check, buffer):
+    for command in (enrol, run, check, buffer, status, live):
         command.add_argument("--json", action="store_true", help="answer as JSON")
 
     simulate = commands.add_parser("simulate", help="simulated devices and links, for trying things out")
@@ -160,6 +174,77 @@ def _buffer(args: argparse.Namespace) -> int:
 
     report = inspect.report(args.data_dir / "buffer")
     print(json.dumps(report) if args.json else inspect.text(report))
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    from gateway.health import table
+    from gateway.health.status import ask
+
+    picture = ask(args.data_dir)
+    if picture is None:
+        return _not_running(args)
+    print(_json(picture) if args.json else table.status(picture))
+    return 1 if picture.red else 0
+
+
+def _sensors(args: argparse.Namespace) -> int:
+    import time
+
+    from gateway.health import table
+    from gateway.health.status import ask
+
+    while True:
+        picture = ask(args.data_dir)
+        if picture is None:
+            return _not_running(args)
+        said = _json(picture.sensors) if args.json else table.sensors(picture)
+        clear = "\x1b[H\x1b[2J" if args.watch and not args.json and sys.stdout.isatty() else ""
+        print(clear + said, end="\n\n" if args.watch and not args.json else "\n", flush=True)
+        if not args.watch:
+            return 1 if any(sensor.problem is not None for sensor in picture.sensors) else 0
+        time.sleep(1.0)
+
+
+def _not_running(args: argparse.Namespace) -> int:
+    """What the folder says instead."""
+    from gateway.buffer import inspect
+    from gateway.errors import Misconfigured
+
+    found = None
+    try:
+        found = inspect.report(args.data_dir / "buffer")
+        said = inspect.text(found)
+    except (Misconfigured, OSError) as error:
+        said = str(error)
+    if args.json:
+        print(json.dumps({"running": False, "buffer": found}))
+    else:
+        print(f"comboio-gateway is not running on {args.data_dir}. What it left:\n\n{said}")
+    return 3
+
+
+def _json(what: object) -> str:
+    import msgspec
+
+    return msgspec.json.encode(what).decode()
+
+
+def _set_pin(args: argparse.Namespace) -> int:
+    from getpass import getpass
+
+    from gateway.errors import Misconfigured
+    from gateway.field import pin
+
+    path = args.pin_file or args.data_dir / pin.NAME
+    if args.stdin:
+        told = sys.stdin.readline().rstrip("\r\n")
+    else:
+        told = getpass("New PIN: ")
+        if getpass("The same again: ") != told:
+            raise Misconfigured("the two are not the same; nothing was changed")
+    pin.write(path, told)
+    print(f"The PIN is set, in {path}.")
     return 0
 
 

@@ -6,8 +6,9 @@ sensors ─► pipeline ─► buffer ─► uplink ◄─► desired, which say
 from __future__ import annotations
 
 import asyncio
+import functools
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,18 +25,22 @@ from gateway.desired.desired import Desired, Pinned
 from gateway.desired.state import Desk
 from gateway.errors import Misconfigured
 from gateway.health.carrier import carrier
-from gateway.health.watchdog import notify
+from gateway.health.picture import STANDSTILL_S, headline
+from gateway.health.process import Process
+from gateway.health.status import StatusSocket
+from gateway.health.watchdog import Watchdog, notify
 from gateway.identity.keeper import Keeper
+from gateway.picturing import Picturing
 from gateway.pipeline.flow import Flow, flow
 from gateway.pipeline.silence import Silence
 from gateway.reading import GroupShape
 from gateway.sensors import BuiltSensor, Supervised
 from gateway.sensors.driver import Driver
-from gateway.supervise import supervised
+from gateway.supervise import Failures, supervised
 from gateway.uplink.anchors import Anchors
-from gateway.uplink.link import Link
+from gateway.uplink.link import Link, LinkHealth
 from protos.comboio.v1 import batch_pb2 as pb
-from protos.config import GatewayConfig
+from protos.config import FieldSection, GatewayConfig
 
 STOP_WITHIN_S = 10.0
 
@@ -75,8 +80,13 @@ async def run(
         batch_interval_s=config.uplink.batch_interval_s,
         pending_since=pending_since,
     )
+    failures = Failures()
     site = Site(
-        buffer=buffer, clock=clock, local=config, build=lambda wanted: built(wanted, buffer, clock, profiles, data_dir)
+        buffer=buffer,
+        clock=clock,
+        local=config,
+        build=lambda wanted: built(wanted, buffer, clock, profiles, data_dir),
+        failures=failures,
     )
     plan = _first_plan(desired, site)
     await site.open(plan)
@@ -102,15 +112,46 @@ async def run(
             sensors_silent=site.silent,
         )
 
+    picture = Picturing(
+        scene=site,
+        buffer=buffer,
+        clock=clock,
+        keeper=keeper,
+        desired=desired,
+        anchors=anchors,
+        failures=failures,
+        process=Process(disk=data_dir),
+        version=functools.cache(version),
+    )
+
+    def page(settings: FieldSection) -> Supervised:
+        from gateway.field.page import Page  # noqa: PLC0415 - aiohttp takes 15 MB; imported where it is asked for
+
+        return Supervised("page", Page(settings, data_dir=data_dir, clock=clock, take=picture).run)
+
+    watchdog = Watchdog(
+        stuck=lambda: [*_standing(buffer), *site.ended(), *_ended_parts(running)],
+        headline=lambda: headline(picture()),
+    )
+    running: list[asyncio.Task[None]] = []
     log.info("gateway.start", id=keeper.gateway_id, epoch=f"{buffer.opening.epoch:08x}", opens=buffer.opening.opens)
     try:
         async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(supervised("buffer", buffer.run), name="buffer")]
-            running += [tasks.create_task(supervised("clock", anchors.run), name="clock")]
-            site.begin(tasks, link)
-            ruling = tasks.create_task(supervised("configuration", lambda: desired.run(site)), name="configuration")
+            always: dict[str, Callable[[], Awaitable[None]]] = {
+                "buffer": buffer.run,
+                "clock": anchors.run,
+                "status": StatusSocket(data_dir, take=picture).run,
+                "watchdog": watchdog.run,
+            }
+            for name, run in always.items():
+                running.append(tasks.create_task(supervised(name, run, failures=failures), name=name))
+            site.begin(tasks, link, page)
+            ruling = tasks.create_task(
+                supervised("configuration", lambda: desired.run(site), failures=failures), name="configuration"
+            )
             ready()
             notify("READY=1")
+            watchdog.look()
             await stop.wait()
             notify("STOPPING=1")
             await _ended([ruling])
@@ -162,7 +203,7 @@ def _first_plan(desired: Desired, site: Site) -> Plan:
 
 
 class Site:
-    """The parts that a configuration decides: sensors with what runs beside them, and where the uplink leads."""
+    """The parts that a configuration decides: sensors with what runs beside them, where the uplink leads, the page."""
 
     def __init__(
         self,
@@ -171,8 +212,10 @@ class Site:
         clock: Clock,
         local: GatewayConfig,
         build: Callable[[GatewayConfig | None], Plan],
+        failures: Failures,
     ) -> None:
         self.build = build
+        self._failures = failures
         self._buffer = buffer
         self._clock = clock
         self._silence = Silence((), clock=clock)
@@ -180,25 +223,57 @@ class Site:
         self._plan = Plan()
         self._running: list[asyncio.Task[None]] = []
         self._uplink: list[asyncio.Task[None]] = []
+        self._page: list[asyncio.Task[None]] = []
+
+    @property
+    def config(self) -> GatewayConfig:
+        """What runs; without any, the hand-written document still decides the rest."""
+        return self._plan.config or self._local
+
+    @property
+    def sensors(self) -> Sequence[BuiltSensor]:
+        return self._plan.sensors
+
+    @property
+    def flows(self) -> Sequence[Flow]:
+        return self._plan.flows
+
+    @property
+    def beside(self) -> Sequence[Supervised]:
+        return self._plan.beside
+
+    @property
+    def link(self) -> LinkHealth:
+        return self._link.health
 
     async def open(self, plan: Plan) -> None:
         """Open the buffer for what will be read first."""
-        self._buffer.limit((plan.config or self._local).buffer)
         self._plan = plan
+        self._buffer.limit(self.config.buffer)
         plan.bind(await self._buffer.open(plan.shapes))
 
-    def begin(self, tasks: asyncio.TaskGroup, link: Callable[[GatewayConfig], Link]) -> None:
-        self._tasks, self._make_link = tasks, link
-        self._start_uplink(self._plan.config or self._local)
+    def begin(
+        self,
+        tasks: asyncio.TaskGroup,
+        link: Callable[[GatewayConfig], Link],
+        page: Callable[[FieldSection], Supervised],
+    ) -> None:
+        self._tasks, self._make_link, self._make_page = tasks, link, page
+        self._start_uplink()
         self._start_sensors()
+        self._start_page()
 
     async def end(self) -> None:
-        await _ended([*self._running, *self._uplink])
+        await _ended([*self._running, *self._uplink, *self._page])
+
+    def ended(self) -> list[str]:
+        """Parts whose task has ended although nobody stopped it, one sentence each."""
+        return _ended_parts([*self._running, *self._uplink, *self._page])
 
     async def switch(self, config: GatewayConfig | None) -> None:
         """See `gateway.desired.desired.Site`."""
         plan = self.build(config)
-        before, after = self._plan.config or self._local, config or self._local
+        before, after = self.config, config or self._local
         await _ended(self._running)
         self._plan = plan
         self._buffer.limit(after.buffer)
@@ -206,13 +281,19 @@ class Site:
         self._start_sensors()
         if after.uplink != before.uplink:
             await _ended(self._uplink)
-            self._start_uplink(after)
+            self._start_uplink()
+        if after.field != before.field:
+            await _ended(self._page)
+            self._start_page()
 
     def delivered(self) -> Mapping[str, int]:
         return {way.sensor: max(way.heard_ms, default=0) for way in self._plan.flows}
 
     def silent(self) -> int:
         return self._silence.silent
+
+    def which_silent(self) -> set[str]:
+        return self._silence.which()
 
     def connected(self) -> bool:
         return self._link.health.connected
@@ -224,9 +305,14 @@ class Site:
         begun = [since for s in self._plan.sensors if (since := s.driver.pending_since()) is not None]
         return min(begun, default=None)
 
-    def _start_uplink(self, config: GatewayConfig) -> None:
-        self._link = self._make_link(config)
+    def _start_uplink(self) -> None:
+        self._link = self._make_link(self.config)
         self._uplink = [self._started("uplink", self._link.run)]
+
+    def _start_page(self) -> None:
+        settings = self.config.field
+        made = [self._make_page(settings)] if settings.enabled else []
+        self._page = [self._started(page.name, page.run) for page in made]
 
     def _start_sensors(self) -> None:
         plan = self._plan
@@ -237,7 +323,8 @@ class Site:
             self._running.append(self._started(f"sensor.{sensor.id}", _drive(sensor.driver, way), part=sensor.id))
 
     def _started(self, name: str, run: Callable[[], Awaitable[None]], *, part: str | None = None) -> asyncio.Task[None]:
-        return self._tasks.create_task(supervised(part or name, run), name=name)
+        running = supervised(part or name, run, failures=self._failures, known_as=name)
+        return self._tasks.create_task(running, name=name)
 
 
 async def _ended(running: Sequence[asyncio.Task[None]]) -> None:
@@ -248,6 +335,16 @@ async def _ended(running: Sequence[asyncio.Task[None]]) -> None:
         _, late = await asyncio.wait(running, timeout=STOP_WITHIN_S)
         for one in late:
             log.error("part.not_ended", part=one.get_name(), after_s=STOP_WITHIN_S)
+
+
+def _ended_parts(running: Sequence[asyncio.Task[None]]) -> list[str]:
+    return [f"{one.get_name()} has ended" for one in running if one.done()]
+
+
+def _standing(buffer: DiskBuffer) -> Iterator[str]:
+    still_s = buffer.standstill_ms() / 1000
+    if still_s >= STANDSTILL_S:
+        yield f"the buffer has waited {still_s:.0f} s for the disk"
 
 
 def _drive(driver: Driver, way: Flow) -> Callable[[], Coroutine[Any, Any, None]]:

@@ -19,6 +19,9 @@ AssetPath = Annotated[str, Meta(pattern=r"^[a-z0-9-]+(/[a-z0-9-]+)*$", title="sl
 PositiveSeconds = Annotated[float, Meta(gt=0)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Unit = Annotated[int, Meta(ge=0, le=255)]
+ListenAddress = Annotated[
+    str, Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^:\s]+):[0-9]{1,5}$", title="HOST:PORT, e.g. 127.0.0.1:8080")
+]
 
 
 class Frozen(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -54,6 +57,17 @@ class BufferSection(Frozen, frozen=True, kw_only=True):
     """Seal telemetry at about this encoded size."""
     keep_acknowledged_h: Annotated[float, Meta(ge=0.0)] = 24.0
     """Keep acknowledged batches this long, while space allows, to re-offer them to a restored server."""
+
+
+class FieldSection(Frozen, frozen=True, kw_only=True):
+    """The page that the box itself serves to whoever stands beside it."""
+
+    enabled: bool = False
+    """Serve it. It needs a PIN: comboio-gateway field set-pin."""
+    listen: ListenAddress = "127.0.0.1:8080"
+    """HOST:PORT; the address of the box in its own Wi-Fi opens the page to those in it."""
+    pin_file: str = ""
+    """Where set-pin put the hashed PIN; empty: field.pin in the data folder."""
 
 
 class Calibration(Frozen, frozen=True, kw_only=True):
@@ -215,6 +229,7 @@ class GatewayConfig(Frozen, frozen=True, kw_only=True):
     gateway: GatewaySection = GatewaySection()
     uplink: UplinkSection = UplinkSection()
     buffer: BufferSection = BufferSection()
+    field: FieldSection = FieldSection()
     bus: tuple[ModbusBus, ...] = ()
     broker: tuple[Broker, ...] = ()
     ble: BleSection = BleSection()

@@ -18,14 +18,20 @@ def program(name: str) -> str | None:
     return shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin")))
 
 
+def free_port() -> int:
+    """One that nobody on the loopback address has at the moment."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        found: int = free.getsockname()[1]
+    return found
+
+
 def start(family: Family, folder: Path) -> tuple[Child, int]:
     """(its process, its port). Raises StartError."""
     found = program("mosquitto")
     if found is None:
         raise StartError("mosquitto is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
+    port = free_port()
     config = folder / "mosquitto.conf"
     lines = [f"listener {port} 127.0.0.1", "allow_anonymous true", "persistence false"]
     lines += ["user nobody"] if os.geteuid() == 0 else []

@@ -34,6 +34,7 @@ def trucks(folder: Path, say: Callable[[str], None]) -> tuple[Box, Box]:
         Box(
             "truck-17",
             asset="truck-17",
+            pin="274916",
             devices=(
                 _cooling(_curve(folder / "cold-box.csv", COLD_BOX), "truck-17/box"),
                 Device(sensor="counter", profile="comboio-counter-10@1", every_s=0.5, counting=True),

@@ -140,6 +140,8 @@ def _say_where(here: Installation, scene: Scene) -> None:
     if here.said.get("admin_password"):
         say(f"  login      admin / {here.said['admin_password']}")
     say(f"  REST       {here.said['http']}/api/v1   (Authorization: Bearer {here.token})")
+    truck = scene.truck
+    say(f"  {truck.name}   http://{truck.page['listen']}/   PIN {truck.pin}   (the box's own page, beside the truck)")
     say("")
     say("Things to try, each in another terminal:")
     say("")
@@ -149,6 +151,7 @@ def _say_where(here: Installation, scene: Scene) -> None:
     say(f"  {python}/comboio readings {scene.truck.id}/cooling/temperature")
     say(f"  {python}/comboio events          # the load warms up every five minutes")
     say(f"  {python}/comboio config status")
+    say(f"  {python}/comboio-gateway status --data-dir {here.folder / scene.truck.name}")
     say(f"  {python}/comboio-gateway buffer --data-dir {here.folder / scene.truck.name}")
     say("")
 

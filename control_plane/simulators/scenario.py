@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +22,7 @@ import httpx
 from control_plane.simulators import broker
 from control_plane.simulators.balance import Account, account, counted
 from control_plane.simulators.broker import program
+from control_plane.simulators.field_page import switched_on
 from control_plane.simulators.processes import Child, Family, StartError
 from control_plane.simulators.sources import BROKER, Device, Message, Probe, Source, toml
 
@@ -44,6 +45,9 @@ class Box:
     managed: bool = False
     asset: str = ""
     id: str = ""
+    pin: str = ""
+    """Opens its own page; without one it serves none."""
+    page: Mapping[str, Any] = field(default_factory=dict)
     process: Child | None = None
     link: Child | None = None
     simulators: dict[str, Child] = field(default_factory=dict)
@@ -129,6 +133,8 @@ class Installation:
         box.link = self._family.child(f"{box.name}-link", *link, "--json").start()
         home = self.folder / box.name
         home.mkdir(exist_ok=True)
+        if box.pin:
+            box.page = switched_on(home, box.pin)
         (home / "gateway.toml").write_text(toml(self.document(box, sensors=not box.managed)))
         box.id = self._enrolled(box, home)
         run = ["gateway", "run", "--config", str(home / "gateway.toml"), "--data-dir", str(home), "--json"]
@@ -202,7 +208,7 @@ class Installation:
             "management": "managed" if box.managed else "local",
             "gateway": {"name": box.name} | ({"asset": box.asset} if box.asset else {}),
             "uplink": uplink | {"ack_timeout_s": 5.0},
-        }
+        } | ({"field": box.page} if box.page else {})
         return found | self.measured(box) if sensors else found
 
     def measured(self, box: Box) -> dict[str, Any]:

@@ -135,6 +135,9 @@ class DiskBuffer:
         self._written_sealed = 0
         self._sealed_position = Position(0, 0)
         self._learnt: set[int] = set()
+        self._owed: dict[object, int] = {}
+        self._flushed_ms = 0
+        self._refusals: dict[str, str] = {}
         self._news = asyncio.Event()
         self._sync_done = asyncio.Condition()
         self._seal_lock = asyncio.Lock()
@@ -333,6 +336,7 @@ class DiskBuffer:
             await asyncio.sleep(TIDY_EVERY_S)
 
     async def _refused(self, what: str, error: OSError) -> None:
+        self._refusals[what] = str(error)
         log.error("buffer.unwritable", part=what, error=str(error), unsealed_readings=self._unsealed_readings)
         await asyncio.sleep(RETRY_S)
 
@@ -347,6 +351,7 @@ class DiskBuffer:
                 self._written_ticket = ticket
             else:
                 self._unflushed[:0] = rows
+            self._flushed_ms = self._clock.mono_ms()
 
     async def _write(self, rows: list[tuple[int, Row]]) -> bool:
         """Append one record, under the flush lock; False if the disk refused."""
@@ -360,7 +365,9 @@ class DiskBuffer:
             await self._in("tail", self._tail.append, payload, self._declared.body.schema)
         except OSError as error:
             log.error("tail.unwritable", error=str(error), rows=len(rows))
+            self._refusals["tail"] = str(error)
             return False
+        self._refusals.pop("tail", None)
         return True
 
     async def _sync(self) -> None:
@@ -400,6 +407,7 @@ class DiskBuffer:
             except BaseException:
                 self._put_back(snapshot)
                 raise
+            self._refusals.pop("store", None)
             self._sealed_position = snapshot.position
             if learnt is not None:
                 self._use(learnt)
@@ -595,6 +603,25 @@ class DiskBuffer:
         """As of the last tidying (every 30 s, or after `tidy`)."""
         return self._usage
 
+    def refused(self) -> str:
+        """What the disk said when it last refused a write; empty once it takes them again."""
+        return "; ".join(f"{part}: {said}" for part, said in self._refusals.items())
+
+    def unsealed(self) -> int:
+        """Rows in no batch yet."""
+        return sum(map(len, self._unsealed.values()))
+
+    def standstill_ms(self) -> int:
+        """For how long the disk has owed an answer, or rows have waited for a loop to write them; 0: for nothing.
+
+        A refusal is an answer.
+        """
+        now_ms = self._clock.mono_ms()
+        since = list(self._owed.values())
+        if self._unflushed:
+            since.append(max(self._unflushed[0][1].mono_ms, self._flushed_ms))
+        return max(0, now_ms - min(since, default=now_ms))
+
     async def close(self) -> None:
         """Seal what there is and mark the stop as clean; whatever can't be written stays in the tail."""
         try:
@@ -611,10 +638,14 @@ class DiskBuffer:
 
     async def _in(self, thread: str, call: Callable[..., T], *args: Any) -> T:
         """Run a blocking call in its thread; what SQLite says of the disk becomes an OSError."""
+        asked = object()
+        self._owed[asked] = self._clock.mono_ms()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads[thread], call, *args)
         except sqlite3.Error as error:
             raise OSError(f"{self._folder / 'sealed.db'}: {error}") from error
+        finally:
+            del self._owed[asked]
 
 
 def _refused_gap(group: int, boot: int, rows: Sequence[Row]) -> pb.Gap:

@@ -186,6 +186,14 @@ class Desired:
             phase=phase,
         )
 
+    def last_rejection(self) -> str:
+        """Why the last offer was refused or undone; empty if it was not."""
+        last = self._desk.state.last
+        undone = (wire.CONFIG_REJECTED, wire.CONFIG_ROLLED_BACK, wire.CONFIG_FAILED)
+        if last is None or last.phase not in undone:
+            return ""
+        return f"{last.pointer}: {last.text}" if last.pointer else last.text
+
     def effective_config(self) -> wire.EffectiveConfig:
         """The document that runs, whole."""
         running, (revision, config) = self.running(), self._current

@@ -47,6 +47,12 @@ class Keeper:
         """Empty while the identity can't be read."""
         return self._current.gateway_id if self._current else ""
 
+    def days_left(self) -> float | None:
+        """Of the certificate in force, by the box's own clock; None while it can't be read."""
+        if self._current is None:
+            return None
+        return (self._current.not_after.timestamp() - self._clock.wall_ms() / 1000) / 86_400
+
     @property
     def config_key(self) -> bytes:
         """Verifies configuration; empty while the identity can't be read."""

@@ -50,6 +50,8 @@ class Flow:
     ids: Sequence[int] = ()
     heard_ms: list[int] = field(default_factory=list)
     """Per group: mono_ms of its newest row, 0 before the first."""
+    newest: list[Row | None] = field(default_factory=list)
+    """Per group: its newest row, calibrated and judged, whether or not it was worth sending; see `shapes`."""
     counters: Counters = field(default_factory=Counters)
 
     def bind(self, ids: Sequence[int]) -> None:
@@ -62,8 +64,10 @@ class Flow:
             taken = stage.take(row)
             if taken is None:
                 counters.held_back += 1
+                self.newest[group] = row
                 return NOT_REPORTED
             row = taken
+        self.newest[group] = row
         counters.rows += 1
         counters.readings += len(row.values)
         return self.buffer.append(self.ids[group], row)
@@ -90,7 +94,7 @@ def flow(sensor: SensorBase, shapes: Sequence[GroupShape], buffer: Buffer) -> Fl
     problems += [f"alarm.{rule.quantity}: {said}" for rule in sensor.alarm if (said := alarm.problem_of(rule))]
     if problems:
         raise Misconfigured("\n".join(f'sensor "{sensor.id}": {problem}' for problem in problems))
-    way = Flow(sensor.id, (), buffer, (), heard_ms=[0] * len(shapes))
+    way = Flow(sensor.id, (), buffer, (), heard_ms=[0] * len(shapes), newest=[None] * len(shapes))
     made = [_staged(way, group, _with_attrs(shape, sensor), sensor) for group, shape in enumerate(shapes)]
     way.shapes = [shape for shape, _ in made]
     way.stages = [stages for _, stages in made]

@@ -49,7 +49,11 @@ class Silence:
     @property
     def silent(self) -> int:
         """Sensors of which at least one group is silent now."""
-        return len({ear.way.sensor for ear in self._ears if ear.silent})
+        return len(self.which())
+
+    def which(self) -> set[str]:
+        """Their ids."""
+        return {ear.way.sensor for ear in self._ears if ear.silent}
 
     async def run(self) -> None:
         while True:

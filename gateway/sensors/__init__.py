@@ -37,6 +37,8 @@ class Supervised:
 
     name: str
     run: Callable[[], Awaitable[None]]
+    problem: Callable[[], str | None] = lambda: None
+    """What it lacks at the moment (an adapter, a broker), for a person."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from gateway.sensors.ble import BleSensor
 from gateway.sensors.ble_adverts import Adverts
 from gateway.sensors.ble_scanner import AdapterScanner
 from gateway.sensors.bluez_watch import BUS_VARIABLE, SIMULATED_BUS
+from gateway.sensors.complaint import problem_of
 from protos.config import BleSensor as SensorOptions
 from protos.config import GatewayConfig
 
@@ -39,7 +40,7 @@ def build(config: GatewayConfig, *, clock: Clock, profiles: Profiles, data_dir: 
             clock=clock,
             adverts=adverts,
         )
-        tasks.append(Supervised(f"ble {name or 'adapter'}", scanner.run))
+        tasks.append(Supervised(f"ble {name or 'adapter'}", scanner.run, problem_of(scanner)))
     return Built(sensors=tuple(sensors), tasks=tuple(tasks))
 
 

@@ -12,6 +12,7 @@ from firmware_configs.messages import MessageValue
 from gateway.clock import Clock
 from gateway.errors import Misconfigured
 from gateway.sensors import Built, BuiltSensor, Supervised, secret
+from gateway.sensors.complaint import problem_of
 from gateway.sensors.mqtt import MqttSensor
 from gateway.sensors.mqtt_broker import MqttBroker
 from gateway.sensors.mqtt_memory import MqttMemory
@@ -41,7 +42,7 @@ def build(config: GatewayConfig, *, clock: Clock, profiles: Profiles, data_dir: 
     sensors = [BuiltSensor(options.id, _sensor(options, brokers, clock, profiles, known)) for options in wanted]
     return Built(
         sensors=tuple(sensors),
-        tasks=tuple(Supervised(f"broker {name}", broker.run) for name, broker in brokers.items()),
+        tasks=tuple(Supervised(f"broker {name}", broker.run, problem_of(broker)) for name, broker in brokers.items()),
     )
 
 

@@ -67,6 +67,10 @@ class LinkHealth:
     """What a person asks of the link."""
 
     connected: bool = False
+    connected_since_ms: int | None = None
+    """Monotonic."""
+    server: str = ""
+    """Where the last attempt went."""
     connections: int = 0
     last_error: str = ""
     acked_batches: int = 0
@@ -126,6 +130,7 @@ class Link:
         if self.health.connected:
             self._away_since_ms = now_ms
         self.health.connected = False
+        self.health.connected_since_ms = None
         long = now_ms - self._away_since_ms >= LONG_AWAY_S * 1000
         interval_s = self._settings.batch_interval_s
         self._set_batch_interval(max(interval_s, LONG_AWAY_S) if long else interval_s)
@@ -138,6 +143,7 @@ class Link:
 
     async def _connection(self) -> None:
         address, credentials = await self._endpoint.before_connecting()
+        self.health.server = address
         async with grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS) as channel:
             method = channel.stream_stream(
                 METHOD,
@@ -176,6 +182,7 @@ class Link:
         self._pace(welcome.pace, sender)
         await sender.acknowledged(welcome.lanes)
         self.health.connected = True
+        self.health.connected_since_ms = self._clock.mono_ms()
         self.health.connections += 1
         self._endpoint.connected()
         log.info("link.up", session=welcome.session)
@@ -256,8 +263,10 @@ class Link:
     async def _watch(self, sender: Sender) -> None:
         """Give the connection up when what was sent is not acknowledged."""
         quiet_since, seen = self._clock.mono_ms(), (-1, 0)
+        before_bytes = self.health.sent_bytes
         while True:
             await asyncio.sleep(min(1.0, self._settings.ack_timeout_s / 4))
+            self.health.sent_bytes = before_bytes + sender.sent_bytes
             now, state = self._clock.mono_ms(), (sender.acked_batches, min(1, sender.in_flight))
             if not sender.in_flight or state != seen:
                 quiet_since, seen = now, state

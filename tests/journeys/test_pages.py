@@ -1,46 +1,27 @@
 """The pages in a real browser, against a real `comboio-control up` over a seeded fleet.
 
-COMBOIO_SCREENSHOTS=<folder> keeps a picture of every page. The browser is the system's Chromium.
+COMBOIO_SCREENSHOTS=<folder> keeps a picture of every page.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from control_plane.clock import SystemClock
 from control_plane.store.engine import Stores
 from control_plane.store.tables import event
-from tests.control import ROOT, Up, running
+from tests.control import Up, running
 from tests.control_plane.web.seeding import ENTITY, EVIL, EVIL_ENTITY, HALL, HOSTILE, TRUCK, Seeds
+from tests.journeys.browser import PHONE, WIDE, Watched
 
 pytestmark = pytest.mark.journey
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-AXE = ROOT / "build" / "pages" / "axe.min.js"
-WIDE, PHONE = (1440, 900), (360, 780)
-GRAVE = {"serious", "critical"}
-VIOLATIONS = """
-window.violations = [];
-document.addEventListener("securitypolicyviolation", (one) => {
-  window.violations.push(one.violatedDirective + " " + one.blockedURI);
-});
-"""
 
 
 class Plane:
@@ -72,72 +53,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
             yield Plane(up, seeds, up.announced["admin_password"])
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    missing = "no chromium on PATH (apt-get install chromium)" if not shutil.which("chromium") else ""
-    if not AXE.exists():
-        missing = f"{AXE.relative_to(ROOT)} is not there: run make setup"
-    if missing:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(missing)
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=list(FLAGS))
-        yield browser
-        browser.close()
-
-
-Open = Callable[..., "Watched"]
-
-
-class Watched:
-    """A page, with everything that must not happen on it."""
-
-    def __init__(self, context: BrowserContext, base: str) -> None:
-        self.page: Page = context.new_page()
-        self.base = base
-        self.wrong: list[str] = []
-        self.page.add_init_script(VIOLATIONS)
-        self.page.on("console", self._said)
-        self.page.on("pageerror", lambda error: self.wrong.append(f"exception: {error}"))
-        self.page.on("request", self._asked)
-        self.page.on("dialog", self._dialog)
-
-    def go(self, path: str) -> Page:
-        self.page.goto(self.base + path, wait_until="load")
-        return self.page
-
-    def _said(self, message: Any) -> None:
-        if message.type in {"error", "warning"}:
-            self.wrong.append(f"console: {message.text}")
-
-    def _asked(self, request: Any) -> None:
-        if not request.url.startswith((self.base + "/", "data:")):
-            self.wrong.append(f"request: {request.url}")
-
-    def _dialog(self, dialog: Any) -> None:
-        self.wrong.append(f"a dialog: {dialog.message}")
-        dialog.dismiss()
-
-    def check(self) -> None:
-        assert self.page.evaluate("window.violations") == []
-        assert not self.wrong
-        width = self.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
-        assert width[0] <= width[1], f"scrolls sideways: {width}"
-
-    def axe(self) -> None:
-        self.page.evaluate(AXE.read_text())
-        found = self.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-        grave = [
-            f"{one['id']}: {node['html'][:120]} {node['failureSummary']}"
-            for one in found["violations"]
-            if one["impact"] in GRAVE
-            for node in one["nodes"][:3]
-        ]
-        assert not grave, "\n".join(grave)
-
-    def picture(self, name: str) -> None:
-        if folder := os.environ.get("COMBOIO_SCREENSHOTS"):
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            self.page.screenshot(path=f"{folder}/{name}.png", full_page=True)
+Open = Callable[..., Watched]
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""The page that the box itself serves to whoever stands beside it."""

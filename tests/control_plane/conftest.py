@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,15 @@ class TurnedClock:
 
     def forward(self, *, days: float = 0, seconds: float = 0) -> None:
         self.at_ms += int(days * 86_400_000 + seconds * 1000)
+
+
+@pytest.fixture
+def last_look(stores: Stores) -> Iterator[None]:
+    """The broadcaster's last look ends before the stores are closed."""
+    yield
+    for thread in threading.enumerate():
+        if thread.name == "live":
+            thread.join(5)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def lifetime() -> Lifetime:
 
 
 @pytest.fixture
-def broadcaster(lifetime: Lifetime) -> Broadcaster:
+def broadcaster(lifetime: Lifetime, last_look: None) -> Broadcaster:
     return Broadcaster(limit=WEB.streams, lifetime=lifetime)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -83,11 +82,8 @@ def listening(client: FlaskClient, token: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture
-def broadcaster(lifetime: Lifetime, stores: Stores) -> Iterator[Broadcaster]:
-    yield Broadcaster(limit=2, lifetime=lifetime, every_s=0.02)
-    for thread in threading.enumerate():  # its last look ends before the stores are closed
-        if thread.name == "live":
-            thread.join(5)
+def broadcaster(lifetime: Lifetime, last_look: None) -> Broadcaster:
+    return Broadcaster(limit=2, lifetime=lifetime, every_s=0.02)
 
 
 def deliver(stores: Stores, number: int, gw: str, *, outcome: str | None = None) -> None:

@@ -34,6 +34,7 @@ def parts(
     enrolment: Enrolment,
     tmp_path: Path,
     lifetime: Lifetime,
+    last_look: None,
 ) -> Parts:
     return Parts(
         settings=Settings(data_dir=str(tmp_path), web=WEB),

@@ -54,7 +54,7 @@ def load(running: Rig, *, seconds: float, every_ms: float) -> Iterator[Figure]:
     remark = f"{readings / spell.seconds:.0f}/s, {_checked(site)}, CPU: {cpu}"
     yield Figure("gateway.readings_per_cpu_s", readings / spell.cpu[0], "1/s", remark)
     grown = f"{began_mb:.1f} MB {spell.seconds:.0f} s before; Modbus and uplink only"
-    yield Figure("gateway.rss", ended_mb, "MB", f"under that load, {grown}")
+    yield Figure("gateway.rss_modbus", ended_mb, "MB", f"under that load, {grown}")
 
 
 def asked(running: Rig, *, seconds: float) -> Iterator[Figure]:

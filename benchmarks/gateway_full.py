@@ -1,6 +1,6 @@
-"""gateway.rss_full: one daemon with everything switched on, under load: Modbus, Bluetooth, MQTT, uplink, its own page.
+"""gateway.rss: one daemon with everything switched on, under load: Modbus, Bluetooth, MQTT, uplink, its own page.
 
-The devices are those of `gateway.rss`; beside them ten Bluetooth probes and ten MQTT sensors send once a second, and
+The devices are those of `gateway.rss_modbus`; beside them ten Bluetooth probes and ten MQTT sensors send once a second, and
 somebody signed in looks at the page as its script does, every two seconds.
 """
 
@@ -47,7 +47,7 @@ def full(running: Rig, *, seconds: float, every_ms: float) -> Iterator[Figure]:
         raise ValueError(f"{box.id}: {found.wrong} values wrong, {found.doubled} reads doubled, {found.lost} lost")
     sensors = f"{EACH} devices × 100 registers at {every_ms:.0f} ms, {EACH} BLE, {EACH} MQTT, page looked at"
     cpu = f"CPU {spell.cpu[0] / spell.seconds:.0%}, {found.readings} readings, those of Modbus checked, 0 lost"
-    yield Figure("gateway.rss_full", ended_mb, "MB", f"{sensors}; {began_mb:.1f} MB {seconds:.0f} s before; {cpu}")
+    yield Figure("gateway.rss", ended_mb, "MB", f"{sensors}; {began_mb:.1f} MB {seconds:.0f} s before; {cpu}")
 
 
 def _devices(every_ms: float) -> Sequence[Device]:

@@ -25,8 +25,8 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
+from gateway.buffer import salvage as replacement
 from gateway.buffer.buffer import LaneView, SealedBatch
-from gateway.buffer.salvage import salvage
 from gateway.buffer.tables import PAGE_BYTES, SCHEMA_VERSION, TABLES
 from gateway.buffer.tail import Position
 from gateway.errors import Misconfigured
@@ -111,19 +111,21 @@ class Sealed:
 
         Only damage is dealt with so: a full disk, a lock or a missing right says nothing about the file.
         """
+        replacement.finish(path, now_ms)
         try:
+            if replacement.suspected(path):
+                raise sqlite3.DatabaseError("found damaged while it ran")
             if path.exists() and not path.stat().st_size and not path.with_name(path.name + "-wal").exists():
                 raise sqlite3.DatabaseError("the file is empty")
             return cls._checked(path, now_ms=now_ms)
         except DAMAGE as error:
             _raise_unless_damage(error)
-        aside = _set_aside(path, now_ms)
-        salvage(aside, path)
+        aside = replacement.replace(path, now_ms)
         try:
             return cls._checked(path, now_ms=now_ms, damage=aside.name)
         except DAMAGE as error:
             _raise_unless_damage(error)
-        _set_aside(path, now_ms + 1)  # what was salvaged can't be used either
+        replacement.set_aside(path, now_ms + 1)  # what was salvaged can't be used either
         return cls._checked(path, now_ms=now_ms, damage=aside.name)
 
     @classmethod
@@ -429,16 +431,13 @@ def _batch(row: tuple[int, int, int, int, int, int, int, int, int, int, int, byt
     )
 
 
+def damaged(error: sqlite3.Error) -> bool:
+    """Whether it says that the file itself is broken."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
 def _raise_unless_damage(error: Exception) -> None:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
     if code not in {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
         raise error
-
-
-def _set_aside(path: Path, now_ms: int) -> Path:
-    aside = path.with_name(f"{path.name}.damaged-{now_ms}")
-    for suffix in ("", "-wal", "-shm"):
-        part = path.with_name(path.name + suffix)
-        if part.exists():
-            part.rename(aside.with_name(aside.name + suffix))
-    return aside

@@ -60,10 +60,11 @@ class Tail:
         self._paths = (folder / "tail-0.log", folder / "tail-1.log")
         self._fds = [os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) for path in self._paths]
         self._allocated = [os.fstat(fd).st_size for fd in self._fds]
+        self._unsynced = [False, False]
         self._end = Position(0, 0)
         self._compressor = zstandard.ZstdCompressor(level=1, write_content_size=True, write_checksum=False)
         self.written_bytes = 0
-        _sync_folder(folder)
+        sync_folder(folder)
 
     @property
     def end(self) -> Position:
@@ -74,9 +75,15 @@ class Tail:
     def bytes_on_disk(self) -> int:
         return sum(self._allocated)
 
-    def start(self, position: Position) -> None:
-        """Go on writing at `position` (after `scan`)."""
-        self._end = position
+    def start(self, position: Position) -> Position:
+        """Go on writing at `position` (after `scan`), or in a generation nobody used yet; returns where.
+
+        Newer records than those a store knows of are there when the store was lost or fell back: going on below their
+        numbers would one day reach them, and take them for records of its own.
+        """
+        newest = max(_newest(_read_all(fd)) for fd in self._fds)
+        self._end = position if newest <= position.generation else Position(newest + 1, 0)
+        return self._end
 
     def append(self, payload: bytes, schema: int) -> Position:
         """Write one record; returns the position after it. Raises OSError, after which nothing was appended."""
@@ -90,6 +97,7 @@ class Tail:
         crc = zlib.crc32(payload, zlib.crc32(head))
         record = b"".join((head, crc.to_bytes(4, "little"), payload, bytes(-len(payload) % 8)))
         self._reserve(generation & 1, offset + len(record))
+        self._unsynced[generation & 1] = True
         _write_all(self._fds[generation & 1], record, offset)
         self.written_bytes += len(record)
         self._end = Position(generation, offset + len(record))
@@ -103,12 +111,15 @@ class Tail:
         return self._end
 
     def sync(self) -> None:
-        """Fdatasync the file being written; once it returns, all records so far survive a power cut."""
-        os.fdatasync(self._fds[self._end.generation & 1])
+        """Fdatasync what was written; once it returns, all records so far survive a power cut.
 
-    def sync_all(self) -> None:
-        for fd in self._fds:
-            os.fdatasync(fd)
+        Both files, where both were written: the sealing that lets a generation end may still fail. After an error
+        nothing written before can be made durable here any more: the kernel may have let go of it.
+        """
+        for index, fd in enumerate(self._fds):
+            if self._unsynced[index]:
+                self._unsynced[index] = False  # before: what is written meanwhile is for the next time
+                os.fdatasync(fd)
 
     def scan(self, sealed: Position) -> Iterator[Record]:
         """Every whole record from `sealed` on, in order; afterwards call `start` with the last `end`, or `sealed`."""
@@ -163,6 +174,18 @@ def _parse(data: bytes, offset: int, generation: int) -> Record | None:
     return Record(Position(generation, offset), end, schema, payload, hole=False)
 
 
+def _newest(data: bytes) -> int:
+    """The highest generation of any whole record, 0 if there is none."""
+    newest, offset, needle = 0, 0, MAGIC.to_bytes(2, "little")
+    while (offset := data.find(needle, offset)) >= 0:
+        if offset % 8 == 0 and offset + HEADER.size <= len(data):
+            generation = HEADER.unpack_from(data, offset)[3]
+            if generation > newest and _parse(data, offset, generation):
+                newest = generation
+        offset += 1
+    return newest
+
+
 def _next_whole(data: bytes, offset: int, generation: int) -> int | None:
     """Offset of the next record of this generation that is whole: only then was the damage not simply the end."""
     needle = MAGIC.to_bytes(2, "little")
@@ -185,7 +208,8 @@ def _write_all(fd: int, data: bytes, offset: int) -> None:
         view, offset = view[written:], offset + written
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """What was created, renamed and removed in it survives a power cut."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)

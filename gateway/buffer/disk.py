@@ -31,7 +31,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import structlog
 
-from gateway.buffer import layout, ledger, pressure, sealing
+from gateway.buffer import layout, ledger, pressure, sealing, witness
 from gateway.buffer.buffer import Completeness, LaneView, Opening, SealedBatch, Usage
 from gateway.buffer.declaring import declare, learn
 from gateway.buffer.ledger import Instant
@@ -165,10 +165,10 @@ class DiskBuffer:
         now_ms = self._clock.wall_ms()
         with contextlib.suppress(PermissionError):
             sync_folder(self._folder.parent)  # the folder's own name
-        missing = (self._folder / "tail-0.log").exists() and not (self._folder / "sealed.db").exists()
         self._store = Sealed.open(self._folder / "sealed.db", now_ms=now_ms)
         self._tail = Tail(self._folder)
-        unclean = not self._store.clean or self._store.damage is not None
+        numbered, behind = witness.catch_up(self._store, self._tail, folder=self._folder, now_ms=now_ms)
+        unclean = not self._store.clean or self._store.damage is not None or bool(behind)
         opens, boot = self._store.open_run(self._clock.boot_id())
         run_id = secrets.token_bytes(16)
         boot_id = self._clock.boot_id()
@@ -176,12 +176,13 @@ class DiskBuffer:
         self._urgent.start(opens)
         found = recover(self._store, self._tail, now_ms=now_ms)
         self._sealed_position = found.end
-        if missing and not self._store.damage:
-            found.notes.append("sealed.db was missing; a new one was begun")
+        if behind and not (self._store.damage and not numbered):  # else it was said already
+            found.notes.append(behind)
         for note in found.notes:
             log.error("buffer.damaged", note=note)
         previous = self._store.schemas()
-        current, ids, fresh = declare(shapes, previous[-1] if previous else None, self.opening.epoch)
+        latest = previous[-1] if previous else None
+        current, ids, fresh = declare(shapes, latest, self.opening.epoch, above=numbered)
         here = (boot, self._clock.mono_ms())
         self._use(current)
         self._learnt = {g.id for g, plain in zip(current.body.groups, current.shape.groups, strict=True) if g != plain}
@@ -190,6 +191,8 @@ class DiskBuffer:
             self._restart = dict(found.last)
             gone = dict.fromkeys(set(self._restart) - set(ids), here)
         gaps = [ledger.restart_gap(group, self._restart.pop(group), here) for group in gone]
+        if found.undeclared or numbered > (latest.body.schema if latest else 0):
+            gaps.append(ledger.hole_gap(0, min(found.last.values(), default=(0, 0)), here))
         self._read_since = dict.fromkeys(ids, here)
         self._commit_declared(
             Taken(here, gaps, integrity_events(here[1], found.notes)),
@@ -199,6 +202,8 @@ class DiskBuffer:
             tail=found.end if found.end != self._store.sealed_position() else None,
             now_ms=now_ms,
         )
+        with contextlib.suppress(OSError):
+            self._tail.append(self._mark().pack(), witness.SCHEMA)
         return ids
 
     def _commit_declared(
@@ -451,6 +456,7 @@ class DiskBuffer:
             self._bytes_per_reading = max(0.2, size / max(1, snapshot.readings))
             self._written_sealed += 2 * size  # once to the log, once to its page
             self._news.set()
+            await self._witness()
         await self._mark_synced(snapshot.ticket)
 
     async def _snapshot(self) -> _Snapshot:
@@ -530,6 +536,22 @@ class DiskBuffer:
                 raise
             self._urgent.settle(taken)
             self._news.set()
+            if taken.gaps or taken.events:
+                await self._witness()
+
+    async def _witness(self) -> None:
+        """Let the tail remember what the store has committed; under the seal lock."""
+        async with self._flush_lock:
+            with contextlib.suppress(OSError):
+                await self._in("tail", self._tail.append, self._mark().pack(), witness.SCHEMA)
+
+    def _mark(self) -> witness.Mark:
+        here, lanes = self.opening, self._store.lanes
+        return witness.Mark(
+            *(here.epoch, here.opens, here.boot, self._declared.body.schema),
+            *(lanes[pb.URGENT].next_seq, lanes[pb.TELEMETRY].next_seq),
+            *(self._urgent.sealed_through, *self._sealed_position, here.boot_id),
+        )
 
     def _commit_urgent(self, taken: Taken, removing: Sealing | None = None) -> None:
         batches = taken.batch(self._codebook, seq=self._store.lanes[pb.URGENT].next_seq)

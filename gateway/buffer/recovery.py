@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gateway.buffer import layout, ledger, sealing
+from gateway.buffer import layout, ledger, sealing, witness
 from gateway.buffer.buffer import SealedBatch
 from gateway.buffer.ledger import Instant
 from gateway.buffer.sealed import Declared, Sealed, Sealing
@@ -30,6 +30,8 @@ class Recovered:
     end: Position
     notes: list[str] = field(default_factory=list)
     rows: int = 0
+    undeclared: bool = False
+    """Records were found whose declaration the store does not have: of which groups their rows were, nobody knows."""
 
 
 @dataclass(slots=True)
@@ -90,11 +92,14 @@ class _Reading:
         self._holed = dict(self._found.last)
 
     def _take(self, record: Record) -> bool:
+        if record.schema == witness.SCHEMA:
+            return True
         if record.schema == layout.GAPS_SCHEMA:
             return bool(self._declared) and self._take_gaps(layout.unpack_gaps(record.payload))
         declared = self._declared.get(record.schema)
         if declared is None:
             self._hole()
+            self._found.undeclared = True
             return False
         boot, gaps, pairs = layout.unpack(record.payload, layout.structs_of(declared.shape))
         self._take_gaps(gaps)

@@ -17,6 +17,7 @@ from pathlib import Path
 from gateway.buffer.tables import PAGE_BYTES, SCHEMA_VERSION, TABLES
 from gateway.buffer.tail import sync_folder
 
+MAX_PROBED = 1_000_000
 PARTS = ("", "-wal", "-shm", "-journal")  # the file first: SQLite does away with a log whose file is new
 
 
@@ -108,10 +109,10 @@ def _copy_table(source: sqlite3.Connection, copy: sqlite3.Connection, table: str
 
 def _copy_batches(source: sqlite3.Connection, copy: sqlite3.Connection, lane: int, next_seq: int) -> None:
     try:
-        (first,) = source.execute("SELECT min(seq) FROM batch WHERE lane = ?", (lane,)).fetchone()
+        seqs = [seq for (seq,) in source.execute("SELECT seq FROM batch WHERE lane = ? ORDER BY seq", (lane,))]
     except sqlite3.Error:
-        first = 1
-    for seq in range(first or next_seq, next_seq):
+        seqs = list(range(max(1, next_seq - MAX_PROBED), next_seq))  # one by one, whichever can be found
+    for seq in seqs:
         with contextlib.suppress(sqlite3.Error):
             row = source.execute("SELECT * FROM batch WHERE lane = ? AND seq = ?", (lane, seq)).fetchone()
             if row:

@@ -31,11 +31,13 @@ from typing import NamedTuple
 import zstandard
 
 MAGIC = 0xC0B1
+MAGIC_BYTES = MAGIC.to_bytes(2, "little")
 FLAG_ZSTD = 1
 HEADER = struct.Struct("<HHIQII")
 PREALLOCATE_BYTES = 256 * 1024
 MAX_RECORD_BYTES = 32 << 20
 COMPRESS_FROM_BYTES = 256
+BLOCK_BYTES = 4096
 
 
 class Position(NamedTuple):
@@ -81,7 +83,7 @@ class Tail:
         Newer records than those a store knows of are there when the store was lost or fell back: going on below their
         numbers would one day reach them, and take them for records of its own.
         """
-        newest = max(_newest(_read_all(fd)) for fd in self._fds)
+        newest = max((record.position.generation for record in self.everything()), default=0)
         self._end = position if newest <= position.generation else Position(newest + 1, 0)
         return self._end
 
@@ -127,11 +129,21 @@ class Tail:
             offset = sealed.offset if generation == sealed.generation else 0
             yield from self._scan_file(generation, offset)
 
+    def everything(self) -> Iterator[Record]:
+        """Every whole record of both files, whatever its generation."""
+        for fd in self._fds:
+            data, offset = _read_all(fd), 0
+            while (offset := data.find(MAGIC_BYTES, offset)) >= 0:
+                record = _parse(data, offset) if offset % 8 == 0 and offset + HEADER.size <= len(data) else None
+                if record is not None:
+                    yield record
+                offset = record.end.offset if record is not None else offset + 1
+
     def set_aside(self, suffix: str) -> Path:
         """Copy both files beside themselves under a name that says why; returns the folder-relative first name."""
-        for path in self._paths:
+        for path, fd in zip(self._paths, self._fds, strict=True):
             copy = path.with_name(f"{path.name}.{suffix}")
-            copy.write_bytes(path.read_bytes())
+            copy.write_bytes(_read_all(fd))
         return self._paths[0].with_name(f"{self._paths[0].name}.{suffix}")
 
     def close(self) -> None:
@@ -160,9 +172,11 @@ class Tail:
         self._allocated[index] = step
 
 
-def _parse(data: bytes, offset: int, generation: int) -> Record | None:
+def _parse(data: bytes, offset: int, generation: int | None = None) -> Record | None:
+    """The whole record there, if there is one of this generation, or of any."""
     magic, flags, length, found, schema, crc = HEADER.unpack_from(data, offset)
     start = offset + HEADER.size
+    generation = found if generation is None else generation
     if magic != MAGIC or found != generation or length > MAX_RECORD_BYTES or start + length > len(data):
         return None
     payload = data[start : start + length]
@@ -174,22 +188,9 @@ def _parse(data: bytes, offset: int, generation: int) -> Record | None:
     return Record(Position(generation, offset), end, schema, payload, hole=False)
 
 
-def _newest(data: bytes) -> int:
-    """The highest generation of any whole record, 0 if there is none."""
-    newest, offset, needle = 0, 0, MAGIC.to_bytes(2, "little")
-    while (offset := data.find(needle, offset)) >= 0:
-        if offset % 8 == 0 and offset + HEADER.size <= len(data):
-            generation = HEADER.unpack_from(data, offset)[3]
-            if generation > newest and _parse(data, offset, generation):
-                newest = generation
-        offset += 1
-    return newest
-
-
 def _next_whole(data: bytes, offset: int, generation: int) -> int | None:
     """Offset of the next record of this generation that is whole: only then was the damage not simply the end."""
-    needle = MAGIC.to_bytes(2, "little")
-    while (offset := data.find(needle, offset)) >= 0:
+    while (offset := data.find(MAGIC_BYTES, offset)) >= 0:
         if offset % 8 == 0 and offset + HEADER.size <= len(data) and _parse(data, offset, generation):
             return offset
         offset += 1
@@ -197,8 +198,19 @@ def _next_whole(data: bytes, offset: int, generation: int) -> int | None:
 
 
 def _read_all(fd: int) -> bytes:
+    """The whole file; blocks the disk can't read any more are zeros, which the scan takes for a hole."""
     size = os.fstat(fd).st_size
-    return os.pread(fd, size, 0) if size else b""
+    try:
+        return os.pread(fd, size, 0) if size else b""
+    except OSError:
+        return b"".join(_read_block(fd, at) for at in range(0, size, BLOCK_BYTES))[:size]
+
+
+def _read_block(fd: int, at: int) -> bytes:
+    try:
+        return os.pread(fd, BLOCK_BYTES, at).ljust(BLOCK_BYTES, b"\0")
+    except OSError:
+        return bytes(BLOCK_BYTES)
 
 
 def _write_all(fd: int, data: bytes, offset: int) -> None:

@@ -100,14 +100,15 @@ class Lab:
         return judge([*lives, said], last, power_cut=False, damage=False), note.read_text()
 
     def damage(self, case: str, rng: random.Random) -> tuple[Verdict, str]:
-        """SCRIPT-N: bytes change at rest."""
-        lives = [self._life(0, script=case, boot=1, kill=(rng.randint(40, 250), "after"))]
+        """SCRIPT-N: bytes change at rest, after a clean stop or a kill between two acts."""
+        lives = [self._life(0, script=case, boot=1, acts=rng.randint(4, ACTS), close=rng.random() < 0.3)]
         what = damaging.damage(self.root / "buffer", rng)
         for attempt in (1, 2, 3):  # what the daemon meets later makes it start again
             try:
                 last, said = self._last(attempt, boot=1)
                 break
             except CaseError as error:
+                lives.append(_said(self.root / f"{attempt}.said"))
                 if attempt == 3:
                     raise CaseError(f"{what}: {error}") from error
         return judge([*lives, said], last, power_cut=False, damage=True), what
@@ -115,13 +116,24 @@ class Lab:
     # --- lives ---------------------------------------------------------------------------------------
 
     def _life(
-        self, number: int, *, script: str, boot: int, acts: int = ACTS, kill: tuple[int, str] | None = None
+        self,
+        number: int,
+        *,
+        script: str,
+        boot: int,
+        acts: int = ACTS,
+        kill: tuple[int, str] | None = None,
+        close: bool = False,
     ) -> list[Any]:
         async def live(life: Life) -> None:
             if kill is not None:
                 self._shim.kill(*kill)
             await life.live(acts)
             (self._folder / "counted").write_text(str(self._shim.counted))
+            if close:
+                await life.close()
+            else:
+                os._exit(KILLED)
 
         return self._child(number, boot=boot, do=live, script=script)
 
@@ -150,8 +162,7 @@ class Lab:
         code = os.waitstatus_to_exitcode(status)
         if code not in {0, KILLED}:
             raise CaseError((self._folder / "error").read_text() if code == 1 else f"exit {code}")
-        lines = told.read_bytes().splitlines() if told.exists() else []
-        return [json.loads(line) for line in lines]
+        return _said(told)
 
     def _be(
         self, told: Path, clock: TurnedClock, number: int, do: Callable[[Life], Awaitable[None]], script: str
@@ -165,6 +176,10 @@ class Lab:
             (self._folder / "error").write_text(traceback.format_exc())
             return 1
         return 0
+
+
+def _said(told: Path) -> list[Any]:
+    return [json.loads(line) for line in told.read_bytes().splitlines()] if told.exists() else []
 
 
 class CaseError(Exception):

@@ -124,17 +124,22 @@ def _balance(books: _Books, held: dict[Any, Any], last: dict[str, Any], promised
     if not damage:
         verdict.lost += [-event for event in books.durable_events - events.keys()]
     new_epoch = damage and bool(notes)
+    known = {(lane, seq) for epoch, lane, seq in books.seen.keys() | held.keys() | told if epoch == last["epoch"]}
+    asked_for = {(lane, seq) for lane, end in last["next_seq"].items() for seq in range(1, end)} if damage else set()
+    vanished = asked_for - known  # sealed, seen by nobody, and gone: the server's accounting finds them
     for n, (epoch, group, boot, mono) in books.rows.items():
         if n in delivered or n in by_number or (new_epoch and epoch != last["epoch"]):
             continue
         covering = [gap for gap in gaps if _covers(gap, epoch, group, (boot, mono))]
         if n in promised and not any(gap[-2] == pb.GAP_DROPPED for gap in covering):
             verdict.lost.append(n)
-        elif covering:
+        elif covering or vanished:
             verdict.recorded += 1
         else:
             verdict.unrecorded.append([n, group, boot, mono])
     for epoch, group, boot, mono in books.lost:
+        if vanished:
+            break
         if not any(_covers(gap, epoch, group, (boot, mono)) for gap in gaps) and not (
             new_epoch and epoch != last["epoch"]
         ):

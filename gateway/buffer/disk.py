@@ -548,9 +548,16 @@ class DiskBuffer:
     def _mark(self) -> witness.Mark:
         here, lanes = self.opening, self._store.lanes
         return witness.Mark(
-            *(here.epoch, here.opens, here.boot, self._declared.body.schema),
-            *(lanes[pb.URGENT].next_seq, lanes[pb.TELEMETRY].next_seq),
-            *(self._urgent.sealed_through, *self._sealed_position, here.boot_id),
+            epoch=here.epoch,
+            opens=here.opens,
+            boot=here.boot,
+            schema=self._declared.body.schema,
+            urgent_next=lanes[pb.URGENT].next_seq,
+            telemetry_next=lanes[pb.TELEMETRY].next_seq,
+            gaps_through=self._urgent.sealed_through,
+            generation=self._sealed_position.generation,
+            offset=self._sealed_position.offset,
+            boot_id=here.boot_id,
         )
 
     def _commit_urgent(self, taken: Taken, removing: Sealing | None = None) -> None:

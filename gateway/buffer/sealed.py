@@ -211,7 +211,7 @@ class Sealed:
     def catch_up(
         self, next_seqs: Mapping[int, int], *, tail: Position, opens: int, boot: tuple[int, bytes], gaps_through: int
     ) -> int:
-        """Skip the numbers of what this store once held and does not know any more; returns how many batches that is."""
+        """Skip the numbers of what this store once held and knows no more; returns how many batches that is."""
         lost = {lane: seq - self.lanes[lane].next_seq for lane, seq in next_seqs.items()}
         with self.transaction() as run:
             for lane, seq in next_seqs.items():

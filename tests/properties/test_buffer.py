@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from gateway.buffer.sealed import Sealed
+from tests.effort import tries
 from tests.faults.storage.life import Life, abandon
 from tests.faults.storage.verdict import judge
 from tests.gateway.buffer.boxes import TurnedClock
@@ -156,7 +157,7 @@ class BufferMachine(RuleBasedStateMachine):
 def test_every_row_is_once_in_a_batch_or_in_a_gap_record(monkeypatch: pytest.MonkeyPatch) -> None:
     Disk(monkeypatch)
     bounds = settings(
-        max_examples=40,
+        max_examples=tries(40),
         stateful_step_count=25,
         deadline=None,
         suppress_health_check=list(HealthCheck),

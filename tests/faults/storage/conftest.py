@@ -10,30 +10,18 @@ from typing import Any
 
 import pytest
 
+from tests.effort import tries
+from tests.faults.conftest import COLUMNS
 from tests.faults.storage import shim
 
 Laboratory = Callable[[str, Sequence[str]], list[dict[str, Any]]]
-COLUMNS = ("tries", "lost", "doubled", "unrecorded", "invented", "changed", "crashed")
 REPOSITORY = Path(__file__).parents[3]
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The table of all cases that were run."""
-    reports = [report for found in terminalreporter.stats.values() for report in found]
-    rows = [row for report in reports for key, row in getattr(report, "user_properties", ()) if key == "faults"]
-    if not rows:
-        return
-    terminalreporter.section("the buffer's files under faults")
-    terminalreporter.write_line(f"{'fault':<28}" + "".join(f"{name:>12}" for name in COLUMNS) + "  seeds")
-    for row in rows:
-        counts = "".join(f"{row[name]:>12}" for name in COLUMNS)
-        terminalreporter.write_line(f"{row['fault']:<28}{counts}  {row['seeds']}")
 
 
 @pytest.fixture(scope="session")
 def long() -> bool:
     """Every case there is, not a share of them."""
-    return os.environ.get("COMBOIO_FAULTS") == "long"
+    return tries(1) > 1
 
 
 @pytest.fixture(scope="session")
@@ -53,9 +41,10 @@ def laboratory(library: Path, tmp_path: Path, long: bool, request: pytest.Fixtur
     """
 
     def run(kind: str, cases: Sequence[str]) -> list[dict[str, Any]]:
-        if kind != "count" and (only := os.environ.get("COMBOIO_SEED")):
+        only = os.environ.get("COMBOIO_SEED", "")
+        if kind != "count" and only and only.count("-") == cases[0].count("-"):
             cases = [only]
-        shares = (os.cpu_count() or 1) if long else 1
+        shares = (os.cpu_count() or 1) if long and "PYTEST_XDIST_WORKER" not in os.environ else 1
         labs = [_start(library, tmp_path / f"lab-{n}", kind, cases[n::shares]) for n in range(shares)]
         results = [json.loads(line) for lab in labs for line in lab.communicate()[0].splitlines()]
         assert [lab.returncode for lab in labs] == [0] * shares

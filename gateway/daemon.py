@@ -342,6 +342,8 @@ def _ended_parts(running: Sequence[asyncio.Task[None]]) -> list[str]:
 
 
 def _standing(buffer: DiskBuffer) -> Iterator[str]:
+    if why := buffer.damaged():
+        yield f"the buffer's store is damaged ({why}); the next start sets it aside and keeps what is readable"
     still_s = buffer.standstill_ms() / 1000
     if still_s >= STANDSTILL_S:
         yield f"the buffer has waited {still_s:.0f} s for the disk"

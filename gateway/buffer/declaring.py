@@ -16,15 +16,17 @@ from protos.comboio.v1 import batch_pb2 as pb
 LEARN_FROM_ROWS = 10
 
 
-def declare(shapes: Sequence[GroupShape], previous: Declared | None, epoch: int) -> tuple[Declared, list[int], bool]:
-    """(declaration, group id per shape, whether it is new)."""
+def declare(
+    shapes: Sequence[GroupShape], previous: Declared | None, epoch: int, *, above: int = 0
+) -> tuple[Declared, list[int], bool]:
+    """(declaration, group id per shape, whether it is new). Numbers up to `above` were given to others."""
     declared = Declared(pb.Declare(epoch=epoch), pb.Declare(epoch=epoch))
     if previous is not None:
         declared.body.CopyFrom(previous.body)
         declared.shape.CopyFrom(previous.shape)
     taken: set[int] = set()
     ids: list[int] = []
-    fresh = previous is None
+    fresh = previous is None or previous.body.schema < above
     for shape in shapes:
         group = _find(declared.shape, shape, taken)
         if group is None:
@@ -33,7 +35,7 @@ def declare(shapes: Sequence[GroupShape], previous: Declared | None, epoch: int)
         taken.add(group)
         ids.append(group)
     if fresh:
-        number = (previous.body.schema if previous else 0) + 1
+        number = max(previous.body.schema if previous else 0, above) + 1
         declared.body.schema = declared.shape.schema = number
     return declared, ids, fresh
 

@@ -7,8 +7,8 @@ Invariants (each has a test with its name)
    killed after it, the position is past them.
 2. completeness_never_passes_an_unrecorded_gap: gap records pending when `complete_to` is taken are sealed in the same
    transaction, before the telemetry batch that says it.
-   A gap record not yet sealed is in the tail before any row that came after it, so that a kill between the two finds
-   it there: no_row_is_kept_without_the_gap_before_it.
+   A gap record not yet sealed is in the tail, in one record with the first row that came after it, so that a kill or a
+   power cut between the two finds it there: no_row_is_kept_without_the_gap_before_it.
 3. an_unsealed_row_survives_a_kill_after_250_ms: rows are handed to write() every FLUSH_EVERY_S.
 4. a_full_disk_stops_no_driver: append never fails; beyond the memory limit the oldest rows go and a gap says so.
 
@@ -19,6 +19,7 @@ commit or sync never delays the next flush.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import secrets
 import sqlite3
@@ -30,15 +31,17 @@ from typing import Any, ParamSpec, TypeVar
 
 import structlog
 
-from gateway.buffer import layout, ledger, pressure, sealing
+from gateway.buffer import layout, ledger, pressure, sealing, witness
 from gateway.buffer.buffer import Completeness, LaneView, Opening, SealedBatch, Usage
 from gateway.buffer.declaring import declare, learn
 from gateway.buffer.ledger import Instant
 from gateway.buffer.recovery import newest, recover
-from gateway.buffer.sealed import LANES, Declared, Sealed, Sealing
-from gateway.buffer.tail import Position, Tail
+from gateway.buffer.salvage import suspect
+from gateway.buffer.sealed import LANES, Declared, Sealed, Sealing, damaged
+from gateway.buffer.tail import Position, Tail, sync_folder
 from gateway.buffer.urgent import EventReceipt, Taken, UrgentLane, gap_event, integrity_events
 from gateway.clock import Clock
+from gateway.errors import Rejected
 from gateway.reading import GroupShape, Lost, Row
 from protos.columns import BodyError
 from protos.comboio.v1 import batch_pb2 as pb
@@ -76,16 +79,20 @@ def whole(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[
 
 
 class RowReceipt:
-    """Rows up to a ticket; durable once a sync or a commit covered it."""
+    """Rows up to a ticket; durable once a sync or a commit covered it, unless this one went for want of space."""
 
-    __slots__ = ("_buffer", "_ticket")
+    __slots__ = ("_buffer", "_group", "_mono_ms", "_ticket")
 
-    def __init__(self, buffer: DiskBuffer, ticket: int) -> None:
+    def __init__(self, buffer: DiskBuffer, ticket: int, group: int, mono_ms: int) -> None:
         self._buffer = buffer
         self._ticket = ticket
+        self._group = group
+        self._mono_ms = mono_ms
 
     async def durable(self) -> None:
         await self._buffer.synced(self._ticket)
+        if self._buffer.dropped(self._group, self._mono_ms):
+            raise Rejected("the row was dropped: neither disk nor memory had space; a gap says so")
 
 
 @dataclass(slots=True)
@@ -130,7 +137,8 @@ class DiskBuffer:
         self._urgent = UrgentLane()
         self._restart: dict[int, Instant] = {}
         self._read_since: dict[int, Instant] = {}
-        self._ticket = self._written_ticket = self._synced_ticket = 0
+        self._dropped: dict[int, Ranges] = {}
+        self._ticket = self._written_ticket = self._synced_ticket = self._distrusted_ticket = 0
         self._bytes_per_reading = BYTES_PER_READING
         self._written_sealed = 0
         self._sealed_position = Position(0, 0)
@@ -155,9 +163,12 @@ class DiskBuffer:
 
     def _open(self, shapes: Sequence[GroupShape]) -> list[int]:
         now_ms = self._clock.wall_ms()
+        with contextlib.suppress(PermissionError):
+            sync_folder(self._folder.parent)  # the folder's own name
         self._store = Sealed.open(self._folder / "sealed.db", now_ms=now_ms)
         self._tail = Tail(self._folder)
-        unclean = not self._store.clean or self._store.damage is not None
+        numbered, behind = witness.catch_up(self._store, self._tail, folder=self._folder, now_ms=now_ms)
+        unclean = not self._store.clean or self._store.damage is not None or bool(behind)
         opens, boot = self._store.open_run(self._clock.boot_id())
         run_id = secrets.token_bytes(16)
         boot_id = self._clock.boot_id()
@@ -165,10 +176,13 @@ class DiskBuffer:
         self._urgent.start(opens)
         found = recover(self._store, self._tail, now_ms=now_ms)
         self._sealed_position = found.end
+        if behind and not (self._store.damage and not numbered):  # else it was said already
+            found.notes.append(behind)
         for note in found.notes:
             log.error("buffer.damaged", note=note)
         previous = self._store.schemas()
-        current, ids, fresh = declare(shapes, previous[-1] if previous else None, self.opening.epoch)
+        latest = previous[-1] if previous else None
+        current, ids, fresh = declare(shapes, latest, self.opening.epoch, above=numbered)
         here = (boot, self._clock.mono_ms())
         self._use(current)
         self._learnt = {g.id for g, plain in zip(current.body.groups, current.shape.groups, strict=True) if g != plain}
@@ -177,22 +191,34 @@ class DiskBuffer:
             self._restart = dict(found.last)
             gone = dict.fromkeys(set(self._restart) - set(ids), here)
         gaps = [ledger.restart_gap(group, self._restart.pop(group), here) for group in gone]
+        if found.undeclared or numbered > (latest.body.schema if latest else 0):
+            gaps.append(ledger.hole_gap(0, min(found.last.values(), default=(0, 0)), here))
         self._read_since = dict.fromkeys(ids, here)
         self._commit_declared(
             Taken(here, gaps, integrity_events(here[1], found.notes)),
             current if fresh else None,
             last={group: here for group in ids if group not in found.last},
             retired=sorted(set(found.last) - set(ids)),
+            tail=found.end if found.end != self._store.sealed_position() else None,
             now_ms=now_ms,
         )
+        with contextlib.suppress(OSError):
+            self._tail.append(self._mark().pack(), witness.SCHEMA)
         return ids
 
     def _commit_declared(
-        self, taken: Taken, fresh: Declared | None, *, last: dict[int, Instant], retired: Sequence[int], now_ms: int
+        self,
+        taken: Taken,
+        fresh: Declared | None,
+        *,
+        last: dict[int, Instant],
+        retired: Sequence[int],
+        now_ms: int,
+        tail: Position | None = None,
     ) -> None:
         batches = taken.batch(self._codebook, seq=self._store.lanes[pb.URGENT].next_seq)
-        if batches or fresh or last or retired:
-            sealing_ = Sealing(batches=batches, declared=fresh, last_readings=last, retired=retired)
+        if batches or fresh or last or retired or tail:
+            sealing_ = Sealing(batches=batches, declared=fresh, last_readings=last, retired=retired, tail=tail)
             self._store.seal(sealing_, now_ms=now_ms)
 
     @whole
@@ -249,7 +275,7 @@ class DiskBuffer:
         self._unsealed_readings += len(row.values)
         if self._unsealed_readings > MAX_UNSEALED_READINGS:
             self._drop_oldest_rows()
-        return RowReceipt(self, self._ticket)
+        return RowReceipt(self, self._ticket, group, row.mono_ms)
 
     def lost(self, group: int, lost: Lost) -> None:
         self._urgent.gap(ledger.lost_gap(group, self.opening.boot, lost))
@@ -260,15 +286,22 @@ class DiskBuffer:
 
     def _drop_oldest_rows(self) -> None:
         """Memory's last resort: neither tail nor store can be written. Half of each group goes, with its gap."""
+        went: set[int] = set()
         for group, members in self._unsealed.items():
             gone, kept = members[: len(members) // 2], members[len(members) // 2 :]
             if gone:
+                went |= set(map(id, gone))
+                self._dropped.setdefault(group, Ranges()).add(gone[0].mono_ms, gone[-1].mono_ms)
                 lost = Lost(gone[0].mono_ms - 1, kept[0].mono_ms, len(gone), pb.GAP_DROPPED)
                 self._urgent.gap(ledger.lost_gap(group, self.opening.boot, lost))
                 self._unsealed_readings -= sum(len(row.values) for row in gone)
                 self._unsealed[group] = kept
-        self._unflushed.clear()
+        self._unflushed = [(group, row) for group, row in self._unflushed if id(row) not in went]
         log.error("rows.dropped", reason="neither tail nor store can be written")
+
+    def dropped(self, group: int, mono_ms: int) -> bool:
+        """Whether the row read then went for want of space."""
+        return group in self._dropped and mono_ms in self._dropped[group]
 
     # --- the loops -----------------------------------------------------------------------------------
 
@@ -321,7 +354,7 @@ class DiskBuffer:
 
     def wants_sealing(self) -> bool:
         """What waits has the size of a batch, whatever the interval."""
-        if self._unsealed_readings >= SEAL_AT_READINGS:
+        if self._unsealed_readings >= SEAL_AT_READINGS or self._synced_ticket < self._distrusted_ticket:
             return True
         if self._unsealed_readings * self._bytes_per_reading >= self._settings.seal_max_kb * 1024:
             return True
@@ -350,23 +383,23 @@ class DiskBuffer:
             if await self._write(rows):
                 self._written_ticket = ticket
             else:
-                self._unflushed[:0] = rows
+                self._unflushed[:0] = [(group, row) for group, row in rows if not self.dropped(group, row.mono_ms)]
             self._flushed_ms = self._clock.mono_ms()
 
     async def _write(self, rows: list[tuple[int, Row]]) -> bool:
         """Append one record, under the flush lock; False if the disk refused."""
         if not rows:
             return True
-        payload = layout.pack(self.opening.boot, rows, self._structs)
+        gaps = self._urgent.unlogged()
+        payload = layout.pack(self.opening.boot, rows, self._structs, gaps)
         try:
-            if gaps := self._urgent.unlogged():
-                await self._in("tail", self._tail.append, layout.pack_gaps(gaps), layout.GAPS_SCHEMA)
-                self._urgent.logged(gaps[-1][0])
             await self._in("tail", self._tail.append, payload, self._declared.body.schema)
         except OSError as error:
             log.error("tail.unwritable", error=str(error), rows=len(rows))
             self._refusals["tail"] = str(error)
             return False
+        if gaps:
+            self._urgent.logged(gaps[-1][0])
         self._refusals.pop("tail", None)
         return True
 
@@ -376,12 +409,17 @@ class DiskBuffer:
             await self._in("sync", self._tail.sync)
         except OSError as error:
             log.error("tail.unsyncable", error=str(error))
+            self._refusals["sync"] = str(error)
+            self._distrusted_ticket = self._ticket  # a later sync that succeeds says nothing of these: seal them
         else:
-            await self._mark_synced(ticket)
+            if self._synced_ticket >= self._distrusted_ticket:
+                await self._mark_synced(ticket)
 
     async def _mark_synced(self, ticket: int) -> None:
         async with self._sync_done:
             self._synced_ticket = max(self._synced_ticket, ticket)
+            if self._synced_ticket >= self._distrusted_ticket:
+                self._refusals.pop("sync", None)
             self._sync_done.notify_all()
 
     async def synced(self, ticket: int) -> None:
@@ -389,6 +427,9 @@ class DiskBuffer:
         while self._synced_ticket < ticket:
             await self.flush()
             await self._sync()
+            if self._synced_ticket < ticket:
+                with contextlib.suppress(OSError):
+                    await self.seal()
             if self._synced_ticket < ticket:
                 await asyncio.sleep(RETRY_S)
 
@@ -415,6 +456,7 @@ class DiskBuffer:
             self._bytes_per_reading = max(0.2, size / max(1, snapshot.readings))
             self._written_sealed += 2 * size  # once to the log, once to its page
             self._news.set()
+            await self._witness()
         await self._mark_synced(snapshot.ticket)
 
     async def _snapshot(self) -> _Snapshot:
@@ -494,6 +536,29 @@ class DiskBuffer:
                 raise
             self._urgent.settle(taken)
             self._news.set()
+            if taken.gaps or taken.events:
+                await self._witness()
+
+    async def _witness(self) -> None:
+        """Let the tail remember what the store has committed; under the seal lock."""
+        async with self._flush_lock:
+            with contextlib.suppress(OSError):
+                await self._in("tail", self._tail.append, self._mark().pack(), witness.SCHEMA)
+
+    def _mark(self) -> witness.Mark:
+        here, lanes = self.opening, self._store.lanes
+        return witness.Mark(
+            epoch=here.epoch,
+            opens=here.opens,
+            boot=here.boot,
+            schema=self._declared.body.schema,
+            urgent_next=lanes[pb.URGENT].next_seq,
+            telemetry_next=lanes[pb.TELEMETRY].next_seq,
+            gaps_through=self._urgent.sealed_through,
+            generation=self._sealed_position.generation,
+            offset=self._sealed_position.offset,
+            boot_id=here.boot_id,
+        )
 
     def _commit_urgent(self, taken: Taken, removing: Sealing | None = None) -> None:
         batches = taken.batch(self._codebook, seq=self._store.lanes[pb.URGENT].next_seq)
@@ -607,6 +672,10 @@ class DiskBuffer:
         """What the disk said when it last refused a write; empty once it takes them again."""
         return "; ".join(f"{part}: {said}" for part, said in self._refusals.items())
 
+    def damaged(self) -> str:
+        """What is wrong with the store's file, found while it runs, for the next start to set it aside; else empty."""
+        return self._refusals.get("damage", "")
+
     def unsealed(self) -> int:
         """Rows in no batch yet."""
         return sum(map(len, self._unsealed.values()))
@@ -643,6 +712,9 @@ class DiskBuffer:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads[thread], call, *args)
         except sqlite3.Error as error:
+            if thread == "store" and damaged(error):
+                self._refusals["damage"] = str(error)
+                suspect(self._folder / "sealed.db")
             raise OSError(f"{self._folder / 'sealed.db'}: {error}") from error
         finally:
             del self._owed[asked]

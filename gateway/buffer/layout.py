@@ -4,7 +4,9 @@ A record's payload: boot u32, then runs: group u16, rows u16, and per row mono_m
 one struct of the group (kind 0), or as MessagePack where the struct can't say it: exceptions, missing values,
 qualities, device times, integers of 64 bits unsigned (kind 1, with a u32 length before it).
 
-A record of schema 0 holds gap records: per gap its number u64, a length u32 and the Gap message.
+Before the rows may stand a run of group 0: the gap records that precede them, per gap its number u64, a length u32 and
+the Gap message. They share a record, and so its checksum, because a power cut may keep any part of what was not synced:
+no row is there without them. Earlier versions wrote them in a record of their own, of schema 0.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ _LENGTH = struct.Struct("<I")
 _GAP = struct.Struct("<QI")
 _PLAIN, _PACKED = 0, 1
 _MAX_RUN = 0xFFFF
+_GAPS_GROUP = 0  # groups begin at 1
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 
@@ -42,9 +45,16 @@ def values_struct(series: Iterable[tuple[int, bool]]) -> struct.Struct | None:
     return struct.Struct("<" + codes)
 
 
-def pack(boot: int, rows: Sequence[tuple[int, Row]], structs: dict[int, struct.Struct | None]) -> bytes:
-    """Payload of one record from (group, row) pairs in order."""
+def pack(
+    boot: int,
+    rows: Sequence[tuple[int, Row]],
+    structs: dict[int, struct.Struct | None],
+    gaps: Sequence[tuple[int, pb.Gap]] = (),
+) -> bytes:
+    """Payload of one record from (group, row) pairs in order, and the (number, gap) pairs before them."""
     parts = [_BOOT.pack(boot)]
+    if gaps:
+        parts += _RUN.pack(_GAPS_GROUP, len(gaps)), pack_gaps(gaps)
     for group, run in groupby(rows, key=itemgetter(0)):
         members = list(run)
         for start in range(0, len(members), _MAX_RUN):
@@ -67,14 +77,20 @@ def pack_row(parts: list[bytes], rows: Sequence[tuple[int, Row]], values: struct
         parts += _ROW.pack(row.mono_ms, _PACKED), _LENGTH.pack(len(body)), body
 
 
-def unpack(payload: bytes, structs: dict[int, struct.Struct | None]) -> tuple[int, Iterator[tuple[int, Row]]]:
-    """(boot, rows) of one record. The record's checksum has vouched for every length in it."""
+def unpack(
+    payload: bytes, structs: dict[int, struct.Struct | None]
+) -> tuple[int, list[tuple[int, pb.Gap]], Iterator[tuple[int, Row]]]:
+    """(boot, gaps, rows) of one record. The record's checksum has vouched for every length in it."""
     (boot,) = _BOOT.unpack_from(payload)
-    return boot, _rows(payload, structs)
+    at, gaps = _BOOT.size, list[tuple[int, pb.Gap]]()
+    if at < len(payload):
+        group, count = _RUN.unpack_from(payload, at)
+        if group == _GAPS_GROUP:
+            gaps, at = _gaps(payload, at + _RUN.size, count)
+    return boot, gaps, _rows(payload, at, structs)
 
 
-def _rows(payload: bytes, structs: dict[int, struct.Struct | None]) -> Iterator[tuple[int, Row]]:
-    at = _BOOT.size
+def _rows(payload: bytes, at: int, structs: dict[int, struct.Struct | None]) -> Iterator[tuple[int, Row]]:
     while at < len(payload):
         group, count = _RUN.unpack_from(payload, at)
         at += _RUN.size
@@ -102,14 +118,20 @@ def pack_gaps(gaps: Iterable[tuple[int, pb.Gap]]) -> bytes:
     return b"".join(parts)
 
 
-def unpack_gaps(payload: bytes) -> Iterator[tuple[int, pb.Gap]]:
-    """(number, gap) pairs of one record."""
-    at = 0
-    while at < len(payload):
+def unpack_gaps(payload: bytes) -> list[tuple[int, pb.Gap]]:
+    """(number, gap) pairs of a record of schema 0."""
+    return _gaps(payload, 0, None)[0]
+
+
+def _gaps(payload: bytes, at: int, count: int | None) -> tuple[list[tuple[int, pb.Gap]], int]:
+    """So many pairs, or all there are, and where they end."""
+    gaps: list[tuple[int, pb.Gap]] = []
+    while at < len(payload) and (count is None or len(gaps) < count):
         number, length = _GAP.unpack_from(payload, at)
         at += _GAP.size
-        yield number, pb.Gap.FromString(payload[at : at + length])
+        gaps.append((number, pb.Gap.FromString(payload[at : at + length])))
         at += length
+    return gaps, at
 
 
 def structs_of(shape: pb.Declare) -> dict[int, struct.Struct | None]:

@@ -52,10 +52,10 @@ def batches_gap(lane: int, batches: Iterable[tuple[int, int]], reason: pb.GapRea
     return gap
 
 
-def hole_gap(before: Instant, after: Instant) -> pb.Gap:
-    """A damaged stretch of the tail, between the readings around it, of all groups."""
+def hole_gap(group: int, before: Instant, after: Instant) -> pb.Gap:
+    """A damaged stretch of the tail, between a group's readings around it: groups are not in each other's order."""
     return pb.Gap(
-        group=0,
+        group=group,
         from_boot=before[0],
         from_mono_ms=before[1],
         to_boot=after[0],

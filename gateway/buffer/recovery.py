@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gateway.buffer import layout, ledger, sealing
+from gateway.buffer import layout, ledger, sealing, witness
 from gateway.buffer.buffer import SealedBatch
 from gateway.buffer.ledger import Instant
 from gateway.buffer.sealed import Declared, Sealed, Sealing
@@ -30,6 +30,8 @@ class Recovered:
     end: Position
     notes: list[str] = field(default_factory=list)
     rows: int = 0
+    undeclared: bool = False
+    """Records were found whose declaration the store does not have: of which groups their rows were, nobody knows."""
 
 
 @dataclass(slots=True)
@@ -46,7 +48,7 @@ class _Step:
     def takes(self, declared: Declared, boot: int) -> bool:
         if not self.rows:  # only gap records so far, which any declaration can carry
             self.declared, self.boot = declared, boot
-        return (self.declared, self.boot) == (declared, boot) and self.readings <= STEP_READINGS
+        return (self.declared, self.boot) == (declared, boot)
 
 
 def recover(store: Sealed, tail: Tail, *, now_ms: int) -> Recovered:
@@ -58,13 +60,12 @@ def recover(store: Sealed, tail: Tail, *, now_ms: int) -> Recovered:
     if store.damage:
         found.notes.append(f"damaged buffer set aside as {store.damage}")
     for record in tail.scan(position):
-        taken = reading.take(record)
-        damaged |= record.hole or not taken
+        damaged |= not reading.take(record)
         found.end = record.end
     reading.seal()
     if damaged:
         found.notes.append(f"damaged tail copied aside as {tail.set_aside(f'damaged-{now_ms}').name}")
-    tail.start(found.end)
+    found.end = tail.start(found.end)
     return found
 
 
@@ -77,40 +78,51 @@ class _Reading:
         self._declared = {d.body.schema: d for d in store.schemas()}
         self._gaps_through = store.gaps_through()
         self._step: _Step | None = None
+        self._holed: dict[int, Instant] = {}
+        """Groups that have not been met again since a hole, and their last reading before it."""
 
     def take(self, record: Record) -> bool:
-        """False if it can't be read for want of its declaration."""
+        """False if bytes before it could not be read, or it can't itself for want of its declaration."""
+        if record.hole:
+            self._hole()
+        return self._take(record) and not record.hole
+
+    def _hole(self) -> None:
+        self.seal()
+        self._holed = dict(self._found.last)
+
+    def _take(self, record: Record) -> bool:
+        if record.schema == witness.SCHEMA:
+            return True
         if record.schema == layout.GAPS_SCHEMA:
-            return self._take_gaps(record.payload)
+            return bool(self._declared) and self._take_gaps(layout.unpack_gaps(record.payload))
         declared = self._declared.get(record.schema)
         if declared is None:
+            self._hole()
+            self._found.undeclared = True
             return False
-        boot, pairs = layout.unpack(record.payload, layout.structs_of(declared.shape))
-        rows = list(pairs)
-        if record.hole:
-            self.seal()
+        boot, gaps, pairs = layout.unpack(record.payload, layout.structs_of(declared.shape))
+        self._take_gaps(gaps)
         step = self._step_for(declared, boot)
-        if record.hole and rows:
-            before = max((last for last in self._found.last.values()), default=(boot, 0))
-            step.gaps.append(ledger.hole_gap(before, (boot, rows[0][1].mono_ms)))
-        for group, row in rows:
+        for group, row in pairs:
+            if group in self._holed:
+                step.gaps.append(ledger.hole_gap(group, self._holed.pop(group), (boot, row.mono_ms)))
             step.rows.setdefault(group, []).append(row)
             step.readings += len(row.values)
         return True
 
-    def _take_gaps(self, payload: bytes) -> bool:
-        if not self._declared:
-            return False
-        if self._step is None:
+    def _take_gaps(self, gaps: Sequence[tuple[int, pb.Gap]]) -> bool:
+        if gaps and self._step is None:
             self._step = _Step(self._declared[max(self._declared)], boot=0)
-        for number, gap in layout.unpack_gaps(payload):
-            if number > self._gaps_through:
+        for number, gap in gaps:
+            if self._step is not None and number > self._gaps_through:
                 self._step.gaps.append(gap)
                 self._step.gaps_through = number
         return True
 
     def _step_for(self, declared: Declared, boot: int) -> _Step:
-        if self._step is None or not self._step.takes(declared, boot):
+        full = self._step is not None and self._step.readings > STEP_READINGS and not self._holed
+        if self._step is None or full or not self._step.takes(declared, boot):
             self.seal()
             self._step = _Step(declared, boot)
         return self._step

@@ -3,6 +3,9 @@
 The new file keeps the epoch and the numbers only if the lanes' next seq could be read; otherwise it starts a new epoch,
 because a number must never be used twice. What could not be copied is neither held nor recorded, so the accounting
 at the next Hello finds it and it becomes a gap.
+
+Killed at any instant, the next start goes on: the copy is made as `….part`, is called `….new` once it is whole, and
+takes the store's name when the damaged files have theirs.
 """
 
 from __future__ import annotations
@@ -12,6 +15,57 @@ import sqlite3
 from pathlib import Path
 
 from gateway.buffer.tables import PAGE_BYTES, SCHEMA_VERSION, TABLES
+from gateway.buffer.tail import sync_folder
+
+MAX_PROBED = 1_000_000
+PARTS = ("", "-wal", "-shm", "-journal")  # the file first: SQLite does away with a log whose file is new
+
+
+def suspect(path: Path) -> None:
+    """Remember for the next start that the store was found damaged while it ran."""
+    _beside(path, ".suspect").touch(mode=0o600)
+
+
+def suspected(path: Path) -> bool:
+    return _beside(path, ".suspect").exists()
+
+
+def replace(path: Path, now_ms: int) -> Path:
+    """Set the damaged store aside by name and put what can be read of it in its place; returns that name.
+
+    Nothing is put there if not even the numbers could be read.
+    """
+    for suffix in PARTS:
+        _beside(path, ".part" + suffix).unlink(missing_ok=True)
+    if salvage(path, _beside(path, ".part")):
+        _beside(path, ".part").rename(_beside(path, ".new"))
+        sync_folder(path.parent)
+    aside = set_aside(path, now_ms)
+    finish(path, now_ms)
+    return aside
+
+
+def finish(path: Path, now_ms: int) -> None:
+    """Give a whole copy the store's name."""
+    if _beside(path, ".new").exists():
+        set_aside(path, now_ms)
+        _beside(path, ".new").rename(path)
+        sync_folder(path.parent)
+        _beside(path, ".suspect").unlink(missing_ok=True)
+
+
+def set_aside(path: Path, now_ms: int) -> Path:
+    aside = _beside(path, f".damaged-{now_ms}")
+    for suffix in PARTS:
+        if _beside(path, suffix).exists():
+            _beside(path, suffix).rename(_beside(aside, suffix))
+    sync_folder(path.parent)
+    _beside(path, ".suspect").unlink(missing_ok=True)
+    return aside
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
 
 
 def salvage(damaged: Path, target: Path) -> bool:
@@ -34,9 +88,10 @@ def salvage(damaged: Path, target: Path) -> bool:
             copy.execute("BEGIN")
             for statement in TABLES.split(";"):
                 copy.execute(statement)
-            copy.executemany("INSERT INTO meta VALUES(?, ?)", [(k, 0 if k == "clean" else v) for k, v in facts])
-            copy.executemany("INSERT INTO lane VALUES(?, ?, ?, ?, ?)", lanes)
-            copy.executemany("INSERT INTO schema VALUES(?, ?, ?)", schemas)
+            unclean = [(k, 0 if k == "clean" else v) for k, v in facts]
+            copy.executemany("INSERT OR IGNORE INTO meta VALUES(?, ?)", unclean)
+            copy.executemany("INSERT OR IGNORE INTO lane VALUES(?, ?, ?, ?, ?)", lanes)
+            copy.executemany("INSERT OR IGNORE INTO schema VALUES(?, ?, ?)", schemas)
             for table, width in (("boot", 2), ("last_reading", 3), ("set_aside", 6)):
                 _copy_table(source, copy, table, width)
             for lane, next_seq, *_ in lanes:
@@ -54,11 +109,11 @@ def _copy_table(source: sqlite3.Connection, copy: sqlite3.Connection, table: str
 
 def _copy_batches(source: sqlite3.Connection, copy: sqlite3.Connection, lane: int, next_seq: int) -> None:
     try:
-        (first,) = source.execute("SELECT min(seq) FROM batch WHERE lane = ?", (lane,)).fetchone()
+        seqs = [seq for (seq,) in source.execute("SELECT seq FROM batch WHERE lane = ? ORDER BY seq", (lane,))]
     except sqlite3.Error:
-        first = 1
-    for seq in range(first or next_seq, next_seq):
+        seqs = list(range(max(1, next_seq - MAX_PROBED), next_seq))  # one by one, whichever can be found
+    for seq in seqs:
         with contextlib.suppress(sqlite3.Error):
             row = source.execute("SELECT * FROM batch WHERE lane = ? AND seq = ?", (lane, seq)).fetchone()
             if row:
-                copy.execute("INSERT INTO batch VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?)", row)
+                copy.execute("INSERT OR IGNORE INTO batch VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?)", row)

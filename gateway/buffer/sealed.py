@@ -25,8 +25,8 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
+from gateway.buffer import salvage as replacement
 from gateway.buffer.buffer import LaneView, SealedBatch
-from gateway.buffer.salvage import salvage
 from gateway.buffer.tables import PAGE_BYTES, SCHEMA_VERSION, TABLES
 from gateway.buffer.tail import Position
 from gateway.errors import Misconfigured
@@ -101,6 +101,7 @@ class Sealed:
             self.epoch = int(self._meta("epoch"))
             self.clean = bool(int(self._meta("clean")))
             self.lanes = self._load_lanes()
+            self._declared = {number for (number,) in self._db.execute("SELECT number FROM schema")}
         except BaseException:
             self._db.close()
             raise
@@ -111,19 +112,21 @@ class Sealed:
 
         Only damage is dealt with so: a full disk, a lock or a missing right says nothing about the file.
         """
+        replacement.finish(path, now_ms)
         try:
+            if replacement.suspected(path):
+                raise sqlite3.DatabaseError("found damaged while it ran")
             if path.exists() and not path.stat().st_size and not path.with_name(path.name + "-wal").exists():
                 raise sqlite3.DatabaseError("the file is empty")
             return cls._checked(path, now_ms=now_ms)
         except DAMAGE as error:
             _raise_unless_damage(error)
-        aside = _set_aside(path, now_ms)
-        salvage(aside, path)
+        aside = replacement.replace(path, now_ms)
         try:
             return cls._checked(path, now_ms=now_ms, damage=aside.name)
         except DAMAGE as error:
             _raise_unless_damage(error)
-        _set_aside(path, now_ms + 1)  # what was salvaged can't be used either
+        replacement.set_aside(path, now_ms + 1)  # what was salvaged can't be used either
         return cls._checked(path, now_ms=now_ms, damage=aside.name)
 
     @classmethod
@@ -171,6 +174,10 @@ class Sealed:
         run("SELECT count(*), max(length(body)) FROM schema").fetchone()
         run("SELECT * FROM last_reading").fetchall()
         run("SELECT lane, max(seq) FROM batch GROUP BY lane").fetchall()
+        run(f"SELECT {BATCH_COLUMNS}, sealed_ms FROM batch LIMIT 0")  # even names can be damaged
+        run("SELECT lane, seq, reason, at_ms, count, body FROM set_aside LIMIT 0")
+        if set(self.lanes) != set(LANES):
+            raise sqlite3.DatabaseError("a lane is missing")
 
     @contextlib.contextmanager
     def transaction(self, *, synchronous: str = "FULL") -> Iterator[Callable[..., sqlite3.Cursor]]:
@@ -201,6 +208,24 @@ class Sealed:
             (opens,) = run("SELECT value FROM meta WHERE key = 'opens'").fetchone()
         return int(opens), int(ordinal)
 
+    def catch_up(
+        self, next_seqs: Mapping[int, int], *, tail: Position, opens: int, boot: tuple[int, bytes], gaps_through: int
+    ) -> int:
+        """Skip the numbers of what this store once held and knows no more; returns how many batches that is."""
+        lost = {lane: seq - self.lanes[lane].next_seq for lane, seq in next_seqs.items()}
+        with self.transaction() as run:
+            for lane, seq in next_seqs.items():
+                run("UPDATE lane SET next_seq = max(next_seq, ?) WHERE lane = ?", (seq, lane))
+            if tail > self.sealed_position():
+                run("UPDATE meta SET value = ? WHERE key = 'tail_generation'", (tail.generation,))
+                run("UPDATE meta SET value = ? WHERE key = 'tail_offset'", (tail.offset,))
+            run("UPDATE meta SET value = max(value, ?) WHERE key = 'opens'", (opens,))
+            run("UPDATE meta SET value = max(value, ?) WHERE key = 'gaps_through'", (gaps_through,))
+            run("INSERT OR IGNORE INTO boot VALUES(?, ?)", boot)
+        for lane, count in lost.items():
+            self.lanes[lane].next_seq += max(0, count)
+        return sum(max(0, count) for count in lost.values())
+
     def close_clean(self) -> None:
         """Say that nothing was left in the tail."""
         with self.transaction() as run:
@@ -213,6 +238,10 @@ class Sealed:
 
     def sealed_position(self) -> Position:
         return Position(int(self._meta("tail_generation")), int(self._meta("tail_offset")))
+
+    def opens(self) -> int:
+        """How often it was opened, this time not counted before `open_run`."""
+        return self._meta("opens")
 
     def gaps_through(self) -> int:
         """Number of the newest gap record that was sealed."""
@@ -277,6 +306,8 @@ class Sealed:
                     (sealing.gaps_through,),
                 )
             gone = self._remove(sealing, now_ms)
+        if sealing.declared is not None:
+            self._declared.add(sealing.declared.body.schema)
         for b in sealing.batches:
             state = self.lanes[b.lane]
             state.next_seq = b.seq + 1
@@ -319,7 +350,8 @@ class Sealed:
             query = f"SELECT {BATCH_COLUMNS} FROM batch WHERE lane = ? AND seq BETWEEN ? AND ? ORDER BY seq LIMIT ?"
             for row in self._db.execute(query, (lane, first, last, limit - len(whole))):
                 batch = _batch(row)
-                (whole if zlib.crc32(batch.body) == batch.crc32 else damaged).append(batch)
+                sound = zlib.crc32(batch.body) == batch.crc32 and batch.schema in self._declared
+                (whole if sound else damaged).append(batch)
             if len(whole) >= limit:
                 break
         return whole, damaged
@@ -412,6 +444,10 @@ class Sealed:
 
 
 def _batch(row: tuple[int, int, int, int, int, int, int, int, int, int, int, bytes]) -> SealedBatch:
+    if not isinstance(row[-1], bytes) or not all(isinstance(value, int) for value in row[:-1]):
+        error = sqlite3.DatabaseError("malformed: a batch has values of other types")  # SQLite does not look
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
     lane, seq, schema, codec, dictionary, count, body_len, crc, complete_boot, complete_mono, urgent_seq, body = row
     return SealedBatch(
         lane=pb.Lane.ValueType(lane),
@@ -429,16 +465,13 @@ def _batch(row: tuple[int, int, int, int, int, int, int, int, int, int, int, byt
     )
 
 
+def damaged(error: sqlite3.Error) -> bool:
+    """Whether it says that the file itself is broken."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
 def _raise_unless_damage(error: Exception) -> None:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
     if code not in {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
         raise error
-
-
-def _set_aside(path: Path, now_ms: int) -> Path:
-    aside = path.with_name(f"{path.name}.damaged-{now_ms}")
-    for suffix in ("", "-wal", "-shm"):
-        part = path.with_name(path.name + suffix)
-        if part.exists():
-            part.rename(aside.with_name(aside.name + suffix))
-    return aside

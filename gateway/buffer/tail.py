@@ -31,11 +31,13 @@ from typing import NamedTuple
 import zstandard
 
 MAGIC = 0xC0B1
+MAGIC_BYTES = MAGIC.to_bytes(2, "little")
 FLAG_ZSTD = 1
 HEADER = struct.Struct("<HHIQII")
 PREALLOCATE_BYTES = 256 * 1024
 MAX_RECORD_BYTES = 32 << 20
 COMPRESS_FROM_BYTES = 256
+BLOCK_BYTES = 4096
 
 
 class Position(NamedTuple):
@@ -60,10 +62,11 @@ class Tail:
         self._paths = (folder / "tail-0.log", folder / "tail-1.log")
         self._fds = [os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) for path in self._paths]
         self._allocated = [os.fstat(fd).st_size for fd in self._fds]
+        self._unsynced = [False, False]
         self._end = Position(0, 0)
         self._compressor = zstandard.ZstdCompressor(level=1, write_content_size=True, write_checksum=False)
         self.written_bytes = 0
-        _sync_folder(folder)
+        sync_folder(folder)
 
     @property
     def end(self) -> Position:
@@ -74,9 +77,15 @@ class Tail:
     def bytes_on_disk(self) -> int:
         return sum(self._allocated)
 
-    def start(self, position: Position) -> None:
-        """Go on writing at `position` (after `scan`)."""
-        self._end = position
+    def start(self, position: Position) -> Position:
+        """Go on writing at `position` (after `scan`), or in a generation nobody used yet; returns where.
+
+        Newer records than those a store knows of are there when the store was lost or fell back: going on below their
+        numbers would one day reach them, and take them for records of its own.
+        """
+        newest = max((record.position.generation for record in self.everything()), default=0)
+        self._end = position if newest <= position.generation else Position(newest + 1, 0)
+        return self._end
 
     def append(self, payload: bytes, schema: int) -> Position:
         """Write one record; returns the position after it. Raises OSError, after which nothing was appended."""
@@ -90,6 +99,7 @@ class Tail:
         crc = zlib.crc32(payload, zlib.crc32(head))
         record = b"".join((head, crc.to_bytes(4, "little"), payload, bytes(-len(payload) % 8)))
         self._reserve(generation & 1, offset + len(record))
+        self._unsynced[generation & 1] = True
         _write_all(self._fds[generation & 1], record, offset)
         self.written_bytes += len(record)
         self._end = Position(generation, offset + len(record))
@@ -103,12 +113,15 @@ class Tail:
         return self._end
 
     def sync(self) -> None:
-        """Fdatasync the file being written; once it returns, all records so far survive a power cut."""
-        os.fdatasync(self._fds[self._end.generation & 1])
+        """Fdatasync what was written; once it returns, all records so far survive a power cut.
 
-    def sync_all(self) -> None:
-        for fd in self._fds:
-            os.fdatasync(fd)
+        Both files, where both were written: the sealing that lets a generation end may still fail. After an error
+        nothing written before can be made durable here any more: the kernel may have let go of it.
+        """
+        for index, fd in enumerate(self._fds):
+            if self._unsynced[index]:
+                self._unsynced[index] = False  # before: what is written meanwhile is for the next time
+                os.fdatasync(fd)
 
     def scan(self, sealed: Position) -> Iterator[Record]:
         """Every whole record from `sealed` on, in order; afterwards call `start` with the last `end`, or `sealed`."""
@@ -116,11 +129,21 @@ class Tail:
             offset = sealed.offset if generation == sealed.generation else 0
             yield from self._scan_file(generation, offset)
 
+    def everything(self) -> Iterator[Record]:
+        """Every whole record of both files, whatever its generation."""
+        for fd in self._fds:
+            data, offset = _read_all(fd), 0
+            while (offset := data.find(MAGIC_BYTES, offset)) >= 0:
+                record = _parse(data, offset) if offset % 8 == 0 and offset + HEADER.size <= len(data) else None
+                if record is not None:
+                    yield record
+                offset = record.end.offset if record is not None else offset + 1
+
     def set_aside(self, suffix: str) -> Path:
         """Copy both files beside themselves under a name that says why; returns the folder-relative first name."""
-        for path in self._paths:
+        for path, fd in zip(self._paths, self._fds, strict=True):
             copy = path.with_name(f"{path.name}.{suffix}")
-            copy.write_bytes(path.read_bytes())
+            copy.write_bytes(_read_all(fd))
         return self._paths[0].with_name(f"{self._paths[0].name}.{suffix}")
 
     def close(self) -> None:
@@ -149,9 +172,11 @@ class Tail:
         self._allocated[index] = step
 
 
-def _parse(data: bytes, offset: int, generation: int) -> Record | None:
+def _parse(data: bytes, offset: int, generation: int | None = None) -> Record | None:
+    """The whole record there, if there is one of this generation, or of any."""
     magic, flags, length, found, schema, crc = HEADER.unpack_from(data, offset)
     start = offset + HEADER.size
+    generation = found if generation is None else generation
     if magic != MAGIC or found != generation or length > MAX_RECORD_BYTES or start + length > len(data):
         return None
     payload = data[start : start + length]
@@ -165,8 +190,7 @@ def _parse(data: bytes, offset: int, generation: int) -> Record | None:
 
 def _next_whole(data: bytes, offset: int, generation: int) -> int | None:
     """Offset of the next record of this generation that is whole: only then was the damage not simply the end."""
-    needle = MAGIC.to_bytes(2, "little")
-    while (offset := data.find(needle, offset)) >= 0:
+    while (offset := data.find(MAGIC_BYTES, offset)) >= 0:
         if offset % 8 == 0 and offset + HEADER.size <= len(data) and _parse(data, offset, generation):
             return offset
         offset += 1
@@ -174,8 +198,19 @@ def _next_whole(data: bytes, offset: int, generation: int) -> int | None:
 
 
 def _read_all(fd: int) -> bytes:
+    """The whole file; blocks the disk can't read any more are zeros, which the scan takes for a hole."""
     size = os.fstat(fd).st_size
-    return os.pread(fd, size, 0) if size else b""
+    try:
+        return os.pread(fd, size, 0) if size else b""
+    except OSError:
+        return b"".join(_read_block(fd, at) for at in range(0, size, BLOCK_BYTES))[:size]
+
+
+def _read_block(fd: int, at: int) -> bytes:
+    try:
+        return os.pread(fd, BLOCK_BYTES, at).ljust(BLOCK_BYTES, b"\0")
+    except OSError:
+        return bytes(BLOCK_BYTES)
 
 
 def _write_all(fd: int, data: bytes, offset: int) -> None:
@@ -185,7 +220,8 @@ def _write_all(fd: int, data: bytes, offset: int) -> None:
         view, offset = view[written:], offset + written
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """What was created, renamed and removed in it survives a power cut."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)

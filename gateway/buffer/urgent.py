@@ -60,6 +60,7 @@ class UrgentLane:
         self._events: list[tuple[int, pb.Event]] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._newest_gap = 0
+        self.sealed_through = 0
         self._unlogged: list[tuple[int, pb.Gap]] = []
         self.news = asyncio.Event()
 
@@ -113,6 +114,7 @@ class UrgentLane:
     def settle(self, taken: Taken) -> None:
         """The commit holds them: tell who waits."""
         self.logged(taken.gaps_through)
+        self.sealed_through = max(self.sealed_through, taken.gaps_through)
         for waiter in taken.waiters:
             if not waiter.done():
                 waiter.set_result(None)

@@ -1,18 +1,26 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import random
 import sqlite3
 from pathlib import Path
 
 import pytest
 
-from gateway.buffer import disk
+from gateway.buffer import disk, witness
 from gateway.buffer.disk import DiskBuffer
+from gateway.buffer.sealed import Sealed
+from gateway.errors import Rejected
 from gateway.reading import GroupShape, Lost, Row, SeriesShape
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.config import BufferSection
 from protos.ranges import Ranges
+from tests.faults.storage.life import TEXT
 from tests.gateway.buffer.boxes import COOLING, METER, Box, TurnedClock, batches, blocks, gaps, values
+
+MARK_BYTES = 104
+"""The first record of a tail says what the store held when it was opened."""
 
 
 @pytest.fixture
@@ -231,7 +239,7 @@ async def test_a_hole_in_the_tail_is_recorded_with_the_rows_after_it(box: Box, m
     await box.kill()
     tail = box.folder / "tail-0.log"
     data = bytearray(tail.read_bytes())
-    data[data.find(b"\xb1\xc0", 8) + 30] ^= 0xFF  # inside the second record
+    data[data.find(b"\xb1\xc0", MARK_BYTES + 8) + 30] ^= 0xFF  # inside the second record
     tail.write_bytes(data)
     with monkeypatch.context() as patched:
         patched.setattr(DiskBuffer, "_commit_declared", _killed)
@@ -428,7 +436,7 @@ async def test_a_damaged_tail_loses_only_the_damaged_records(box: Box) -> None:
     await box.kill()
     path = box.folder / path.name
     data = bytearray(path.read_bytes())
-    data[100] ^= 0xFF  # inside the second record
+    data[MARK_BYTES + 100] ^= 0xFF  # inside the second record
     path.write_bytes(bytes(data))
     buffer = await box.open()
     assert await values(buffer) == [0.0, 0.2, 0.3, 0.4, 0.5]
@@ -720,3 +728,261 @@ async def test_limits_can_change_while_it_runs(tmp_path: Path) -> None:
     await buffer.tidy()
     assert buffer.usage().limit_bytes == 7_000_000
     await buffer.close()
+
+
+# --- what a failing disk may not make untrue -----------------------------------------------------------
+
+
+async def test_a_receipt_is_durable_only_when_both_files_of_the_tail_are_synced(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refused sealing leaves rows in the file before the one that is written now."""
+    buffer = await box.open()
+    box.row(1)
+    await buffer.flush()
+    first = buffer._tail.end.generation & 1
+    monkeypatch.setattr(buffer._store, "seal", _full)
+    with pytest.raises(OSError, match="No space"):
+        await buffer.seal()
+    assert buffer._tail.end.generation & 1 != first
+    synced: list[int] = []
+    real = os.fdatasync
+
+    def sync(fd: int) -> None:
+        synced.append(fd)
+        real(fd)
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    box.clock.mono += 1
+    await buffer.append(box.ids[0], Row(box.clock.mono, (2, 0))).durable()
+    assert set(synced) == set(buffer._tail._fds)
+    await box.kill()
+
+
+async def test_after_a_failed_sync_only_sealing_makes_a_row_durable(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel tells of a page it could not write once, and the next sync of the same file succeeds."""
+    monkeypatch.setattr(disk, "RETRY_S", 0.01)
+    buffer = await box.open()
+    box.clock.mono += 1
+    receipt = buffer.append(box.ids[0], Row(box.clock.mono, (1, 0)))
+    with monkeypatch.context() as patch:
+        patch.setattr(buffer._tail, "sync", _full)
+        patch.setattr(buffer._store, "seal", _full)
+        waiting = asyncio.create_task(receipt.durable())
+        await asyncio.sleep(0.05)
+        patch.undo()
+        patch.setattr(buffer._store, "seal", _full)
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        assert buffer.refused()
+        assert buffer.wants_sealing()
+    await waiting
+    assert [b.seq for b in await batches(buffer)] == [1]
+    assert not buffer.refused()
+    await buffer.close()
+
+
+async def test_a_receipt_says_that_its_row_was_dropped(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "MAX_UNSEALED_READINGS", 20)
+    buffer = await box.open()
+    with monkeypatch.context() as patch:
+        patch.setattr(buffer._tail, "append", _full)
+        receipts = []
+        for n in range(11):
+            box.clock.mono += 1000
+            receipts.append(buffer.append(box.ids[0], Row(box.clock.mono, (n, 0))))
+    with pytest.raises(Rejected, match="dropped"):
+        await receipts[0].durable()
+    await receipts[-1].durable()
+    await buffer.close()
+
+
+async def test_rows_that_outlast_a_drop_still_reach_the_tail(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "MAX_UNSEALED_READINGS", 20)
+    buffer = await box.open()
+    with monkeypatch.context() as patch:
+        patch.setattr(buffer._tail, "append", _full)
+        for n in range(11):
+            box.row(n)
+            await buffer.flush()
+    box.row(11)
+    await buffer.flush()
+    await box.kill()
+    buffer = await box.open()
+    assert await values(buffer) == [n / 10 for n in range(5, 12)]
+    assert [(g.reason, g.count) for g in await gaps(buffer)] == [(pb.GAP_DROPPED, 5)]
+    await buffer.close()
+
+
+async def test_a_hole_in_the_tail_is_a_gap_of_each_group_between_its_own_readings(box: Box) -> None:
+    """A slow read is older than the quick ones handed over before it."""
+    buffer = await box.open([COOLING, METER])
+    box.row(0)
+    buffer.append(box.ids[1], Row(box.clock.mono - 900, (0.0,)))
+    await buffer.flush()
+    box.row(1)
+    await buffer.flush()
+    lost_ms = box.clock.mono - 500
+    buffer.append(box.ids[1], Row(lost_ms, (1.0,)))
+    await buffer.flush()
+    box.row(2)
+    buffer.append(box.ids[1], Row(box.clock.mono - 400, (2.0,)))
+    await buffer.flush()
+    end = buffer._tail.end
+    await box.kill()
+    tail = box.folder / f"tail-{end.generation & 1}.log"
+    data = bytearray(tail.read_bytes())
+    third = [at for at in range(0, end.offset, 8) if data[at : at + 2] == b"\xb1\xc0"][3]
+    data[third + 30] ^= 0xFF
+    tail.write_bytes(data)
+    buffer = await box.open([COOLING, METER])
+    found = [g for g in await gaps(buffer) if g.reason == pb.GAP_UNREADABLE]
+    assert {g.group for g in found} == set(box.ids)
+    assert [g.from_mono_ms < lost_ms < g.to_mono_ms for g in found if g.group == box.ids[1]] == [True]
+    await buffer.close()
+
+
+async def test_a_gap_record_and_the_first_row_after_it_share_a_record_of_the_tail(box: Box) -> None:
+    """Or a power cut could keep the row alone."""
+    buffer = await box.open()
+    box.row(1)
+    buffer.lost(box.ids[0], Lost(box.clock.mono, box.clock.mono + 100, 1, pb.GAP_UNREADABLE))
+    box.row(2)
+    await buffer.flush()
+    records = buffer._tail.scan(buffer._store.sealed_position())
+    assert len([record for record in records if record.schema != witness.SCHEMA]) == 1
+    await box.kill()
+    buffer = await box.open()
+    assert [(g.reason, g.count) for g in await gaps(buffer)] == [(pb.GAP_UNREADABLE, 1)]
+    assert await values(buffer) == [0.1, 0.2]
+    await buffer.close()
+
+
+async def test_records_of_a_lost_store_are_never_taken_for_new_ones(box: Box) -> None:
+    buffer = await box.open()
+    for n in range(12):
+        box.row(n)
+        await buffer.flush()
+        if n % 4 == 3:
+            await buffer.seal()
+    old = buffer._tail.end.generation
+    assert old > 2
+    box.row(99)
+    await buffer.flush()
+    await box.kill()
+    for path in box.folder.glob("sealed.db*"):
+        path.unlink()
+    buffer = await box.open()
+    assert buffer._tail.end.generation > old
+    for n in range(3):
+        box.row(n)
+        await buffer.seal()
+    await box.kill()
+    buffer = await box.open()
+    assert await values(buffer) == [0.0, 0.1, 0.2]
+    await buffer.close()
+
+
+async def test_damage_found_while_it_runs_is_set_aside_at_the_next_start(box: Box) -> None:
+    buffer = await box.open()
+    for n in range(40):
+        box.row(n)
+        await buffer.seal()
+    epoch = buffer.opening.epoch
+    await buffer.close()
+    path = box.folder / "sealed.db"
+    data = bytearray(path.read_bytes())
+    at = data.find((await _body(box))[:16])
+    page = at // 1024 * 1024
+    data[page : page + 8] = b"\x7f" * 8
+    path.write_bytes(data)
+    buffer = await box.open()
+    with pytest.raises(OSError, match="malformed"):
+        await batches(buffer)
+    assert "malformed" in buffer.damaged()
+    await buffer.close()
+    buffer = await box.open()
+    assert buffer.opening.epoch == epoch
+    assert not buffer.damaged()
+    assert 15 <= len(await batches(buffer)) < 40  # one page of three
+    assert list(box.folder.glob("sealed.db.damaged-*"))
+    await buffer.close()
+
+
+async def test_a_salvage_cut_short_is_finished_by_the_next_start(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = await box.open()
+    for n in range(3):
+        box.row(n)
+        await buffer.seal()
+    epoch = buffer.opening.epoch
+    await buffer.close()
+    (box.folder / "sealed.db.suspect").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr("gateway.buffer.salvage.finish", _killed)  # the damaged file has its new name, the copy not yet
+        with pytest.raises(RuntimeError, match="killed"):
+            Sealed.open(box.folder / "sealed.db", now_ms=1)
+    buffer = await box.open()
+    assert buffer.opening.epoch == epoch
+    assert await values(buffer) == [0.0, 0.1, 0.2]
+    await buffer.close()
+
+
+async def test_a_block_of_the_tail_that_cannot_be_read_costs_only_its_own_rows(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Instead of every start."""
+    buffer = await box.open([TEXT])
+    for n in range(9):
+        box.clock.mono += 1000
+        letters = "".join(random.Random(n).choices("abcdefghijklmnopqrstuvwxyz", k=2500))
+        buffer.append(box.ids[0], Row(box.clock.mono, (n, letters)))
+        await buffer.flush()
+    await box.kill()
+    real = os.pread
+
+    def worn(fd: int, size: int, at: int) -> bytes:
+        if at <= 8192 < at + size:
+            raise OSError(5, "Input/output error")
+        return real(fd, size, at)
+
+    monkeypatch.setattr(os, "pread", worn)
+    buffer = await box.open([TEXT])
+    found = await values(buffer)
+    assert 4 <= len(found) < 9
+    assert [found[0], found[-1]] == [0, 8]
+    assert [g.reason for g in await gaps(buffer)] == [pb.GAP_UNREADABLE]
+    await buffer.close()
+
+
+async def test_a_store_behind_what_the_tail_saw_committed_never_gives_a_number_twice(box: Box) -> None:
+    """SQLite takes a damaged log for a shorter one, and opens without a word."""
+    buffer = await box.open()
+    for n in range(4):
+        box.row(n)
+        await buffer.seal()
+    await box.kill()
+    log = box.folder / "sealed.db-wal"
+    data = log.read_bytes()
+    log.write_bytes(data[: len(data) * 2 // 3])
+    buffer = await box.open([COOLING, METER])
+    assert list(box.folder.glob("sealed.db-wal.damaged-*"))
+    assert (await buffer.views())[1].next_seq == 5
+    assert len(await batches(buffer)) < 4
+    box.row(9)
+    await buffer.seal()
+    assert (await batches(buffer))[-1].seq == 5
+    assert {g.reason for g in await gaps(buffer)} == {pb.GAP_RESTART}
+    numbers = [d.schema for d in await buffer.schemas()]
+    assert len(set(numbers)) == len(numbers)
+    await buffer.close()
+
+
+def _full(*_: object, **__: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+async def _body(box: Box) -> bytes:
+    with sqlite3.connect(box.folder / "sealed.db") as db:
+        (body,) = db.execute("SELECT body FROM batch WHERE lane = 0 AND seq = 20").fetchone()
+    db.close()
+    return bytes(body)

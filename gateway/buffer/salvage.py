@@ -37,7 +37,7 @@ def salvage(damaged: Path, target: Path) -> bool:
             copy.executemany("INSERT INTO meta VALUES(?, ?)", [(k, 0 if k == "clean" else v) for k, v in facts])
             copy.executemany("INSERT INTO lane VALUES(?, ?, ?, ?, ?)", lanes)
             copy.executemany("INSERT INTO schema VALUES(?, ?, ?)", schemas)
-            for table, width in (("boot", 2), ("last_reading", 3), ("set_aside", 6)):
+            for table, width in (("boot", 2), ("last_reading", 3), ("set_aside", 6), ("dictionary", 6)):
                 _copy_table(source, copy, table, width)
             for lane, next_seq, *_ in lanes:
                 _copy_batches(source, copy, lane, next_seq)

@@ -34,6 +34,7 @@ def run_ingest(settings: Settings, ready: Callable[[], None]) -> None:
     from control_plane.fleet.offers import Offers
     from control_plane.ingest.identity import IdentityService, PeerLimit, serving
     from control_plane.ingest.server import Admission, Door, serve
+    from control_plane.journal.dictionaries import Issued
     from control_plane.journal.sql import SqlJournal
 
     clock, authority = SystemClock(), Authority.open(settings.data)
@@ -63,12 +64,14 @@ def run_ingest(settings: Settings, ready: Callable[[], None]) -> None:
                     ready=ready,
                     stop=stop,
                     offers=Offers(stores, authority.config_key, settings.configuration.probation_s),
+                    dictionaries=Issued(stores.journal),
                 )
             )
 
 
 def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
     """Journal → projections → reconcile → outbox → relay. Returns on SIGTERM."""
+    from control_plane.dictionaries.trainer import Trainer
     from control_plane.fleet.revisions import Revisions
     from control_plane.fleet.settle import Settling
     from control_plane.projections.completeness import CompletenessProjection
@@ -87,12 +90,14 @@ def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
     targets = read_destinations(Path(settings.integrations))
     with Stores(settings.database_url) as stores:
         stop = stop_requested()
+        trainer = Trainer(journal=stores.journal, clock=clock)
         projector = Projector(
             journal=stores.journal,
             telemetry=stores.telemetry,
             clock=clock,
             completeness=CompletenessProjection(),
             others=(StateProjection(), HistoryProjection()),
+            seen=trainer.seen,
         )
         reconciler = Reconciler(
             stores=stores,
@@ -109,6 +114,7 @@ def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
             Loop("projections", threaded(projector.step)),
             Loop("reconcile", threaded(reconciler.step), idle_s=0.3),
             Loop("configuration", threaded(settling.step), idle_s=1.0),
+            Loop("dictionaries", threaded(trainer.step), idle_s=0.5),
         ]
 
         async def run() -> None:

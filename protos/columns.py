@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from protos.body_decoder import decode
 from protos.body_encoder import encode
-from protos.compression import pack, unpack
+from protos.compression import MAX_DICTIONARY_BYTES, Dictionary, Packer, dictionary_id, pack, unpack
 from protos.scaling import from_wire, narrow32, propose, to_wire, widen32
 from protos.schema import (
     MAX_BODY_BYTES,
@@ -40,6 +40,7 @@ from protos.schema import (
 __all__ = [
     "MAX_BODY_BYTES",
     "MAX_COUNT",
+    "MAX_DICTIONARY_BYTES",
     "MAX_EVENTS",
     "MAX_STRINGS",
     "MAX_TIME_MS",
@@ -48,11 +49,14 @@ __all__ = [
     "ColumnSpec",
     "Decoded",
     "DecodedBlock",
+    "Dictionary",
     "GroupColumns",
+    "Packer",
     "Schema",
     "Value",
     "Wire",
     "decode",
+    "dictionary_id",
     "encode",
     "from_wire",
     "narrow32",

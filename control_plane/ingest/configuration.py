@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import ParamSpec, TypeVar
 
 import structlog
 
 from control_plane.clock import Clock
 from control_plane.fleet.offers import Desired, Offers, Verdict, due
 from control_plane.ingest.session import Session
+from control_plane.ingest.threaded import in_thread
 from protos.comboio.v1 import link_pb2 as wire
 
 LOOK_EVERY_S = 1.0
 RETRIES_EVERY_S = 30.0
 
-T = TypeVar("T")
-P = ParamSpec("P")
 log = structlog.get_logger("control_plane.ingest")
 
 
@@ -49,7 +47,7 @@ class Pusher:
             asked, self._asked = self._asked, set()
             self._wake.clear()
             try:
-                self._change, changed = await _in_thread(self._offers.changed_since, self._change)
+                self._change, changed = await in_thread(self._offers.changed_since, self._change)
                 now = asyncio.get_running_loop().time()
                 if now - looked >= RETRIES_EVERY_S:
                     looked, asked = now, asked | self._waiting
@@ -70,8 +68,8 @@ class Pusher:
     async def _consider(self, gateways: list[str]) -> None:
         if not gateways:
             return
-        desired = await _in_thread(self._offers.desired, gateways)
-        verdicts = await _in_thread(self._offers.verdicts, desired) if desired else {}
+        desired = await in_thread(self._offers.desired, gateways)
+        verdicts = await in_thread(self._offers.verdicts, desired) if desired else {}
         for gateway, wanted in desired.items():
             session = self._sessions().get(gateway)
             if session is not None:
@@ -87,17 +85,7 @@ class Pusher:
             return
         if not due(session.running, wanted, verdict, now_ms):
             return
-        offer = await _in_thread(self._offers.offer, session.gateway, wanted)
+        offer = await in_thread(self._offers.offer, session.gateway, wanted)
         log.info("configuration.offered", gateway=session.gateway, generation=wanted.generation)
         session.tell(wire.Downlink(config_offer=offer))
         await session.offer_made(wanted.generation, offer.hash, now_ms)
-
-
-async def _in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run a short read in a thread; when cancelled, only after it: the stores are closed next."""
-    work = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        await asyncio.wait([work])
-        raise

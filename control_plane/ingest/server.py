@@ -15,8 +15,10 @@ from grpc_reflection.v1alpha import reflection
 from control_plane.clock import Clock
 from control_plane.fleet.offers import Offers
 from control_plane.ingest.configuration import Pusher
+from control_plane.ingest.dictionaries import Courier
 from control_plane.ingest.service import METHOD_SERVICE, LinkService
 from control_plane.ingest.writer import Writer
+from control_plane.journal.dictionaries import Issued
 from control_plane.journal.journal import Journal
 from control_plane.settings import IngestSection
 from protos.columns import MAX_BODY_BYTES
@@ -72,6 +74,7 @@ async def serve(
     ready: Callable[[], None],
     stop: threading.Event,
     offers: Offers | None = None,
+    dictionaries: Issued | None = None,
 ) -> None:
     """Serve until `stop`; then say goodbye, commit what is queued, and return within a few seconds."""
     writer = Writer(journal, linger_s=settings.linger_ms / 1000)
@@ -79,7 +82,7 @@ async def serve(
         max_inflight=settings.max_inflight,
         max_body_bytes=settings.max_body_bytes,
         max_message_bytes=settings.max_message_bytes,
-        codecs=[pb.CODEC_NONE, pb.CODEC_ZSTD],
+        codecs=[pb.CODEC_NONE, pb.CODEC_ZSTD, pb.CODEC_ZSTD_DICT],
     )
     pace = wire.Pace(batch_interval_ms=round(settings.batch_interval_s * 1000))
     service = LinkService(
@@ -88,6 +91,9 @@ async def serve(
     pusher = Pusher(offers=offers, sessions=lambda: service.sessions, clock=clock) if offers is not None else None
     if pusher is not None:
         service.moved = pusher.greeted
+    courier = Courier(dictionaries=dictionaries, sessions=lambda: service.sessions) if dictionaries else None
+    if courier is not None:
+        service.greeted = courier.greeted
     server = grpc.aio.server(
         options=[
             ("grpc.so_reuseport", 1),
@@ -109,6 +115,8 @@ async def serve(
     beside = [asyncio.create_task(_watch(admission, service), name="revocations")]
     if pusher is not None:
         beside.append(asyncio.create_task(pusher.run(), name="configuration"))
+    if courier is not None:
+        beside.append(asyncio.create_task(courier.run(), name="dictionaries"))
     try:
         while not stop.is_set():
             await asyncio.sleep(0.1)

@@ -43,6 +43,8 @@ class LinkService:
     ) -> None:
         self.moved: Callable[[str], None] = lambda _: None
         """Told of each gateway that greets, or says that something else runs now."""
+        self.greeted: Callable[[str], None] = lambda _: None
+        """Told of each gateway that greets."""
         self._journal = journal
         self._writer = writer
         self._clock = clock
@@ -116,6 +118,7 @@ class LinkService:
             greeting = welcome(start, limits=self._limits, pace=self._pace, now_ms=now_ms)
             await send(wire.Downlink(welcome=greeting))
             self.moved(gateway)
+            self.greeted(gateway)
             await self._converse(session, context, send)
         finally:
             session.left()

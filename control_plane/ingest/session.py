@@ -1,8 +1,8 @@
 """One gateway's stream: checks envelopes, hands them to the writer, acknowledges what commits held.
 
-Nothing is decoded here. Rules of an envelope: its epoch is the Hello's, its schema is known (else asked for), its sizes
-are within the limits and its crc is that of the body as carried. No number passes that a column can't hold: it would
-fail the commit of everyone in the same group.
+Nothing is decoded here. Rules of an envelope: its epoch is the Hello's, its schema and its dictionary are known (else
+asked for), its sizes are within the limits and its crc is that of the body as carried. No number passes that a column
+can't hold: it would fail the commit of everyone in the same group.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from control_plane.journal.journal import (
     MAX_SEQ,
     BatchEntry,
     DeclareEntry,
+    DictionaryEntry,
     DuplicateEntry,
     EffectiveEntry,
     Entry,
@@ -32,13 +33,14 @@ from control_plane.journal.journal import (
     SessionStart,
     StatusEntry,
 )
-from protos.columns import MAX_COUNT, MAX_TIME_MS
+from protos.columns import MAX_COUNT, MAX_TIME_MS, BodyError, Dictionary, dictionary_id
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
 
 MAX_INT64 = (1 << 63) - 1
 MAX_REASON = (1 << 31) - 1
 MAX_DOCUMENT_BYTES = 1 << 20
+MAX_DICTIONARIES = 4096
 HASH_BYTES = (0, 32)
 MOST_TO_SAY = 16
 HEARD_EVERY_MS = 5_000
@@ -85,6 +87,11 @@ class Session:
         self._durable: dict[int, LaneMark] = {}
         self._rejects: list[wire.Reject] = []
         self._need_schema = False
+        self._dictionaries = set(start.dictionaries)
+        self._named = set(hello.dictionaries)
+        self._need_dictionaries: list[int] = []
+        self._asked: set[int] = set()
+        self.takes_dictionaries = pb.CODEC_ZSTD_DICT in hello.codecs
         self._wake = asyncio.Event()
         self._ended: Goodbye | None = None
         self._heard_ms = clock.now_ms()
@@ -143,9 +150,11 @@ class Session:
             durable, self._durable = self._durable, {}
             rejects, self._rejects = self._rejects, []
             need, self._need_schema = self._need_schema, False
-            if durable or need:
+            names, self._need_dictionaries = self._need_dictionaries, []
+            if durable or need or names:
                 lanes = [received(mark) for mark in durable.values()]
-                await send(wire.Downlink(ack=wire.Ack(epoch=self._epoch, lanes=lanes, need_schema=need)))
+                ack = wire.Ack(epoch=self._epoch, lanes=lanes, need_schema=need, need_dictionaries=names)
+                await send(wire.Downlink(ack=ack))
             for reject in rejects:
                 await send(wire.Downlink(reject=reject))
             while self._to_say and not self._ended:
@@ -169,6 +178,8 @@ class Session:
             await self._batch(message.batch)
         elif kind == "declare":
             await self._declare(message.declare)
+        elif kind == "dictionary":
+            await self._dictionary(message.dictionary)
         elif kind == "heartbeat":
             await self._heartbeat(message.heartbeat)
         elif kind == "config_status":
@@ -186,6 +197,30 @@ class Session:
         self._same_epoch(declare.epoch)
         self._schemas.add(declare.schema)
         await self._put(DeclareEntry(self.gateway, self.number, declare, self._clock.now_ms()))
+
+    async def _dictionary(self, said: wire.Dictionary) -> None:
+        """One that was asked for; what a batch names is durable with it at the latest."""
+        try:
+            held = Dictionary(said.data, said.sha256)
+        except BodyError as error:
+            raise Goodbye(wire.GOODBYE_PROTOCOL, str(error)) from None
+        if held.id not in self._asked:
+            raise Goodbye(wire.GOODBYE_PROTOCOL, f"dictionary {held.id:08x} was not asked for")
+        self._asked.discard(held.id)
+        self._dictionaries.add(held.id)
+        log.warning("dictionary.recovered", gateway=self.gateway, dictionary=f"{held.id:08x}")
+        await self._put(DictionaryEntry(self.gateway, self.number, said, self._clock.now_ms()))
+
+    def has(self, name: int) -> bool:
+        """The gateway names this dictionary, or was sent it on this stream."""
+        return name in self._named
+
+    def issue(self, said: wire.Dictionary) -> None:
+        """Have `acks` send a dictionary that is stored."""
+        name = dictionary_id(said.sha256)
+        self._dictionaries.add(name)
+        self._named.add(name)
+        self.tell(wire.Downlink(dictionary=said))
 
     async def _heartbeat(self, heartbeat: wire.Heartbeat) -> None:
         for said in heartbeat.lanes:
@@ -235,8 +270,9 @@ class Session:
             self._need_schema = True
             self._wake.set()
             return
-        if batch.codec == pb.CODEC_ZSTD_DICT:
-            raise Goodbye(wire.GOODBYE_PROTOCOL, f"dictionary {batch.dictionary:08x} was never issued")
+        if batch.codec == pb.CODEC_ZSTD_DICT and batch.dictionary not in self._dictionaries:
+            self._ask(batch.dictionary)
+            return
         refusal = self._refusal(batch)
         if refusal is not None:
             await self._refuse(batch, *refusal)
@@ -245,6 +281,16 @@ class Session:
         new = lane.accept(batch.seq)
         make = BatchEntry if new else DuplicateEntry
         await self._put(make(self.gateway, self.number, batch, self._clock.now_ms(), lane.mark()))
+
+    def _ask(self, name: int) -> None:
+        """Once per stream: the gateway then sends the dictionary, or records as lost what nobody can read."""
+        if name in self._asked:
+            return
+        if len(self._dictionaries) + len(self._asked) >= MAX_DICTIONARIES:
+            raise Goodbye(wire.GOODBYE_PROTOCOL, f"{MAX_DICTIONARIES} dictionaries are held for this gateway")
+        self._asked.add(name)
+        self._need_dictionaries.append(name)
+        self._wake.set()
 
     def _refusal(self, batch: pb.Batch) -> tuple[wire.RejectCode.ValueType, str] | None:
         if batch.body_len > self._limits.max_body_bytes or len(batch.body) > self._limits.max_body_bytes:

@@ -20,6 +20,7 @@ from control_plane.journal.journal import (
     BatchEntry,
     Committed,
     DeclareEntry,
+    DictionaryEntry,
     DuplicateEntry,
     EffectiveEntry,
     Entry,
@@ -179,6 +180,8 @@ def _size(entry: Entry) -> int:
     """What an entry holds in memory, about."""
     if isinstance(entry, BatchEntry | DuplicateEntry):
         return len(entry.batch.body) + 500
+    if isinstance(entry, DictionaryEntry):
+        return len(entry.dictionary.data) + 500
     if isinstance(entry, EffectiveEntry):
         return len(entry.effective.body) + 500
     return entry.declare.ByteSize() + 500 if isinstance(entry, DeclareEntry) else 500

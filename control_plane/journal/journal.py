@@ -56,6 +56,15 @@ class DeclareEntry(NamedTuple):
     received_ms: int
 
 
+class DictionaryEntry(NamedTuple):
+    """A dictionary that this store lacked, as the gateway holds it; one that is here stays as it is."""
+
+    gateway: str
+    session: int
+    dictionary: wire.Dictionary
+    received_ms: int
+
+
 class HeartbeatEntry(NamedTuple):
     gateway: str
     session: int
@@ -121,6 +130,7 @@ Entry = (
     BatchEntry
     | DuplicateEntry
     | DeclareEntry
+    | DictionaryEntry
     | HeartbeatEntry
     | RejectEntry
     | PresenceEntry
@@ -137,6 +147,8 @@ class SessionStart:
     session: int
     lanes: Mapping[int, LaneMark]
     schemas: frozenset[int]
+    dictionaries: frozenset[int] = frozenset()
+    """Names of those held for this gateway."""
     note: str = ""
     """What is odd about this Hello, for the integrity log; empty if nothing."""
 

@@ -3,7 +3,8 @@
 Invariants
 1. A batch, its lane's ranges and the fence check commit together: an ack can only repeat what one commit held.
 2. (gateway, epoch, lane, seq) is unique. The same key with other content is kept in `conflict`.
-3. A declaration is written before, or in the same transaction as, the first batch naming it, and never changes.
+3. A declaration or a dictionary is written before, or in the same transaction as, the first batch naming it, and
+   never changes.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import Connection, LargeBinary, bindparam, func, select, text, tuple_, update
+from sqlalchemy import Connection, LargeBinary, bindparam, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.sql.dml import Insert
 
+from control_plane.journal.dictionaries import Issue, add, in_order, names
 from control_plane.journal.journal import (
     BatchEntry,
     Committed,
     DeclareEntry,
+    DictionaryEntry,
     DuplicateEntry,
     EffectiveEntry,
     Entry,
@@ -47,6 +50,7 @@ from control_plane.store.tables import (
     session,
 )
 from control_plane.store.upsert import upsert
+from protos.columns import Dictionary, dictionary_id
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
 
@@ -107,7 +111,7 @@ class SqlJournal:
 
     def open_session(self, gateway: str, hello_: wire.Hello, *, now_ms: int) -> SessionStart:
         with self._store.write() as connection:
-            self._in_order(connection)
+            in_order(self._store, connection)
             number = connection.execute(self._next_session, {"gateway": gateway, "session": 1}).scalar_one()
             note = self._oddity(connection, gateway, hello_)
             connection.execute(
@@ -132,20 +136,13 @@ class SqlJournal:
                     note = f"lane {state.lane} continues at {state.next_seq} but {held.max_seen} was already seen"
             known = select(declare.c.schema).where(declare.c.gateway == gateway, declare.c.epoch == hello_.epoch)
             schemas = frozenset(connection.execute(known).scalars())
-        return SessionStart(session=number, lanes=lanes, schemas=schemas, note=note)
+            dictionaries = names(connection, gateway)
+        return SessionStart(session=number, lanes=lanes, schemas=schemas, dictionaries=dictionaries, note=note)
 
     def everyone_left(self, *, now_ms: int, why: str) -> None:
         """Close every open presence: for a start at which nobody can be connected yet."""
         with self._store.write() as connection:
             connection.execute(update(presence).where(presence.c.left_ms.is_(None)).values(left_ms=now_ms, why=why))
-
-    def _in_order(self, connection: Connection) -> None:
-        """Ids are handed out in the order of commits, so that a cursor over them misses nothing.
-
-        SQLite has one writer anyway; on PostgreSQL the ingest processes take turns per group commit.
-        """
-        if not self._store.sqlite:
-            connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('comboio.journal'))"))
 
     def _oddity(self, connection: Connection, gateway: str, now: wire.Hello) -> str:
         """A restored or cloned store shows an `opens` that went back, or one opening under two names."""
@@ -176,10 +173,13 @@ class SqlJournal:
     def commit(self, entries: Sequence[Entry]) -> Committed:
         done = Committed()
         with self._store.write() as connection:
-            self._in_order(connection)
+            in_order(self._store, connection)
             done.fenced = self._fenced(connection, entries)
             live = [e for e in entries if (e.gateway, e.session) not in done.fenced] if done.fenced else entries
             self._declares(connection, [e for e in live if isinstance(e, DeclareEntry)], done)
+            for entry in live:
+                if isinstance(entry, DictionaryEntry):
+                    self._dictionary(connection, entry)
             batches = [e for e in live if isinstance(e, BatchEntry)]
             if batches:
                 connection.execute(self._insert_batch, [_batch_row(e) for e in batches])
@@ -255,6 +255,12 @@ class SqlJournal:
                 )
             elif pb.Declare.FromString(stored) != said:
                 done.changed_declares.append((entry.gateway, said.schema))
+
+    def _dictionary(self, connection: Connection, entry: DictionaryEntry) -> None:
+        said = entry.dictionary
+        if dictionary_id(said.sha256) not in names(connection, entry.gateway):
+            held = Dictionary(said.data, said.sha256)
+            add(connection, entry.gateway, Issue(held, said.schema, 0, 0.0, entry.received_ms))
 
     def _duplicates(self, connection: Connection, entries: Sequence[DuplicateEntry], done: Committed) -> None:
         keyed: dict[tuple[str, int, int, int], list[DuplicateEntry]] = {}

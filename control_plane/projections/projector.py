@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import structlog
 from sqlalchemy import Connection, Row, select
 
 from control_plane.clock import Clock
+from control_plane.journal.dictionaries import Dictionaries
 from control_plane.projections.completeness import CompletenessProjection
 from control_plane.projections.decode import Bulk, Table, decode_all, joined
 from control_plane.projections.history import check_names
@@ -33,6 +34,7 @@ CURSOR = "telemetry"
 MAX_BATCHES = 512
 MAX_READINGS = 400_000
 TABLES_KEPT = 4096
+DICTIONARIES_KEPT = 4096
 
 log = structlog.get_logger("control_plane.projections")
 
@@ -57,12 +59,15 @@ class Projector:
         clock: Clock,
         completeness: CompletenessProjection,
         others: Sequence[Projection],
+        seen: Callable[[Sequence[Row[Any]]], None] = lambda _: None,
     ) -> None:
         self._journal = journal
         self._telemetry = telemetry
         self._clock = clock
+        self._seen = seen
         self._completeness = completeness
         self._projections: tuple[Projection, ...] = (*others, completeness)
+        self._dictionaries = Dictionaries(journal, kept=DICTIONARIES_KEPT)
         self._vanished = Vanished(journal=journal, completeness=completeness)
         self._tables: OrderedDict[tuple[str, int, int], tuple[Table, pb.Declare]] = OrderedDict()
         self._shared: OrderedDict[bytes, Table] = OrderedDict()
@@ -93,6 +98,7 @@ class Projector:
             raise
         if rows:
             self._position = rows[-1].id
+            self._seen(rows)
             self.batches += len(rows)
             self.readings += sum(row._mapping["count"] for row in rows)  # noqa: SLF001
         return not drained
@@ -123,11 +129,13 @@ class Projector:
     def _decode(self, rows: Sequence[Row[Any]], now_ms: int) -> Portion:
         items: list[Item] = []
         bad: list[Bad] = []
+        named = {(row.gateway, row.dictionary) for row in rows if row.codec == pb.CODEC_ZSTD_DICT}
+        found = self._dictionaries.find(named)
         for row in rows:
             envelope = _envelope(row)
             try:
                 table, said = self._table(envelope)
-                body = columns.unpack(row.codec, row.body, body_len=row.body_len)
+                body = found.unpack(row.gateway, row)
             except columns.BodyError as error:
                 bad.append(Bad(envelope, str(error)))
             else:

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Row, select
 
+from control_plane.journal.dictionaries import Dictionaries
 from control_plane.projections.decode import Bulk, Table, decode_many, exact
 from control_plane.projections.walltime import WallTime, load_all
 from control_plane.store.engine import Store
 from control_plane.store.tables import batch, declare, history
-from protos import columns
 from protos.columns import Value
 from protos.comboio.v1 import batch_pb2 as pb
 
@@ -51,6 +51,7 @@ class HistoryReader:
         self._journal = journal
         self._telemetry = telemetry
         self._tables: OrderedDict[tuple[str, int, int], Table] = OrderedDict()
+        self._dictionaries = Dictionaries(journal)
 
     def read(
         self, gateway: str, keys: Sequence[Key], *, from_ms: int, to_ms: int, limit: int | None = None
@@ -59,7 +60,7 @@ class HistoryReader:
         found = {key: Readings() for key in keys}
         for (epoch, boot), wall, rows in self._stretches(gateway, from_ms, to_ms):
             for start in range(0, len(rows), FETCH):
-                for schema, bodies in self._bodies(rows[start : start + FETCH]):
+                for schema, bodies in self._bodies(gateway, rows[start : start + FETCH]):
                     table = self._table(gateway, epoch, schema)
                     self._take(table, bodies, (epoch, boot), wall, found, (from_ms, to_ms))
                 if limit is not None and all(len(r.times_ms) > limit for r in found.values()):
@@ -91,16 +92,18 @@ class HistoryReader:
                 if rows:
                     yield (epoch, boot), wall, rows
 
-    def _bodies(self, rows: Sequence[Row[Any]]) -> Iterable[tuple[int, list[tuple[bytes, int]]]]:
+    def _bodies(self, gateway: str, rows: Sequence[Row[Any]]) -> Iterable[tuple[int, list[tuple[bytes, int]]]]:
         schemas = {row.batch_id: row.schema for row in rows}
-        query = select(batch.c.id, batch.c.codec, batch.c.body, batch.c.body_len, batch.c.count).where(
-            batch.c.id.in_(schemas)
-        )
+        packed = (batch.c.codec, batch.c.dictionary, batch.c.body, batch.c.body_len)
+        query = select(batch.c.id, batch.c.count, *packed).where(batch.c.id.in_(schemas))
         by_schema: dict[int, list[tuple[bytes, int]]] = {}
         with self._journal.read() as connection:
-            for row in connection.execute(query):
-                body = columns.unpack(row.codec, row.body, body_len=row.body_len)
-                by_schema.setdefault(schemas[row.id], []).append((body, row._mapping["count"]))  # noqa: SLF001 - a row is also a tuple, with a count of its own
+            found = connection.execute(query).fetchall()
+        named = {(gateway, row.dictionary) for row in found if row.codec == pb.CODEC_ZSTD_DICT}
+        dictionaries = self._dictionaries.find(named)
+        for row in found:
+            body = dictionaries.unpack(gateway, row)
+            by_schema.setdefault(schemas[row.id], []).append((body, row._mapping["count"]))  # noqa: SLF001 - a row is also a tuple, with a count of its own
         return by_schema.items()
 
     def _table(self, gateway: str, epoch: int, schema: int) -> Table:

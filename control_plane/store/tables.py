@@ -107,6 +107,23 @@ declare = Table(
     PrimaryKeyConstraint("gateway", "epoch", "schema"),
 )
 
+dictionary = Table(
+    "dictionary",
+    journal,
+    Column("number", BigKey, primary_key=True, autoincrement=True),
+    Column("gateway", String(16), nullable=False),
+    Column("id", BigInteger, nullable=False, comment="as batches name it: first 4 bytes of sha256, little-endian"),
+    Column("sha256", LargeBinary, nullable=False),
+    Column("schema", BigInteger, nullable=False),
+    Column("batches", Integer, nullable=False, comment="it was trained on; 0: it came from the gateway"),
+    Column("saving", Double, nullable=False, comment="share of their bytes saved when it was made"),
+    Column("made_ms", BigInteger, nullable=False),
+    Column("retired_ms", BigInteger, nullable=True, comment="when a newer one took over"),
+    Column("data", LargeBinary, nullable=False),
+    UniqueConstraint("gateway", "id"),
+    comment="What batches are packed with. Never deleted: journalled batches name them.",
+)
+
 heartbeat = Table(
     "heartbeat",
     journal,

@@ -3,7 +3,7 @@
 Two layers: an unsealed *tail* (append-only record log) and *sealed batches*. Life cycle and callers:
 
     pipeline, field, commands → `append`, `lost`, `event`          any time, never block
-    uplink                    → `lease`, `ack`, `reject`, `hello`  while connected
+    uplink                    → `lease`, `ack`, `reject`, `learn`  while connected
     daemon                    → `run` (supervised), `close`
 
 What holds after a crash:
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.reading import Lost, Receipt, Row
+from protos import columns
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.ranges import Ranges
 
@@ -130,6 +131,18 @@ class Buffer(Protocol):
 
     async def schemas(self) -> list[pb.Declare]:
         """Every declaration of this epoch, oldest first."""
+
+    def dictionaries(self) -> list[int]:
+        """Names of the dictionaries kept here, for Hello."""
+
+    async def learn(self, dictionary: columns.Dictionary, *, schema: int) -> None:
+        """Keep it durably, then seal telemetry with it wherever that is smaller. Raises OSError, BodyError."""
+
+    async def dictionary(self, name: int) -> tuple[columns.Dictionary, int] | None:
+        """(dictionary, schema) as kept; None if it isn't, or is damaged."""
+
+    async def give_up_dictionary(self, name: int) -> None:
+        """Nobody has this dictionary any more: set aside what can't be read without it, and record the gap."""
 
     async def lease(self, lane: pb.Lane.ValueType, after_seq: int, limit: int) -> list[SealedBatch]:
         """The lowest unacknowledged batches above `after_seq`. It changes nothing: what isn't acked comes again."""

@@ -34,6 +34,7 @@ import structlog
 from gateway.buffer import layout, ledger, pressure, sealing, witness
 from gateway.buffer.buffer import Completeness, LaneView, Opening, SealedBatch, Usage
 from gateway.buffer.declaring import declare, learn
+from gateway.buffer.dictionaries import Shelf
 from gateway.buffer.ledger import Instant
 from gateway.buffer.recovery import newest, recover
 from gateway.buffer.salvage import suspect
@@ -43,7 +44,7 @@ from gateway.buffer.urgent import EventReceipt, Taken, UrgentLane, gap_event, in
 from gateway.clock import Clock
 from gateway.errors import Rejected
 from gateway.reading import GroupShape, Lost, Row
-from protos.columns import BodyError
+from protos.columns import BodyError, Dictionary
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.config import BufferSection
 from protos.ranges import Ranges
@@ -174,6 +175,7 @@ class DiskBuffer:
         boot_id = self._clock.boot_id()
         self.opening = Opening(epoch=self._store.epoch, opens=opens, run_id=run_id, boot=boot, boot_id=boot_id)
         self._urgent.start(opens)
+        self._shelf = Shelf(self._store)
         found = recover(self._store, self._tail, now_ms=now_ms)
         self._sealed_position = found.end
         if behind and not (self._store.damage and not numbered):  # else it was said already
@@ -516,6 +518,7 @@ class DiskBuffer:
             first_seq=state.next_seq,
             complete=max(snapshot.complete, before),
             before=before,
+            packer=self._shelf.packer,
         )
 
     def _put_back(self, snapshot: _Snapshot) -> None:
@@ -584,6 +587,7 @@ class DiskBuffer:
             used=self._bytes,
             seal_with=self._commit_removal,
         )
+        self._shelf.forget_unused()
         counts = self._store.counts()
         return Usage(
             bytes_on_disk=self._bytes(),
@@ -628,6 +632,27 @@ class DiskBuffer:
     async def schemas(self) -> list[pb.Declare]:
         declared = await self._in("store", self._store.schemas)
         return [d.body for d in declared]
+
+    def dictionaries(self) -> list[int]:
+        return self._shelf.names()
+
+    @whole
+    async def learn(self, dictionary: Dictionary, *, schema: int) -> None:
+        async with self._seal_lock:
+            await self._in("store", self._shelf.keep, dictionary, schema)
+
+    async def dictionary(self, name: int) -> tuple[Dictionary, int] | None:
+        return await self._in("store", self._shelf.find, name)
+
+    @whole
+    async def give_up_dictionary(self, name: int) -> None:
+        while naming := await self._in("store", self._shelf.naming, name):
+            log.error("batches.set_aside", batches=len(naming), reason=f"dictionary {name:08x} is lost")
+            event = gap_event(ledger.batches_gap(pb.TELEMETRY, naming, pb.GAP_UNREADABLE), pb.SEVERITY_ALARM)
+            asides = [(pb.TELEMETRY, seq, f"dictionary {name:08x} is lost") for seq, _ in naming]
+            async with self._seal_lock:
+                await self._in("store", self._commit_removal, event, Sealing(asides=asides))
+                self._news.set()
 
     @whole
     async def lease(self, lane: pb.Lane.ValueType, after_seq: int, limit: int) -> list[SealedBatch]:

@@ -13,6 +13,7 @@ from protos.comboio.v1 import batch_pb2 as pb
 from protos.ranges import Ranges
 
 GAPS_SHOWN = 50
+DICTIONARIES_SINCE = 2
 
 
 def report(folder: Path) -> dict[str, Any]:
@@ -40,6 +41,7 @@ def _report(db: sqlite3.Connection, folder: Path) -> dict[str, Any]:
         "dropped_readings": facts["dropped_readings"],
         "set_aside": [file.name for file in folder.iterdir() if ".damaged-" in file.name],
         "lanes": lanes,
+        "dictionaries": _dictionaries(db),
         "gaps": _gaps(db),
     }
 
@@ -57,6 +59,14 @@ def _lane(db: sqlite3.Connection, lane: int, next_seq: int, acked: Ranges) -> di
         "waiting_readings": readings,
         "kept_acknowledged": held - waiting,
     }
+
+
+def _dictionaries(db: sqlite3.Connection) -> list[str]:
+    """Names, the one in use first. A file that the daemon has not brought to this version yet has none."""
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version < DICTIONARIES_SINCE:
+        return []
+    return [f"{name:08x}" for (name,) in db.execute("SELECT id FROM dictionary ORDER BY number DESC")]
 
 
 def _gaps(db: sqlite3.Connection) -> list[dict[str, Any]]:
@@ -97,6 +107,8 @@ def text(found: dict[str, Any]) -> str:
             f"{name:<12}{lane['sealed']:>10}{lane['waiting_batches']:>10}"
             f"{lane['waiting_readings']:>12}{lane['kept_acknowledged']:>8}"
         )
+    if found["dictionaries"]:
+        lines += ["", f"batches are packed with dictionary {found['dictionaries'][0]}"]
     lines += ["", f"lost for want of space: {found['dropped_readings']} readings"]
     lines += [f"set aside: {name}" for name in found["set_aside"]]
     if found["gaps"]:

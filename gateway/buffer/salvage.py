@@ -14,7 +14,7 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
-from gateway.buffer.tables import PAGE_BYTES, SCHEMA_VERSION, TABLES
+from gateway.buffer.tables import NEWER_FACTS, PAGE_BYTES, SCHEMA_VERSION, TABLES
 from gateway.buffer.tail import sync_folder
 
 MAX_PROBED = 1_000_000
@@ -89,10 +89,10 @@ def salvage(damaged: Path, target: Path) -> bool:
             for statement in TABLES.split(";"):
                 copy.execute(statement)
             unclean = [(k, 0 if k == "clean" else v) for k, v in facts]
-            copy.executemany("INSERT OR IGNORE INTO meta VALUES(?, ?)", unclean)
+            copy.executemany("INSERT OR IGNORE INTO meta VALUES(?, ?)", [*unclean, *NEWER_FACTS])
             copy.executemany("INSERT OR IGNORE INTO lane VALUES(?, ?, ?, ?, ?)", lanes)
             copy.executemany("INSERT OR IGNORE INTO schema VALUES(?, ?, ?)", schemas)
-            for table, width in (("boot", 2), ("last_reading", 3), ("set_aside", 6)):
+            for table, width in (("boot", 2), ("last_reading", 3), ("set_aside", 6), ("dictionary", 6)):
                 _copy_table(source, copy, table, width)
             for lane, next_seq, *_ in lanes:
                 _copy_batches(source, copy, lane, next_seq)

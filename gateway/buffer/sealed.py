@@ -27,7 +27,7 @@ from google.protobuf.message import DecodeError
 
 from gateway.buffer import salvage as replacement
 from gateway.buffer.buffer import LaneView, SealedBatch
-from gateway.buffer.tables import PAGE_BYTES, SCHEMA_VERSION, TABLES
+from gateway.buffer.tables import PAGE_BYTES, SCHEMA_VERSION, STEPS, TABLES
 from gateway.buffer.tail import Position
 from gateway.errors import Misconfigured
 from protos.comboio.v1 import batch_pb2 as pb
@@ -153,6 +153,9 @@ class Sealed:
             raise Misconfigured(f"{self._path}: written by a newer version (format {version}); upgrade comboio-gateway")
         if version == 0:
             self._create(now_ms)
+            return
+        for before in range(version, SCHEMA_VERSION):
+            self._upgrade(before)
 
     def _create(self, now_ms: int) -> None:
         with self.transaction() as run:
@@ -167,12 +170,24 @@ class Sealed:
                 run("INSERT INTO lane VALUES(?, 1, x'', 0, 0)", (lane,))
             run(f"PRAGMA user_version={SCHEMA_VERSION}")
 
+    def _upgrade(self, version: int) -> None:
+        """One step of the file's format, whole or not at all."""
+        with self.transaction() as run:
+            for statement in STEPS[version].split(";"):
+                run(statement)
+            run(f"PRAGMA user_version={version + 1}")
+
+    def query(self, statement: str, parameters: Sequence[int | bytes] = ()) -> sqlite3.Cursor:
+        """Read what a part beside this one keeps here."""
+        return self._db.execute(statement, parameters)
+
     def check(self) -> None:
         """Touch what every start needs; raises one of DAMAGE when the file is damaged there."""
         run = self._db.execute
         self.schemas()
         run("SELECT count(*), max(length(body)) FROM schema").fetchone()
         run("SELECT * FROM last_reading").fetchall()
+        run("SELECT * FROM dictionary").fetchall()
         run("SELECT lane, max(seq) FROM batch GROUP BY lane").fetchall()
         run(f"SELECT {BATCH_COLUMNS}, sealed_ms FROM batch LIMIT 0")  # even names can be damaged
         run("SELECT lane, seq, reason, at_ms, count, body FROM set_aside LIMIT 0")

@@ -37,7 +37,14 @@ class Codebook:
 
 
 def telemetry(
-    codebook: Codebook, boot: int, rows: Rows, *, first_seq: int, complete: Instant, before: Instant
+    codebook: Codebook,
+    boot: int,
+    rows: Rows,
+    *,
+    first_seq: int,
+    complete: Instant,
+    before: Instant,
+    packer: columns.Packer | None = None,
 ) -> list[SealedBatch]:
     """Batches of these rows of one boot. Only the last one says `complete`; earlier ones repeat what held `before`."""
     parts = list(_split(rows))
@@ -46,7 +53,7 @@ def telemetry(
         blocks = [_block(codebook, group, members) for group, members in part.items() if members]
         body, count = columns.encode(codebook.schema, boot=boot, blocks=blocks)
         said = complete if index == len(parts) - 1 else before
-        batches.append(_batch(pb.TELEMETRY, first_seq + index, codebook.number, body, count, said))
+        batches.append(_batch(pb.TELEMETRY, first_seq + index, codebook.number, body, count, said, packer))
     return batches
 
 
@@ -74,14 +81,22 @@ def sift(codebook: Codebook, boot: int, rows: Rows) -> tuple[dict[int, list[Row]
     return good, refused
 
 
-def _batch(lane: pb.Lane.ValueType, seq: int, schema: int, body: bytes, count: int, complete: Instant) -> SealedBatch:
-    codec, carried = columns.pack(body)
+def _batch(
+    lane: pb.Lane.ValueType,
+    seq: int,
+    schema: int,
+    body: bytes,
+    count: int,
+    complete: Instant,
+    packer: columns.Packer | None = None,
+) -> SealedBatch:
+    codec, carried = packer.pack(body) if packer else columns.pack(body)
     return SealedBatch(
         lane=lane,
         seq=seq,
         schema=schema,
         codec=codec,
-        dictionary=0,
+        dictionary=packer.dictionary.id if packer and codec == pb.CODEC_ZSTD_DICT else 0,
         count=count,
         body_len=len(body),
         crc32=zlib.crc32(carried),

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 PAGE_BYTES = 1024
 """A commit rewrites whole pages: a batch of 10 s and the five facts beside it cost half the writes of 4096."""
-SCHEMA_VERSION = 1
-TABLES = """
+SCHEMA_VERSION = 2
+_DICTIONARY = """
+CREATE TABLE dictionary(number INTEGER PRIMARY KEY, id INTEGER NOT NULL UNIQUE, sha256 BLOB NOT NULL,
+                        schema INTEGER NOT NULL, first_seq INTEGER NOT NULL, data BLOB NOT NULL);
+"""
+TABLES = f"""
 CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE boot(ordinal INTEGER PRIMARY KEY, boot_id BLOB NOT NULL UNIQUE);
 CREATE TABLE schema(number INTEGER PRIMARY KEY, body BLOB NOT NULL, shape BLOB NOT NULL);
@@ -19,4 +23,8 @@ CREATE TABLE batch(lane INTEGER NOT NULL, seq INTEGER NOT NULL, schema INTEGER N
                    sealed_ms INTEGER NOT NULL, body BLOB NOT NULL, UNIQUE(lane, seq));
 CREATE TABLE set_aside(lane INTEGER NOT NULL, seq INTEGER NOT NULL, reason TEXT NOT NULL, at_ms INTEGER NOT NULL,
                        count INTEGER NOT NULL, body BLOB NOT NULL, UNIQUE(lane, seq));
-"""
+{_DICTIONARY}"""
+NEWER_FACTS = (("gaps_through", 0),)
+"""Of `meta`: what the first files did not have."""
+STEPS = {1: _DICTIONARY + "INSERT OR IGNORE INTO meta VALUES('gaps_through', 0)"}
+"""Version of a file that is there → what brings it to the next."""

@@ -24,6 +24,7 @@ from gateway.errors import Misconfigured, Retryable
 from gateway.uplink.anchors import Anchors
 from gateway.uplink.configuration import Configuration
 from gateway.uplink.sender import Sender, Write
+from protos.columns import BodyError, Dictionary
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
 from protos.config import UplinkSection
@@ -205,7 +206,8 @@ class Link:
             boot_id=opening.boot_id,
             lanes=[_lane_state(view) for view in views],
             schema=schemas[-1].schema if schemas else 0,
-            codecs=[pb.CODEC_NONE, pb.CODEC_ZSTD],
+            dictionaries=self._buffer.dictionaries(),
+            codecs=[pb.CODEC_NONE, pb.CODEC_ZSTD, pb.CODEC_ZSTD_DICT],
             mono_ms=self._clock.mono_ms(),
             wall_ms=self._clock.wall_ms(),
             clock=self._anchors.state(),
@@ -228,11 +230,15 @@ class Link:
             await sender.acknowledged(message.ack.lanes)
             if message.ack.need_schema:
                 sender.repeat_declares()
+            if message.ack.need_dictionaries:
+                sender.supply(message.ack.need_dictionaries)
             if sender.acked_batches > before:
                 self._backoff.reset()
                 self.health.acked_batches += sender.acked_batches - before
         elif kind == "reject":
             await sender.rejected(message.reject)
+        elif kind == "dictionary":
+            await self._learn(message.dictionary)
         elif kind == "pace":
             self._pace(message.pace, sender)
         elif kind == "config_offer":
@@ -242,6 +248,13 @@ class Link:
             raise Retryable(f"the server said goodbye: {text}", after_s=message.goodbye.return_after_ms / 1000)
         else:
             await _refuse_politely(message, write)
+
+    async def _learn(self, said: wire.Dictionary) -> None:
+        """Without it all goes on as before, and the next Hello shows that it isn't here."""
+        try:
+            await self._buffer.learn(Dictionary(said.data, said.sha256), schema=said.schema)
+        except (BodyError, OSError) as error:
+            log.warning("dictionary.refused", error=str(error))
 
     async def _configure(self, write: Write) -> None:
         """Say which document runs, whole, at once and whenever it changed; and what becomes of offers."""

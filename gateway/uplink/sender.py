@@ -7,7 +7,7 @@ starts from the server's word in Welcome. So a batch may be sent twice, never ze
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from gateway.buffer.buffer import Buffer, SealedBatch
 from protos.comboio.v1 import batch_pb2 as pb
@@ -31,7 +31,9 @@ class Sender:
         self._position = dict.fromkeys(ORDER, 0)
         self._in_flight: dict[tuple[int, int], None] = {}
         self._room = asyncio.Event()
-        self._repeat_declares = asyncio.Event()
+        self._asked = asyncio.Event()
+        self._repeat_declares = False
+        self._wanted: list[int] = []
         self.sent_batches = self.acked_batches = self.sent_bytes = 0
 
     @property
@@ -41,19 +43,37 @@ class Sender:
     async def run(self) -> None:
         """Send for ever; ends only by cancellation or a failing write."""
         while True:
-            if self._repeat_declares.is_set():
-                self._repeat_declares.clear()
-                self._declared.clear()
-                self._known_schema = 0
-                self.restart()
+            if self._asked.is_set():
+                self._asked.clear()
+                await self._answer()
             if not await self._send_some():
                 await self._idle()
+
+    async def _answer(self) -> None:
+        """Say again what the server misses, then what is not acknowledged."""
+        if self._repeat_declares:
+            self._repeat_declares = False
+            self._declared.clear()
+            self._known_schema = 0
+        wanted, self._wanted = self._wanted, []
+        for name in wanted:
+            await self._supply(name)
+        self.restart()
+
+    async def _supply(self, name: int) -> None:
+        found = await self._buffer.dictionary(name)
+        if found is None:
+            await self._buffer.give_up_dictionary(name)
+            return
+        held, schema = found
+        said = wire.Dictionary(sha256=held.sha256, data=held.data, schema=schema)
+        await self._write(wire.Uplink(dictionary=said))
 
     async def _idle(self) -> None:
         """Until there is more to send, or something to say again."""
         waits = [
             asyncio.ensure_future(self._buffer.wait_sealed(IDLE_WAIT_S)),
-            asyncio.ensure_future(self._repeat_declares.wait()),
+            asyncio.ensure_future(self._asked.wait()),
         ]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -113,7 +133,14 @@ class Sender:
 
     def repeat_declares(self) -> None:
         """The server misses a schema: say them all again, then what is not acknowledged."""
-        self._repeat_declares.set()
+        self._repeat_declares = True
+        self._asked.set()
+        self._room.set()
+
+    def supply(self, names: Iterable[int]) -> None:
+        """The server misses dictionaries: send those, then what is not acknowledged."""
+        self._wanted += [name for name in names if name not in self._wanted]
+        self._asked.set()
         self._room.set()
 
     def restart(self) -> None:

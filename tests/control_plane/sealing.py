@@ -5,9 +5,10 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Sequence
 
+import zstandard
 from google.protobuf.message import Message
 
-from protos.columns import Block, Schema, encode
+from protos.columns import Block, Dictionary, Schema, encode
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
 
@@ -66,6 +67,14 @@ def batch(
     )
 
 
+def packed(made: pb.Batch, dictionary: Dictionary) -> pb.Batch:
+    """The same batch, carried with a dictionary, whether that is smaller or not."""
+    context = zstandard.ZstdCompressor(dict_data=dictionary.compiled, write_content_size=False)
+    made.body = context.compress(made.body)
+    made.codec, made.dictionary, made.crc32 = pb.CODEC_ZSTD_DICT, dictionary.id, zlib.crc32(made.body)
+    return made
+
+
 def urgent(seq: int, *details: Message, boot: int = 1, at_ms: int = 0, complete: tuple[int, int] = (1, 0)) -> pb.Batch:
     """Gap records and anchors."""
     kinds = {pb.Gap: pb.EVENT_GAP, pb.Anchor: pb.EVENT_ANCHOR}
@@ -82,6 +91,7 @@ def hello(
     urgent: int = 1,
     held: Iterable[tuple[int, int]] = (),
     urgent_held: Iterable[tuple[int, int]] = (),
+    dictionaries: Iterable[int] = (),
 ) -> wire.Hello:
     """`telemetry` and `urgent` are the lanes' next seqs."""
     return wire.Hello(
@@ -91,6 +101,8 @@ def hello(
         run_id=run_id,
         boot=1,
         boot_id=b"b" * 16,
+        dictionaries=dictionaries,
+        codecs=[pb.CODEC_NONE, pb.CODEC_ZSTD, pb.CODEC_ZSTD_DICT],
         lanes=[
             wire.LaneState(lane=pb.TELEMETRY, next_seq=telemetry, held=ranges(held)),
             wire.LaneState(lane=pb.URGENT, next_seq=urgent, held=ranges(urgent_held)),

@@ -12,6 +12,8 @@ from protos.columns import (
     MAX_COUNT,
     Block,
     BodyError,
+    Dictionary,
+    Packer,
     Schema,
     decode,
     encode,
@@ -70,14 +72,18 @@ def test_noise_is_no_body(data: bytes, count: int) -> None:
     assert sum(len(column) for block in decoded.blocks for column in block.columns) == count
 
 
-DICTIONARY = b"temperature humidity pressure " * 20
+DICTIONARY = Dictionary(b"temperature humidity pressure " * 20)
+
+
+def packed_with(dictionary: Dictionary | None, data: bytes, level: int) -> tuple[int, bytes]:
+    return Packer(dictionary, level=level).pack(data) if dictionary else pack(data, level=level)
 
 
 @SLOW
 @given(st.binary(max_size=300), st.booleans(), st.sampled_from([1, 3, 12]))
 def test_what_is_packed_is_unpacked(data: bytes, with_dictionary: bool, level: int) -> None:
     dictionary = DICTIONARY if with_dictionary else None
-    codec, packed = pack(data * 3, level=level, dictionary=dictionary)
+    codec, packed = packed_with(dictionary, data * 3, level)
     assert len(packed) <= 3 * len(data)
     assert unpack(codec, packed, body_len=3 * len(data), dictionary=dictionary) == data * 3
 
@@ -92,7 +98,7 @@ def test_a_damaged_frame_is_refused_or_has_its_length(
     data: bytes, edits: list[tuple[int, int, int]], with_dictionary: bool
 ) -> None:
     dictionary = DICTIONARY if with_dictionary else None
-    codec, packed = pack(data * 3, dictionary=dictionary)
+    codec, packed = packed_with(dictionary, data * 3, 15)
     try:
         body = unpack(codec, mutate(packed, edits), body_len=3 * len(data), dictionary=dictionary)
     except BodyError:

@@ -200,6 +200,7 @@ class Uplink(_message.Message):
     COMMAND_RESULT_FIELD_NUMBER: _builtins.int
     RECEIPT_FIELD_NUMBER: _builtins.int
     BLOB_CHUNK_FIELD_NUMBER: _builtins.int
+    DICTIONARY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """first message of every connection"""
@@ -232,6 +233,10 @@ class Uplink(_message.Message):
     def blob_chunk(self) -> Global___BlobChunk:
         """photos, signatures: lowest priority, own quota"""
 
+    @_builtins.property
+    def dictionary(self) -> Global___Dictionary:
+        """one the server asked for; journalled before any batch that names it is acknowledged"""
+
     def __init__(
         self,
         *,
@@ -245,12 +250,13 @@ class Uplink(_message.Message):
         command_result: Global___CommandResult | None = ...,
         receipt: Global___Receipt | None = ...,
         blob_chunk: Global___BlobChunk | None = ...,
+        dictionary: Global___Dictionary | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["anchor", b"anchor", "batch", b"batch", "blob_chunk", b"blob_chunk", "command_result", b"command_result", "config_status", b"config_status", "declare", b"declare", "effective_config", b"effective_config", "heartbeat", b"heartbeat", "hello", b"hello", "msg", b"msg", "receipt", b"receipt"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["anchor", b"anchor", "batch", b"batch", "blob_chunk", b"blob_chunk", "command_result", b"command_result", "config_status", b"config_status", "declare", b"declare", "dictionary", b"dictionary", "effective_config", b"effective_config", "heartbeat", b"heartbeat", "hello", b"hello", "msg", b"msg", "receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor", b"anchor", "batch", b"batch", "blob_chunk", b"blob_chunk", "command_result", b"command_result", "config_status", b"config_status", "declare", b"declare", "effective_config", b"effective_config", "heartbeat", b"heartbeat", "hello", b"hello", "msg", b"msg", "receipt", b"receipt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor", b"anchor", "batch", b"batch", "blob_chunk", b"blob_chunk", "command_result", b"command_result", "config_status", b"config_status", "declare", b"declare", "dictionary", b"dictionary", "effective_config", b"effective_config", "heartbeat", b"heartbeat", "hello", b"hello", "msg", b"msg", "receipt", b"receipt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_msg: _TypeAlias = _typing.Literal["hello", "declare", "batch", "heartbeat", "anchor", "config_status", "effective_config", "command_result", "receipt", "blob_chunk"]  # noqa: Y015
+    _WhichOneofReturnType_msg: _TypeAlias = _typing.Literal["hello", "declare", "batch", "heartbeat", "anchor", "config_status", "effective_config", "command_result", "receipt", "blob_chunk", "dictionary"]  # noqa: Y015
     _WhichOneofArgType_msg: _TypeAlias = _typing.Literal["msg", b"msg"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_msg) -> _WhichOneofReturnType_msg | None: ...
 
@@ -702,20 +708,26 @@ class Ack(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     LANES_FIELD_NUMBER: _builtins.int
     NEED_SCHEMA_FIELD_NUMBER: _builtins.int
+    NEED_DICTIONARIES_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     need_schema: _builtins.bool
     @_builtins.property
     def lanes(self) -> _containers.RepeatedCompositeFieldContainer[Global___LaneReceived]: ...
+    @_builtins.property
+    def need_dictionaries(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """named by batches and not held here: send them, then what is not acknowledged"""
+
     def __init__(
         self,
         *,
         epoch: _builtins.int = ...,
         lanes: _abc.Iterable[Global___LaneReceived] | None = ...,
         need_schema: _builtins.bool = ...,
+        need_dictionaries: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "lanes", b"lanes", "need_schema", b"need_schema"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "lanes", b"lanes", "need_dictionaries", b"need_dictionaries", "need_schema", b"need_schema"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -756,14 +768,18 @@ Global___Reject: _TypeAlias = Reject  # noqa: Y015
 
 @_typing.final
 class Dictionary(_message.Message):
+    """Down: use it for telemetry from the next batch on, wherever that is smaller, once it is stored."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SHA256_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     SCHEMA_FIELD_NUMBER: _builtins.int
     sha256: _builtins.bytes
+    """of `data`; batches name its first 4 bytes"""
     data: _builtins.bytes
     schema: _builtins.int
+    """of the batches it was trained on"""
     def __init__(
         self,
         *,

@@ -16,9 +16,10 @@ from sqlalchemy import Row, Table, event, select, text
 from control_plane.clock import SystemClock
 from control_plane.fleet.authority import Authority
 from control_plane.fleet.offers import Offers
-from control_plane.ingest import configuration
+from control_plane.ingest import configuration, dictionaries
 from control_plane.ingest import server as server_module
 from control_plane.ingest.server import Admission, Door, serve
+from control_plane.journal.dictionaries import Issued
 from control_plane.journal.sql import SqlJournal
 from control_plane.listen import bound, reserved
 from control_plane.settings import Address, IngestSection
@@ -168,6 +169,7 @@ def _no_more_pages(stores: Stores) -> Iterator[None]:
 async def plane(stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Plane]:
     monkeypatch.setattr(server_module, "REVOCATIONS_EVERY_S", 0.02)
     monkeypatch.setattr(configuration, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(dictionaries, "LOOK_EVERY_S", 0.05)
     monkeypatch.setattr(configuration, "RETRIES_EVERY_S", 0.1)
     authority = Authority.open(tmp_path / "control")
     identity = authority.server_identity((), now_ms=SystemClock().now_ms())
@@ -186,6 +188,7 @@ async def plane(stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
                 ready=ready.set,
                 stop=made.stop,
                 offers=Offers(stores, authority.config_key, PROBATION_S),
+                dictionaries=Issued(stores.journal),
             )
         )
         await asyncio.wait_for(ready.wait(), PATIENCE_S)

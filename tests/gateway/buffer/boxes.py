@@ -81,9 +81,16 @@ async def blocks(buffer: DiskBuffer) -> list[columns.DecodedBlock]:
     schemas = {d.schema: columns.Schema.from_declare(d) for d in await buffer.schemas()}
     found: list[columns.DecodedBlock] = []
     for batch in await batches(buffer):
-        body = columns.unpack(batch.codec, batch.body, body_len=batch.body_len)
+        body = await plain(buffer, batch)
         found += columns.decode(schemas[batch.schema], body, count=batch.count).blocks
     return found
+
+
+async def plain(buffer: DiskBuffer, batch: SealedBatch) -> bytes:
+    """The body, unpacked with the dictionary it names."""
+    held = await buffer.dictionary(batch.dictionary) if batch.codec == pb.CODEC_ZSTD_DICT else None
+    dictionary = held[0] if held else None
+    return columns.unpack(batch.codec, batch.body, body_len=batch.body_len, dictionary=dictionary)
 
 
 async def gaps(buffer: DiskBuffer) -> list[pb.Gap]:

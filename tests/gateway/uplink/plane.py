@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import grpc
 
+from protos.columns import dictionary_id
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
 from protos.ranges import Ranges
@@ -31,6 +32,10 @@ class Plane:
     """Sent once, right after Welcome."""
     rejects: set[int] = field(default_factory=set)
     asks_for_schema: int = 0
+    lacks: set[int] = field(default_factory=set)
+    """Dictionaries it has lost; asked for once each, until they come."""
+    asked: set[int] = field(default_factory=set)
+    dictionaries: list[wire.Dictionary] = field(default_factory=list)
     received: dict[int, Ranges] = field(default_factory=dict)
     port: int = 0
 
@@ -50,6 +55,9 @@ class Plane:
             await self._batch(message.batch, context)
         elif kind == "declare":
             self.declares.append(message.declare)
+        elif kind == "dictionary":
+            self.dictionaries.append(message.dictionary)
+            self.lacks.discard(dictionary_id(message.dictionary.sha256))
         elif kind == "heartbeat":
             self.heartbeats.append(message.heartbeat)
         else:
@@ -60,6 +68,11 @@ class Plane:
         if self.asks_for_schema:
             self.asks_for_schema -= 1
             await context.write(wire.Downlink(ack=wire.Ack(epoch=batch.epoch, need_schema=True)))
+        elif batch.dictionary in self.lacks:
+            if batch.dictionary not in self.asked:
+                self.asked.add(batch.dictionary)
+                ask = wire.Ack(epoch=batch.epoch, need_dictionaries=[batch.dictionary])
+                await context.write(wire.Downlink(ack=ask))
         elif batch.seq in self.rejects and batch.lane == pb.TELEMETRY:
             self.rejects.discard(batch.seq)
             no = wire.Reject(epoch=batch.epoch, lane=batch.lane, seq=batch.seq, reason="over a limit")

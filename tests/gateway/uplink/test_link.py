@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import random
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -9,10 +10,13 @@ import grpc
 import pytest
 
 from gateway.backoff import Backoff
+from gateway.buffer.buffer import SealedBatch
 from gateway.buffer.disk import DiskBuffer
 from gateway.clock import SystemClock
 from gateway.uplink.anchors import Anchors
 from gateway.uplink.link import Link
+from protos import columns
+from protos.columns import Dictionary, dictionary_id
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
 from protos.config import UplinkSection
@@ -153,8 +157,6 @@ async def test_a_rejected_batch_is_set_aside_with_its_gap_and_the_rest_goes_on(b
 
 
 async def _gaps_of(box: Box, batch: pb.Batch) -> list[pb.Gap]:
-    from protos import columns
-
     schemas = {d.schema: columns.Schema.from_declare(d) for d in await box.buffer.schemas()}
     body = columns.unpack(batch.codec, batch.body, body_len=batch.body_len)
     events = columns.decode(schemas[batch.schema], body, count=batch.count).events
@@ -249,3 +251,74 @@ async def test_while_batches_flow_the_facts_they_do_not_carry_come_too(
             await seal(box, 1)
             await asyncio.sleep(0.01)
         assert 2 <= len(plane.heartbeats) <= 6
+
+
+async def test_a_dictionary_that_comes_is_stored_used_from_the_next_batch_on_and_named_in_hello(box: Box) -> None:
+    await seal_pattern(box)
+    said = pattern_dictionary(await batches(box.buffer))
+    plane = Plane(says=[wire.Downlink(dictionary=said)])
+    async with plane.serving(), linked(box.buffer, plane):
+        await until(box.buffer.dictionaries)
+        await seal_pattern(box)
+        await until(lambda: 2 in plane.telemetry())
+    name = dictionary_id(said.sha256)
+    assert [b.dictionary for b in plane.batches if b.lane == pb.TELEMETRY] == [0, name]
+    assert not any(batch.dictionary for batch in plane.batches if batch.lane == pb.URGENT)
+    async with plane.serving(), linked(box.buffer, plane):
+        await until(lambda: len(plane.hellos) == 2)
+    assert [list(hello.dictionaries) for hello in plane.hellos] == [[], [name]]
+    assert pb.CODEC_ZSTD_DICT in plane.hellos[0].codecs
+
+
+async def test_a_dictionary_that_is_not_what_its_name_says_is_refused_and_all_goes_on(box: Box) -> None:
+    await seal(box, 2)
+    said = wire.Dictionary(sha256=b"x" * 32, data=b"something else")
+    plane = Plane(says=[wire.Downlink(dictionary=said)])
+    async with plane.serving(), linked(box.buffer, plane):
+        await until(lambda: len(box.buffer._store.lanes[pb.TELEMETRY].acked) == 2)
+    assert (box.buffer.dictionaries(), len(plane.hellos)) == ([], 1)
+
+
+async def test_a_server_restored_without_a_dictionary_gets_it_back_and_then_the_batches(box: Box) -> None:
+    await seal_pattern(box)
+    said = pattern_dictionary(await batches(box.buffer))
+    name = dictionary_id(said.sha256)
+    await box.buffer.learn(Dictionary(said.data), schema=2)
+    await seal_pattern(box)
+    await seal_pattern(box)
+    plane = Plane(lacks={name})
+    async with plane.serving(), linked(box.buffer, plane):
+        await until(lambda: len(box.buffer._store.lanes[pb.TELEMETRY].acked) == 3)
+    assert plane.dictionaries == [wire.Dictionary(sha256=said.sha256, data=said.data, schema=2)]
+    assert plane.telemetry().count(2) == 2
+
+
+async def test_a_dictionary_that_neither_side_has_costs_only_the_batches_that_name_it(box: Box) -> None:
+    await seal_pattern(box)
+    said = pattern_dictionary(await batches(box.buffer))
+    name = dictionary_id(said.sha256)
+    await box.buffer.learn(Dictionary(said.data), schema=2)
+    await seal_pattern(box)
+    await seal(box, 1)
+    box.buffer._store._db.execute("DELETE FROM dictionary")
+    plane = Plane(lacks={name})
+    async with plane.serving(), linked(box.buffer, plane):
+        await until(lambda: len(box.buffer._store.lanes[pb.TELEMETRY].acked) == 3)
+        await until(lambda: any(batch.lane == pb.URGENT for batch in plane.batches))
+    lost = [gap for batch in plane.batches if batch.lane == pb.URGENT for gap in await _gaps_of(box, batch)]
+    assert [(r.first, r.last) for gap in lost if gap.reason == pb.GAP_UNREADABLE for r in gap.seqs] == [(2, 2)]
+    assert not plane.dictionaries
+
+
+async def seal_pattern(box: Box) -> None:
+    """The same hundred values, which no packer can shrink unless it has seen them before."""
+    noise = random.Random(7)
+    for _ in range(100):
+        box.row(noise.randrange(30_000))
+    await box.buffer.seal()
+
+
+def pattern_dictionary(held: Sequence[SealedBatch]) -> wire.Dictionary:
+    newest = held[-1]
+    made = Dictionary(columns.unpack(newest.codec, newest.body, body_len=newest.body_len))
+    return wire.Dictionary(sha256=made.sha256, data=made.data, schema=2)

@@ -1,0 +1,1 @@
+"""Trains each gateway's dictionary on what it sent, where that pays."""

@@ -46,7 +46,7 @@ fmt: setup ## Format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 faults: servers ## The long crash suite (random kills, both databases)
-	$(BIN)/python -m pytest tests/faults tests/journeys --timeout 900 $(ARGS)
+	COMBOIO_FAULTS=long $(BIN)/python -m pytest tests/faults tests/journeys --timeout 900 $(ARGS)
 
 bench: servers ## Every figure, `key value unit`; ONLY=<first word of the key>
 	@$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))

@@ -45,7 +45,7 @@ Hours = Annotated[
 
 
 class Via(Frozen, frozen=True, kw_only=True):
-    """One way to the control plane. The first that works is taken; a better one that is back, after it has proved so."""
+    """One way to the control plane. The first that works is taken; a better one again once it has proved itself."""
 
     id: Slug
     interface: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{0,15}$", title="a network interface, e.g. wwan0")] = ""
@@ -57,7 +57,7 @@ class Via(Frozen, frozen=True, kw_only=True):
     hours: tuple[Hours, ...] = ()
     """Telemetry only within these hours (UTC), e.g. "22:00-05:30"; empty: always."""
     daily_mb: Annotated[float, Meta(ge=0)] = 0.0
-    """MB a day (UTC), both ways. From half of it on batches get larger, beyond it only what is urgent goes. 0: no end."""
+    """MB a day (UTC), both ways; from half of it on batches get larger, beyond it only what is urgent goes. 0: any."""
 
 
 class UplinkSection(Frozen, frozen=True, kw_only=True):

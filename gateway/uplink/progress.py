@@ -44,7 +44,7 @@ class Progress:
             derived_s = FIRST_S
         else:
             derived_s = max(FLOOR_S, self._smoothed_s + 4 * self._varies_s, 2 * self._slowest_s)
-        return min(self._cap_s, derived_s * 2**self._in_vain)
+        return min(self._cap_s, derived_s * float(1 << self._in_vain))
 
     def gave_up(self) -> None:
         """Patience ran out."""

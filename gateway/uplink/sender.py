@@ -1,8 +1,8 @@
 """One connection's sending side: which batch goes next, what is in flight, what the server has said.
 
 Order: URGENT before everything; then fresh telemetry; the backlog fills what is left of the window, as far as
-`Progress` finds the link free. A part of the window is kept for what is more pressing: the backlog leaves two slots, all
-telemetry one.
+`Progress` finds the link free. A part of the window is kept for what is more pressing: the backlog leaves two slots,
+all telemetry one.
 
 Resend rule: nothing is remembered across connections but what the buffer knows to be acknowledged; a new connection
 starts from the server's word in Welcome. So a batch may be sent twice, never zero times.

@@ -75,7 +75,7 @@ class FarEnd:
         acts: Counter[bytes] = Counter()
         for row in rows:
             body = columns.unpack(row.codec, row.body, body_len=row.body_len)
-            decoded = columns.decode(schemas[row.schema], body, count=row.count)
+            decoded = columns.decode(schemas[row.schema], body, count=row._mapping["count"])
             for block in decoded.blocks:
                 values.update(int(value) for value in block.columns[0] if isinstance(value, int | float))
             acts.update(event.detail for _, event in decoded.events if event.kind == pb.EVENT_FIELD_ACT)

@@ -21,9 +21,11 @@ from gateway.clock import SystemClock
 from gateway.reading import GroupShape, Row, SeriesShape
 from gateway.simulators.link import DOWN, UP, LinkProxy
 from gateway.uplink.anchors import Anchors
+from gateway.uplink.greeting import welcome
 from gateway.uplink.link import Link
 from gateway.uplink.spending import Spending
 from protos.comboio.v1 import batch_pb2 as pb
+from protos.comboio.v1 import link_pb2 as wire
 from protos.config import BufferSection, UplinkSection, Via
 from tests.faults.far_end import FarEnd, far_end
 from tests.gateway.uplink.hand_written import by_hand
@@ -92,11 +94,19 @@ async def box(folder: Path, plane: FarEnd, *vias: Via) -> AsyncIterator[Box]:
         await buffer.close()
 
 
+def forgetful(message: object) -> wire.Welcome:
+    """A Welcome that tells nothing of what was received: all that was not acknowledged is delivered again."""
+    answer = welcome(message)
+    del answer.lanes[:]
+    return answer
+
+
 class Trouble:
     """What can happen to a link, for how long and how badly is drawn."""
 
-    def __init__(self, link: LinkProxy, rng: random.Random) -> None:
+    def __init__(self, link: LinkProxy, rng: random.Random, connected: Callable[[], bool]) -> None:
         self._link = link
+        self._connected = connected
         self._rng = rng
         self.kinds: list[Callable[[], Awaitable[None]]] = [
             self._cut,
@@ -121,7 +131,9 @@ class Trouble:
         await self._for(0.2, 1.8 * PATIENCE_S)
 
     async def _deaf(self) -> None:
-        """Acknowledgements are lost: what arrived is sent again."""
+        """Acknowledgements of what goes on arriving are lost, and then the connection."""
+        await until(self._connected)
+        await self._for(0.1, 0.2)
         self._link.black_hole(DOWN)
         await self._for(0.3, 0.6)
         await self._link.cut()
@@ -151,12 +163,15 @@ class Trouble:
 
 
 @pytest.mark.timeout(900 if LONG else 60)
-async def test_whatever_the_link_does_every_reading_arrives_once(stores: Stores, tmp_path: Path) -> None:
+async def test_whatever_the_link_does_every_reading_arrives_once(
+    stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.uplink.link.welcome", forgetful)
     seed = int(os.environ.get("COMBOIO_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 30)
     rng = random.Random(seed)
     async with far_end(stores, tmp_path) as plane, box(tmp_path, plane, *rng.choice([(), (Via(id="any"),)])) as running:
         await until(lambda: running.link.health.connected)
-        trouble = Trouble(plane.link, rng)
+        trouble = Trouble(plane.link, rng, lambda: running.link.health.connected)
         for _ in range(12 if LONG else 1):
             rng.shuffle(trouble.kinds)
             for happens in trouble.kinds:
@@ -175,6 +190,7 @@ async def test_whatever_the_link_does_every_reading_arrives_once(stores: Stores,
     assert plane.journal.duplicates > 0, said
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 async def test_a_black_hole_stalls_the_link_for_one_patience_at_most(stores: Stores, tmp_path: Path) -> None:
     async with far_end(stores, tmp_path) as plane, box(tmp_path, plane) as running:
         await until(lambda: running.link.health.acked_batches > 3)
@@ -190,6 +206,7 @@ async def test_a_black_hole_stalls_the_link_for_one_patience_at_most(stores: Sto
     assert "the link is dead" in running.link.health.last_error
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 async def test_while_a_backlog_drains_over_a_slow_link_new_readings_are_there_within_two_seconds(
     stores: Stores, tmp_path: Path
 ) -> None:

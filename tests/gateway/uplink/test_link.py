@@ -226,9 +226,7 @@ async def test_goodbye_says_when_to_come_back(box: Box) -> None:
         assert asyncio.get_running_loop().time() - left >= 1.4
 
 
-async def test_gateways_sent_away_together_do_not_come_back_together(
-    box: Box, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_gateways_sent_away_together_do_not_come_back_together(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
 
     async def noted(seconds: float) -> None:

@@ -145,7 +145,7 @@ def test_without_ways_there_is_no_choice() -> None:
 
 
 @pytest.mark.parametrize(("state", "there"), [("up", True), ("unknown", True), ("down", False), (None, False)])
-def test_an_interface_is_there_as_the_kernel_says(state: str | None, there: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a case
+def test_an_interface_is_there_as_the_kernel_says(state: str | None, there: bool, tmp_path: Path) -> None:
     if state is not None:
         (tmp_path / "wwan0").mkdir()
         (tmp_path / "wwan0" / "operstate").write_text(state + "\n")

@@ -27,11 +27,12 @@ from gateway.uplink.spending import Spending
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
 from protos.config import BufferSection, UplinkSection, Via
+from tests.effort import tries
 from tests.faults.far_end import FarEnd, far_end
 from tests.gateway.uplink.hand_written import by_hand
 from tests.gateway.uplink.plane import until
 
-ROUNDS = int(os.environ.get("COMBOIO_EFFORT", "1"))
+ROUNDS = tries(1)
 SHAPE = GroupShape(sensor="counter", period_ms=10, series=(SeriesShape(name="count", exp=0),))
 PATIENCE_S = 1.0
 ACT_EVERY = 20

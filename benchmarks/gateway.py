@@ -17,6 +17,7 @@ from collections.abc import Iterator
 
 from benchmarks.figures import Figure
 from benchmarks.gateway_full import full
+from benchmarks.gateway_outage import figures as outage
 from benchmarks.gateway_rig import Fleet, Rig, Site, Watch, rig, rss_mb, written
 from benchmarks.gateway_storage import storage
 from benchmarks.recordings import folder
@@ -35,6 +36,7 @@ def figures(*, seconds: float = 30.0, every_ms: float = 20.0) -> Iterator[Figure
         yield from starts(running)
         yield from full(running, seconds=seconds, every_ms=every_ms)
     yield from storage(folder())
+    yield from outage()
 
 
 def load(running: Rig, *, seconds: float, every_ms: float) -> Iterator[Figure]:
@@ -104,8 +106,8 @@ def starts(running: Rig) -> Iterator[Figure]:
         site.gateway.wait_ready()
         site.gateway.stop()
     _checked(site)
-    yield Figure("gateway.first_reading", statistics.median(read), "s", f"median of {STARTS}, without a backlog")
-    yield Figure("gateway.first_delivery", statistics.median(delivered), "s", f"median of {STARTS}, without a backlog")
+    yield Figure("gateway.first_reading_empty", statistics.median(read), "s", f"median of {STARTS}, no backlog")
+    yield Figure("gateway.first_delivery_empty", statistics.median(delivered), "s", f"median of {STARTS}, no backlog")
 
 
 def _checked(site: Site) -> str:
@@ -121,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.gateway", description=__doc__)
     parser.add_argument("--seconds", type=float, default=30.0, help="of each measurement (default 30)")
     parser.add_argument("--every-ms", type=float, default=20.0, help="period of the loaded devices (default 20)")
-    parser.add_argument("--only", choices=("load", "asked", "idle", "starts", "full", "storage"))
+    parser.add_argument("--only", choices=("load", "asked", "idle", "starts", "full", "storage", "outage"))
     told = parser.parse_args()
     for figure in _some(told.only, seconds=told.seconds, every_ms=told.every_ms):
         sys.stdout.write(f"{figure}\n")
@@ -134,6 +136,9 @@ def _some(only: str | None, *, seconds: float, every_ms: float) -> Iterator[Figu
         return
     if only == "storage":
         yield from storage(folder())
+        return
+    if only == "outage":
+        yield from outage()
         return
     with rig() as running:
         made = {

@@ -87,12 +87,12 @@ class Rig:
 
     def __init__(self, installation: Installation, stores: Stores) -> None:
         self._installation = installation
-        self._stores = stores
+        self.stores = stores
         self._sites = 0
 
     def site(self, fleet: Fleet) -> Site:
         self._sites += 1
-        return Site(f"gateway-{self._sites}", fleet, self._installation, self._stores)
+        return Site(f"gateway-{self._sites}", fleet, self._installation, self.stores)
 
     @property
     def has_all_sensors(self) -> bool:
@@ -102,7 +102,7 @@ class Rig:
     def add(self, box: Box) -> FarEnd:
         """A gateway with other sensors than Modbus devices."""
         self._installation.add(box)
-        return FarEnd(self._stores, box.id)
+        return FarEnd(self.stores, box.id)
 
     def control_plane_cpu_s(self) -> float:
         """User and system, all roles."""

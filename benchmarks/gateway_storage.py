@@ -75,10 +75,10 @@ async def _replayed(source: Traffic, *, span_s: int, outage: bool) -> Outcome:
         clock = Recorded()
         settings = BufferSection()
         buffer = DiskBuffer(Path(name), clock=clock, settings=settings, batch_interval_s=SEAL_EVERY_MS / 1000)
-        ids = await buffer.open([_shape(source, at) for at in range(len(source.recordings))])
+        ids = await buffer.open([shape_of(source, at) for at in range(len(source.recordings))])
         before = written("self")
         readings = 0
-        routine = _Routine(buffer, clock, outage=outage)
+        routine = Routine(buffer, clock, outage=outage)
         for at_ms, group, row in _rows(source, span_s):
             await routine.until(at_ms)
             buffer.append(ids[group], row)
@@ -86,10 +86,10 @@ async def _replayed(source: Traffic, *, span_s: int, outage: bool) -> Outcome:
         after = written("self")
         await buffer.close()
         passed, dirtied = (after[what] - before[what] for what in ("wchar", "write_bytes"))
-        return Outcome(readings, passed, dirtied, _bytes_on_disk(Path(name)))
+        return Outcome(readings, passed, dirtied, bytes_on_disk(Path(name)))
 
 
-class _Routine:
+class Routine:
     """What the loops of a running buffer do, on the recording's time."""
 
     def __init__(self, buffer: DiskBuffer, clock: Recorded, *, outage: bool) -> None:
@@ -121,7 +121,7 @@ class _Routine:
             await self._buffer.ack(pb.TELEMETRY, Ranges([(1, telemetry.next_seq - 1)]))
 
 
-def _bytes_on_disk(folder: Path) -> int:
+def bytes_on_disk(folder: Path) -> int:
     return sum(file.stat().st_blocks * 512 for file in folder.iterdir())
 
 
@@ -138,7 +138,7 @@ def _of_group(source: Traffic, at: int, span_s: int) -> Iterator[tuple[int, int,
         yield time_ms, at, Row(recording.times[index], values)
 
 
-def _shape(source: Traffic, at: int) -> GroupShape:
+def shape_of(source: Traffic, at: int) -> GroupShape:
     """As a driver would declare it: decimals known, references not."""
     group = source.declare.groups[at]
     return GroupShape(

@@ -7,6 +7,7 @@ Both programs ask here: the control plane before it saves, the gateway before it
 from __future__ import annotations
 
 import difflib
+import ipaddress
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 
@@ -22,6 +23,7 @@ EVERYTHING_ELSE = "*"
 def disagreements(config: GatewayConfig, profiles: Profiles) -> Iterator[str]:
     """One sentence per mistake, each starting with its path, e.g. `sensor[2].bus: there is no bus …`."""
     unique = (
+        ("uplink.via", [v.id for v in config.uplink.via]),
         ("bus", [b.id for b in config.bus]),
         ("broker", [b.id for b in config.broker]),
         ("sensor", [s.id for s in config.sensor]),
@@ -30,9 +32,20 @@ def disagreements(config: GatewayConfig, profiles: Profiles) -> Iterator[str]:
         for name, times in Counter(ids).items():
             if times > 1:
                 yield f"{kind}: {times} of them have the id {name!r}"
+    for index, via in enumerate(config.uplink.via):
+        if via.source and not _is_address(via.source):
+            yield f"uplink.via[{index}].source: {via.source!r} is not an IP address"
     for index, sensor in enumerate(config.sensor):
         for problem in (*_references(sensor, config), *_sections(sensor, profiles)):
             yield f"sensor[{index}].{problem}"
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _references(sensor: Sensor, config: GatewayConfig) -> Iterator[str]:

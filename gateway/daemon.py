@@ -38,7 +38,9 @@ from gateway.sensors import BuiltSensor, Supervised
 from gateway.sensors.driver import Driver
 from gateway.supervise import Failures, supervised
 from gateway.uplink.anchors import Anchors
-from gateway.uplink.link import Link, LinkHealth
+from gateway.uplink.health import LinkHealth
+from gateway.uplink.link import Link
+from gateway.uplink.spending import Spending
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.config import FieldSection, GatewayConfig
 
@@ -98,6 +100,7 @@ async def run(
         buffer.batch_interval_s = seconds
 
     anchors = Anchors(clock=clock, boot=buffer.opening.boot, record=record)
+    spending = Spending(data_dir / "uplink-day.json", clock=clock)
 
     def link(settings: GatewayConfig) -> Link:
         return Link(
@@ -109,6 +112,7 @@ async def run(
             anchors=anchors,
             version=version,
             configuration=desired,
+            spending=spending,
             sensors_silent=site.silent,
         )
 

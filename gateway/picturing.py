@@ -33,7 +33,7 @@ from gateway.sensors import BuiltSensor, Supervised
 from gateway.sensors.complaint import counters_of, problem_of
 from gateway.supervise import Failures
 from gateway.uplink.anchors import Anchors
-from gateway.uplink.link import LinkHealth
+from gateway.uplink.health import LinkHealth
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
 from protos.config import GatewayConfig, SensorBase
@@ -146,6 +146,10 @@ class Picturing:
             oldest_waiting_s=max(0.0, (self.clock.wall_ms() - oldest_ms) / 1000) if oldest_ms else None,
             acked_batches=health.acked_batches,
             sent_bytes=health.sent_bytes,
+            via=health.via,
+            held_back=health.held_back,
+            day_bytes=health.day_bytes,
+            day_limit_bytes=health.day_limit_bytes,
         )
 
     def _clock(self, now_ms: int) -> ClockPicture:

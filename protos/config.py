@@ -35,6 +35,31 @@ class GatewaySection(Frozen, frozen=True, kw_only=True):
     """What this box is mounted on."""
 
 
+Hours = Annotated[
+    str,
+    Meta(
+        pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]$",
+        title="from-to by UTC, e.g. 22:00-05:30",
+    ),
+]
+
+
+class Via(Frozen, frozen=True, kw_only=True):
+    """One way to the control plane. The first that works is taken; a better one again once it has proved itself."""
+
+    id: Slug
+    interface: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{0,15}$", title="a network interface, e.g. wwan0")] = ""
+    """Go by this network interface; empty: as the box routes."""
+    source: Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:]*$", title="an IP address of the box")] = ""
+    """Go from this address of the box; empty: as the box routes."""
+    policy: Literal["free", "metered", "roaming"] = "free"
+    """metered: telemetry in batches of a minute or more; roaming: only what is urgent, telemetry is kept."""
+    hours: tuple[Hours, ...] = ()
+    """Telemetry only within these hours (UTC), e.g. "22:00-05:30"; empty: always."""
+    daily_mb: Annotated[float, Meta(ge=0)] = 0.0
+    """MB a day (UTC), both ways; from half of it on batches get larger, beyond it only what is urgent goes. 0: any."""
+
+
 class UplinkSection(Frozen, frozen=True, kw_only=True):
     server: str = ""
     """host:port of the control plane's gRPC listener; empty: as told at enrolment."""
@@ -42,8 +67,10 @@ class UplinkSection(Frozen, frozen=True, kw_only=True):
     """Seal telemetry at least this often; the server's Pace wins while connected."""
     window: Annotated[int, Meta(ge=1, le=256)] = 16
     """Batches sent and not yet acknowledged."""
-    ack_timeout_s: PositiveSeconds = 15.0
-    """Without progress for this long the connection is given up."""
+    ack_timeout_s: PositiveSeconds = 60.0
+    """Without progress for this long at most the connection is given up; usually sooner, from 5 s on, as measured."""
+    via: tuple[Via, ...] = ()
+    """Ways to the control plane, the preferred one first; none: as the box routes, without a limit."""
 
 
 class BufferSection(Frozen, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ complete_to of its highest contiguously resolved seq, moved on by heartbeats tha
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from protos.columns import MAX_TIME_MS
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.ranges import Ranges
 
+MOST_MARKS = 64
 _MARK = struct.Struct("<QIQ")
 LaneKey = tuple[str, int, int]
 
@@ -55,6 +57,22 @@ class LaneProgress:
     def _advance(self) -> None:
         for seq in [seq for seq in self.marks if seq <= self.cum]:
             self.complete = max(self.complete, self.marks.pop(seq))
+        if len(self.marks) > MOST_MARKS:
+            self._join()
+
+    def _join(self) -> None:
+        """One promise for each run of seqs above: the contiguous part will reach its end in one step.
+
+        A gateway that drains a long backlog for days sends what is new beside it all the time.
+        """
+        joined: dict[int, tuple[int, int]] = {}
+        ends = dict(self.above)
+        starts = sorted(ends)
+        for seq, complete in self.marks.items():
+            at = bisect_right(starts, seq) - 1
+            last = ends[starts[at]] if at >= 0 and ends[starts[at]] >= seq else seq
+            joined[last] = max(joined.get(last, (0, 0)), complete)
+        self.marks = joined
 
     def missing(self, last: int) -> list[tuple[int, int]]:
         return list(self.above.missing(self.cum + 1, last))

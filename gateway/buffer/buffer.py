@@ -144,8 +144,13 @@ class Buffer(Protocol):
     async def give_up_dictionary(self, name: int) -> None:
         """Nobody has this dictionary any more: set aside what can't be read without it, and record the gap."""
 
-    async def lease(self, lane: pb.Lane.ValueType, after_seq: int, limit: int) -> list[SealedBatch]:
-        """The lowest unacknowledged batches above `after_seq`. It changes nothing: what isn't acked comes again."""
+    async def lease(
+        self, lane: pb.Lane.ValueType, after_seq: int, limit: int, to_seq: int | None = None
+    ) -> list[SealedBatch]:
+        """The lowest unacknowledged batches above `after_seq`, none above `to_seq`; empty when there are none.
+
+        It changes nothing: what isn't acked comes again.
+        """
 
     async def ack(self, lane: pb.Lane.ValueType, received: Ranges) -> None:
         """These seqs are durable at the server."""

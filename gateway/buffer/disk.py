@@ -655,11 +655,15 @@ class DiskBuffer:
                 self._news.set()
 
     @whole
-    async def lease(self, lane: pb.Lane.ValueType, after_seq: int, limit: int) -> list[SealedBatch]:
-        whole, damaged = await self._in("store", self._store.lease, lane, after_seq, limit)
-        for batch in damaged:
-            await self._give_up(lane, batch.seq, batch.count, "stored bytes are damaged", pb.GAP_UNREADABLE)
-        return whole
+    async def lease(
+        self, lane: pb.Lane.ValueType, after_seq: int, limit: int, to_seq: int | None = None
+    ) -> list[SealedBatch]:
+        while True:
+            whole, damaged = await self._in("store", self._store.lease, lane, after_seq, limit, to_seq)
+            for batch in damaged:
+                await self._give_up(lane, batch.seq, batch.count, "stored bytes are damaged", pb.GAP_UNREADABLE)
+            if whole or not damaged:
+                return whole
 
     @whole
     async def ack(self, lane: pb.Lane.ValueType, received: Ranges) -> None:

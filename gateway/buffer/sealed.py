@@ -356,12 +356,15 @@ class Sealed:
 
     # --- sending -------------------------------------------------------------------------------------
 
-    def lease(self, lane: int, after_seq: int, limit: int) -> tuple[list[SealedBatch], list[SealedBatch]]:
-        """(whole, damaged) unacknowledged batches above `after_seq`, lowest first."""
+    def lease(
+        self, lane: int, after_seq: int, limit: int, to_seq: int | None = None
+    ) -> tuple[list[SealedBatch], list[SealedBatch]]:
+        """(whole, damaged) unacknowledged batches above `after_seq` and not above `to_seq`, lowest first."""
         state = self.lanes[lane]
+        newest = state.next_seq - 1 if to_seq is None else min(to_seq, state.next_seq - 1)
         whole: list[SealedBatch] = []
         damaged: list[SealedBatch] = []
-        for first, last in state.acked.missing(after_seq + 1, state.next_seq - 1):
+        for first, last in state.acked.missing(after_seq + 1, newest):
             query = f"SELECT {BATCH_COLUMNS} FROM batch WHERE lane = ? AND seq BETWEEN ? AND ? ORDER BY seq LIMIT ?"
             for row in self._db.execute(query, (lane, first, last, limit - len(whole))):
                 batch = _batch(row)

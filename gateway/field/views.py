@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 from gateway.field.markup import Markup, el, join
 from gateway.field.words import Words
-from gateway.health.picture import WITHOUT, Picture, SensorPicture, Trouble, Value, troubles
+from gateway.health.picture import WITHOUT, LinkPicture, Picture, SensorPicture, Trouble, Value, troubles
 from gateway.health.written import unit as unit_of
 
 PAGES = {"now": "/", "link": "/link", "box": "/box"}
@@ -173,6 +173,16 @@ def _shown(one: Value, words: Words) -> str:
 # --- link and box ------------------------------------------------------------------------------------
 
 
+def _way(link: LinkPicture, words: Words) -> Iterator[tuple[str, str]]:
+    """By which of several ways, and what its policy has to do with it; nothing where none is named."""
+    if link.via:
+        yield words("via"), link.via
+    if link.day_limit_bytes:
+        yield words("today"), words("used_of", used=words.size(link.day_bytes), limit=words.size(link.day_limit_bytes))
+    if link.held_back:
+        yield words("held_back"), link.held_back
+
+
 def _link(picture: Picture, words: Words) -> Markup:
     link, clock = picture.link, picture.clock
     unknown = words("unknown")
@@ -182,6 +192,7 @@ def _link(picture: Picture, words: Words) -> Markup:
             (words("connected"), words("yes" if link.connected else "no")),
             (words("connected_for"), "–" if link.connected_s is None else words.span(link.connected_s)),
             (words("server"), link.server or unknown),
+            *_way(link, words),
             (words("connections"), str(link.connections)),
             (words("last_error"), link.last_error or words("none")),
             (words("acknowledged"), str(link.acked_batches)),

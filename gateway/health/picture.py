@@ -50,7 +50,11 @@ class SensorPicture(Struct, frozen=True, kw_only=True):
 
 
 class LinkPicture(Struct, frozen=True, kw_only=True):
-    """`waiting_*` is what no acknowledgement covers yet, as measured at most half a minute ago."""
+    """`waiting_*` is what no acknowledgement covers yet, as measured at most half a minute ago.
+
+    `via`: the way that is taken, of several. `held_back`: why telemetry waits or goes in larger batches, by that way's
+    policy; empty: it goes as it comes. `day_*`: its bytes of today and their limit, 0 where there is none.
+    """
 
     connected: bool
     connected_s: float | None
@@ -63,6 +67,10 @@ class LinkPicture(Struct, frozen=True, kw_only=True):
     oldest_waiting_s: float | None
     acked_batches: int
     sent_bytes: int
+    via: str = ""
+    held_back: str = ""
+    day_bytes: int = 0
+    day_limit_bytes: int = 0
 
 
 class ClockPicture(Struct, frozen=True, kw_only=True):

@@ -45,9 +45,14 @@ def _verdict(picture: Picture) -> Iterator[str]:
 def _facts(picture: Picture) -> Iterator[str]:
     link, clock, buffer, box = picture.link, picture.clock, picture.buffer, picture.box
     up = f"connected for {span(link.connected_s)}" if link.connected_s is not None else "not connected"
+    up += f" by {link.via}" if link.via else ""
     yield plain(
         f"link           {up}, {link.server or 'server unknown'}; {counted(link.acked_batches, 'batch')} acknowledged"
     )
+    if link.day_limit_bytes:
+        yield f"today          {size(link.day_bytes)} of {size(link.day_limit_bytes)} by {plain(link.via)}"
+    if link.held_back:
+        yield plain(f"telemetry      {link.held_back}")
     oldest = f", oldest {span(link.oldest_waiting_s)} ago" if link.oldest_waiting_s is not None else ""
     waiting = ", ".join(
         [counted(link.waiting_batches, "batch"), counted(link.waiting_readings, "reading"), size(link.waiting_bytes)]

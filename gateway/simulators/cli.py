@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--signal", action="append", default=[], metavar="Q=VALUE|Q=CSV:COLUMN", help="constant or recorded column"
     )
     modbus.add_argument("--log", type=Path, metavar="FILE", help="a JSON line per read answered")
-    link = kinds.add_parser("link", help="a TCP link that can be cut, black-holed and slowed")
+    link = kinds.add_parser("link", help="a TCP link that can be cut, slowed, black-holed one way or both")
     link.add_argument("--to", required=True, type=_address, metavar="HOST:PORT")
     bluez = kinds.add_parser("bluez", help="Bluetooth sensors and the BlueZ daemon that hears them, on a private bus")
     mqtt = kinds.add_parser("mqtt", help="sensors that publish to an MQTT broker")

@@ -1,42 +1,50 @@
 """One stream to the control plane, made again for ever.
 
 A connection: Hello → Welcome (the server's word on what it holds) → declares and batches up, acks down. It is given
-up when nothing sent is acknowledged within `ack_timeout_s` (a half-open link is found by lack of progress), when the
-server says goodbye, or when the transport breaks. The sensors never notice.
+up when something is under way and nothing was acknowledged for as long as `Progress` has patience (a half-open link is
+found by lack of progress), when the server says goodbye, or when the transport breaks. The sensors never notice.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from dataclasses import dataclass
+import functools
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 import grpc
 import structlog
 
 from gateway.backoff import Backoff
-from gateway.buffer.buffer import Buffer, LaneView
+from gateway.buffer.buffer import Buffer
 from gateway.cancelling import apart
 from gateway.clock import Clock
 from gateway.errors import Misconfigured, Retryable
 from gateway.uplink.anchors import Anchors
 from gateway.uplink.configuration import Configuration
+from gateway.uplink.greeting import Dismissed, Greeting, welcome
+from gateway.uplink.health import LinkHealth
+from gateway.uplink.policy import Leave, leave
+from gateway.uplink.progress import Progress
 from gateway.uplink.sender import Sender, Write
+from gateway.uplink.spending import SAVE_AT_BYTES, Spending
+from gateway.uplink.tunnel import LOCAL, host_port, reach, tunnel
+from gateway.uplink.ways import Ways
 from protos.columns import BodyError, Dictionary
-from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
-from protos.config import UplinkSection
+from protos.config import UplinkSection, Via
 
-PROTOCOL = 1
 METHOD = "/comboio.v1.Link/Connect"
 WELCOME_TIMEOUT_S = 15.0
 HEARTBEAT_EVERY_S = 10.0
 FACTS_EVERY_S = 60.0
 LONG_AWAY_S = 600.0
+LOOK_FOR_BETTER_S = 60.0
 MAX_MESSAGE_BYTES = 20 << 20
-CHANNEL_OPTIONS = (
+CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.http2.bdp_probe", 0),
     ("grpc.keepalive_time_ms", 300_000),
@@ -63,21 +71,6 @@ class Endpoint(Protocol):
         """The attempt ended before Welcome."""
 
 
-@dataclass(slots=True)
-class LinkHealth:
-    """What a person asks of the link."""
-
-    connected: bool = False
-    connected_since_ms: int | None = None
-    """Monotonic."""
-    server: str = ""
-    """Where the last attempt went."""
-    connections: int = 0
-    last_error: str = ""
-    acked_batches: int = 0
-    sent_bytes: int = 0
-
-
 class Link:
     """The uplink. `run()` is supervised and ends only by cancellation."""
 
@@ -92,6 +85,7 @@ class Link:
         anchors: Anchors,
         version: Callable[[], str],
         configuration: Configuration,
+        spending: Spending,
         sensors_silent: Callable[[], int] = lambda: 0,
     ) -> None:
         self._buffer = buffer
@@ -100,52 +94,73 @@ class Link:
         self._endpoint = endpoint
         self._set_batch_interval = set_batch_interval
         self._anchors = anchors
-        self._version = version
         self._configuration = configuration
-        self._sensors_silent = sensors_silent
+        self._greeting = Greeting(
+            buffer=buffer,
+            clock=clock,
+            anchors=anchors,
+            configuration=configuration,
+            version=version,
+            sensors_silent=sensors_silent,
+        )
+        self._spending = spending
+        self._ways = Ways(settings.via, clock=clock)
+        self._via: Via | None = None
+        self._paced_s = settings.batch_interval_s
+        self._progress = Progress(cap_s=settings.ack_timeout_s)
         self._backoff = Backoff()
         self._away_since_ms = clock.mono_ms()
+        self._not_reached = ""
         self.health = LinkHealth()
 
     async def run(self) -> None:
         await asyncio.sleep(self._backoff.next_s() / 3)  # a fleet that boots together does not knock together
         while True:
-            delay_s = None
+            delay_s = 0.0
             try:
                 await apart(self._connection)
             except* Retryable as group:
                 error = _first(group)
-                delay_s = error.after_s if isinstance(error, Retryable) else None
-                self._failed(str(error))
+                delay_s = (error.after_s or 0.0) if isinstance(error, Retryable) else 0.0
+                self._failed(str(error), by_the_way=not isinstance(error, Dismissed))
             except* grpc.aio.AioRpcError as group:
-                error = _first(group)
-                self._failed(_sentence(error))
+                self._failed(self._not_reached or _sentence(_first(group)))
             except* (OSError, Misconfigured) as group:
                 self._failed(str(_first(group)))
             self._away()
-            await asyncio.sleep(max(delay_s or 0.0, self._backoff.next_s()))
+            # on top of what the server said: it says the same to everybody
+            await asyncio.sleep(delay_s + self._backoff.next_s())
 
     def _away(self) -> None:
         """Nobody waits for batches after a long outage: larger ones take a third of the space."""
         now_ms = self._clock.mono_ms()
         if self.health.connected:
             self._away_since_ms = now_ms
+        if self._via is not None and self.health.connected_since_ms is not None:
+            self._ways.carried_for(self._via, now_ms - self.health.connected_since_ms)
         self.health.connected = False
         self.health.connected_since_ms = None
         long = now_ms - self._away_since_ms >= LONG_AWAY_S * 1000
-        interval_s = self._settings.batch_interval_s
-        self._set_batch_interval(max(interval_s, LONG_AWAY_S) if long else interval_s)
+        self._paced_s = max(self._settings.batch_interval_s, LONG_AWAY_S if long else 0.0)
+        self._set_batch_interval(max(self._paced_s, self._leave().interval_s))
 
-    def _failed(self, why: str) -> None:
+    def _failed(self, why: str, *, by_the_way: bool = True) -> None:
         self.health.last_error = why
+        if by_the_way and self._via is not None:
+            self._ways.failed(self._via)
         if not self.health.connected:
             self._endpoint.failed()
-        log.warning("link.down", why=why)
+        log.warning("link.down", why=why, **({"via": self._via.id} if self._via else {}))
 
     async def _connection(self) -> None:
+        self._via, self._not_reached = None, ""
         address, credentials = await self._endpoint.before_connecting()
+        self._via = self._ways.choose()
         self.health.server = address
-        async with grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS) as channel:
+        async with (
+            self._road(address) as (target, options),
+            grpc.aio.secure_channel(target, credentials, options=(*CHANNEL_OPTIONS, *options)) as channel,
+        ):
             method = channel.stream_stream(
                 METHOD,
                 request_serializer=wire.Uplink.SerializeToString,
@@ -159,62 +174,79 @@ class Link:
             finally:
                 call.cancel()
 
+    @asynccontextmanager
+    async def _road(self, address: str) -> AsyncIterator[tuple[str, Sequence[tuple[str, int | str]]]]:
+        """Where gRPC connects to, and what it must be told so that it still demands the server's own certificate."""
+        via = self._via
+        self._told(self._leave())
+        if via is None:
+            yield address, ()
+            return
+        try:
+            host, _ = host_port(address)
+        except ValueError:
+            raise Misconfigured(f"uplink.server: {address!r} is not host:port") from None
+
+        def unreachable(error: OSError) -> None:
+            self._not_reached = f"{address} by {via.id}: {error or 'no answer'}"
+
+        counted = functools.partial(self._spending.add, via.id)
+        try:
+            async with tunnel(address, via, carried=counted, unreachable=unreachable) as port:
+                yield (
+                    f"{LOCAL}:{port}",
+                    (("grpc.ssl_target_name_override", host), ("grpc.default_authority", address)),
+                )
+        finally:
+            with contextlib.suppress(OSError):
+                self._spending.save()
+
     async def _conversation(self, call: Call) -> None:
         asked = self._clock.mono_ms()
-        hello = await self._hello()
+        hello = await self._greeting.hello()
         try:
             async with asyncio.timeout(WELCOME_TIMEOUT_S):
                 await call.write(wire.Uplink(hello=hello))
-                welcome = _welcome(await call.read())
+                answer = welcome(await call.read())
         except TimeoutError:
             raise Retryable("the server did not answer Hello") from None
-        if welcome.new_epoch:
-            raise Retryable("the server asks for a new epoch, which this version can't start", after_s=60.0)
-        self._anchors.from_server(asked_mono_ms=asked, server_ms=welcome.server_ms)
+        self._anchors.from_server(asked_mono_ms=asked, server_ms=answer.server_ms)
         lock = asyncio.Lock()
 
         async def write(message: wire.Uplink) -> None:
             async with lock:
                 await call.write(message)
 
-        window = min(self._settings.window, welcome.limits.max_inflight or self._settings.window)
-        sender = Sender(buffer=self._buffer, write=write, window=window, known_schema=welcome.schema)
-        self._set_batch_interval(self._settings.batch_interval_s)
-        self._pace(welcome.pace, sender)
-        await sender.acknowledged(welcome.lanes)
+        sender = self._sender(answer, write)
+        await sender.acknowledged(answer.lanes)
         self.health.connected = True
         self.health.connected_since_ms = self._clock.mono_ms()
         self.health.connections += 1
         self._endpoint.connected()
-        log.info("link.up", session=welcome.session)
+        log.info("link.up", session=answer.session, **({"via": self._via.id} if self._via else {}))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(sender.run(), name="uplink.send")
             tasks.create_task(self._read(call, sender, write), name="uplink.read")
             tasks.create_task(self._watch(sender), name="uplink.watch")
             tasks.create_task(self._heartbeat(sender, write), name="uplink.heartbeat")
             tasks.create_task(self._configure(write), name="uplink.configuration")
+            if self._via is not None:
+                tasks.create_task(self._look_for_better(self._via), name="uplink.better")
 
-    async def _hello(self) -> wire.Hello:
-        opening = self._buffer.opening
-        views = await self._buffer.views()
-        schemas = await self._buffer.schemas()
-        return wire.Hello(
-            protocol=PROTOCOL,
-            epoch=opening.epoch,
-            opens=opening.opens,
-            boot=opening.boot,
-            boot_id=opening.boot_id,
-            lanes=[_lane_state(view) for view in views],
-            schema=schemas[-1].schema if schemas else 0,
-            dictionaries=self._buffer.dictionaries(),
-            codecs=[pb.CODEC_NONE, pb.CODEC_ZSTD, pb.CODEC_ZSTD_DICT],
-            mono_ms=self._clock.mono_ms(),
-            wall_ms=self._clock.wall_ms(),
-            clock=self._anchors.state(),
-            running=self._configuration.running(),
-            version=await asyncio.to_thread(self._version),
-            run_id=opening.run_id,
+    def _sender(self, answer: wire.Welcome, write: Write) -> Sender:
+        self._progress.connected()
+        sender = Sender(
+            buffer=self._buffer,
+            write=write,
+            window=min(self._settings.window, answer.limits.max_inflight or self._settings.window),
+            known_schema=answer.schema,
+            clock=self._clock,
+            progress=self._progress,
+            may_send=lambda: self._leave().telemetry,
         )
+        self._paced_s = self._settings.batch_interval_s
+        self._pace(answer.pace, sender)
+        return sender
 
     async def _read(self, call: Call, sender: Sender, write: Write) -> None:
         while True:
@@ -245,7 +277,7 @@ class Link:
             self._configuration.offered(message.config_offer)
         elif kind == "goodbye":
             text = message.goodbye.text or wire.GoodbyeReason.Name(message.goodbye.reason)
-            raise Retryable(f"the server said goodbye: {text}", after_s=message.goodbye.return_after_ms / 1000)
+            raise Dismissed(f"the server said goodbye: {text}", after_s=message.goodbye.return_after_ms / 1000)
         else:
             await _refuse_politely(message, write)
 
@@ -269,52 +301,75 @@ class Link:
 
     def _pace(self, pace: wire.Pace, sender: Sender) -> None:
         if pace.batch_interval_ms:
-            self._set_batch_interval(pace.batch_interval_ms / 1000)
-        if pace.window:
-            sender.window = min(pace.window, self._settings.window)
+            self._paced_s = pace.batch_interval_ms / 1000
+        sender.pace(pace, most=self._settings.window)
+        self._told(self._leave())
+
+    def _leave(self) -> Leave:
+        """What may go by the way that is taken, now."""
+        via = self._via
+        if via is None:
+            return Leave()
+        return leave(via, used_bytes=self._spending.of(via.id), wall_ms=self._clock.wall_ms())
+
+    def _told(self, now: Leave) -> None:
+        """Keep to it, and say so."""
+        via, health = self._via, self.health
+        if now.why != health.held_back and not now.telemetry:
+            log.warning("telemetry.held_back", why=now.why)
+        health.via, health.held_back = via.id if via else "", now.why
+        health.day_limit_bytes = round(via.daily_mb * 1e6) if via else 0
+        health.day_bytes = self._spending.of(via.id) if via and via.daily_mb else 0
+        self._set_batch_interval(max(self._paced_s, now.interval_s))
 
     async def _watch(self, sender: Sender) -> None:
-        """Give the connection up when what was sent is not acknowledged."""
-        quiet_since, seen = self._clock.mono_ms(), (-1, 0)
+        """Give the connection up when what was sent is not acknowledged; keep to what the link's policy allows."""
         before_bytes = self.health.sent_bytes
         while True:
-            await asyncio.sleep(min(1.0, self._settings.ack_timeout_s / 4))
+            patience_s = self._progress.patience_s
+            await asyncio.sleep(min(1.0, patience_s / 4))
             self.health.sent_bytes = before_bytes + sender.sent_bytes
-            now, state = self._clock.mono_ms(), (sender.acked_batches, min(1, sender.in_flight))
-            if not sender.in_flight or state != seen:
-                quiet_since, seen = now, state
-            elif now - quiet_since > self._settings.ack_timeout_s * 1000:
-                raise Retryable(f"no acknowledgement for {self._settings.ack_timeout_s:.0f} s; the link is dead")
+            if sender.stalled_ms() > patience_s * 1000:
+                self._progress.gave_up()
+                raise Retryable(f"no acknowledgement for {patience_s:.3g} s; the link is dead")
+            if self._via is not None:
+                self._told(self._leave())
+                await self._remember_bytes(self._via)
+
+    async def _remember_bytes(self, via: Via) -> None:
+        """Durably, a hundred times a day at most."""
+        if via.daily_mb:
+            at_bytes = max(SAVE_AT_BYTES, round(via.daily_mb * 1e4))
+            with contextlib.suppress(OSError):  # a full disk has other voices; the bytes are counted in memory on
+                await asyncio.to_thread(self._spending.save, at_bytes=at_bytes)
+
+    async def _look_for_better(self, current: Via) -> None:
+        """Go back to a preferred way once it has been reachable several times in a row."""
+        while True:
+            await asyncio.sleep(LOOK_FOR_BETTER_S * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load
+            for via in self._ways.better(current):
+                if self._ways.looked(via, reached=await self._reachable(via)):
+                    raise Dismissed(f"{via.id} can be reached again; leaving {current.id}")
+
+    async def _reachable(self, via: Via) -> bool:
+        try:
+            _, writer = await reach(self.health.server, via)
+        except OSError:
+            return False
+        writer.transport.abort()
+        return True
 
     async def _heartbeat(self, sender: Sender, write: Write) -> None:
         """At once, then on silence; and while batches flow as often as the facts that they don't carry are due."""
         sent, said_ms = sender.sent_batches, None
+        costly = self._via is not None and self._via.policy != "free"
         while True:
             now_ms = self._clock.mono_ms()
             if said_ms is None or sender.sent_batches == sent or now_ms - said_ms >= FACTS_EVERY_S * 1000:
-                await write(wire.Uplink(heartbeat=self._heartbeat_message()))
+                await write(wire.Uplink(heartbeat=self._greeting.heartbeat()))
                 said_ms = now_ms
             sent = sender.sent_batches
-            await asyncio.sleep(HEARTBEAT_EVERY_S)
-
-    def _heartbeat_message(self) -> wire.Heartbeat:
-        usage = self._buffer.usage()
-        lanes = [
-            wire.LaneComplete(
-                lane=said.lane, seq=said.seq, complete_to=wire.CompleteTo(boot=said.boot, mono_ms=said.mono_ms)
-            )
-            for said in self._buffer.completeness()
-        ]
-        backlog = wire.Backlog(
-            batches=usage.waiting_batches, bytes=usage.waiting_bytes, oldest_wall_ms=usage.oldest_waiting_ms
-        )
-        return wire.Heartbeat(
-            lanes=lanes,
-            backlog=backlog,
-            running=self._configuration.running(),
-            clock=self._anchors.state(),
-            sensors_silent=self._sensors_silent(),
-        )
+            await asyncio.sleep(FACTS_EVERY_S if costly else HEARTBEAT_EVERY_S)
 
 
 async def _refuse_politely(message: wire.Downlink, write: Write) -> None:
@@ -323,22 +378,6 @@ async def _refuse_politely(message: wire.Downlink, write: Write) -> None:
         text = f"this gateway does not know the command {message.command.name!r}"
         result = wire.CommandResult(id=message.command.id, state=wire.COMMAND_UNSUPPORTED, text=text)
         await write(wire.Uplink(command_result=result))
-
-
-def _welcome(message: object) -> wire.Welcome:
-    if not isinstance(message, wire.Downlink):
-        raise Retryable("the server closed the stream before Welcome")
-    if message.WhichOneof("msg") == "goodbye":
-        goodbye = message.goodbye
-        raise Retryable(f"the server refused: {goodbye.text}", after_s=goodbye.return_after_ms / 1000)
-    if message.WhichOneof("msg") != "welcome":
-        raise Retryable("the server answered Hello with something else")
-    return message.welcome
-
-
-def _lane_state(view: LaneView) -> wire.LaneState:
-    held = [pb.Range(first=first, last=last) for first, last in view.held]
-    return wire.LaneState(lane=view.lane, next_seq=view.next_seq, held=held)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

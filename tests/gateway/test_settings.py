@@ -73,6 +73,15 @@ def test_a_good_document_is_read(tmp_path: Path) -> None:
         (GOOD.replace("xy-md02@1", "xy-md2@1"), "sensor[0].profile: 'xy-md2@1': no such profile"),
         (GOOD + "[sensor.calibration.temprature]\ngain = 2.0", "sensor[0].calibration.temprature: not a quantity of"),
         (GOOD.replace('id = "cooling"', ""), "sensor[0]: missing required field id"),
+        (
+            'config_version = 1\n[[uplink.via]]\nid = "lte"\nhours = ["22:00-24:30"]',
+            "uplink.via[0].hours[0]: expected str",
+        ),
+        ('config_version = 1\n[[uplink.via]]\nid = "lte"\nsource = "10.0.0"', "uplink.via[0].source: '10.0.0' is not"),
+        (
+            'config_version = 1\n[[uplink.via]]\nid = "lte"\n[[uplink.via]]\nid = "lte"',
+            "uplink.via: 2 of them have the id 'lte'",
+        ),
         ("config_version = 1\n[uplinc]\n", "uplinc: not a setting of this section; did you mean uplink?"),
     ],
 )

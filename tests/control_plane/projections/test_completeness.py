@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from control_plane.projections import completeness
 from control_plane.projections import projector as module
-from control_plane.projections.completeness import LaneProgress
+from control_plane.projections.completeness import MOST_MARKS, LaneProgress
 from control_plane.store.tables import anchor, gap, integrity
 from protos.comboio.v1 import batch_pb2 as pb
 from tests.control_plane.projections.conftest import Road
@@ -162,8 +163,28 @@ def test_gateways_do_not_mix(road: Road) -> None:
     assert (road.state()[1][2], road.state(OTHER)[1][2]) == (1.0, 3.0)
 
 
-@given(st.permutations(range(1, 9)), st.sets(st.integers(1, 8)))
-def test_any_order_gives_the_same_watermark(order: list[int], as_gap: set[int]) -> None:
+@pytest.mark.parametrize("most_marks", [0, 2, MOST_MARKS])
+@given(order=st.permutations(range(1, 9)), as_gap=st.sets(st.integers(1, 8)))
+def test_any_order_gives_the_same_watermark(most_marks: int, order: list[int], as_gap: set[int]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(completeness, "MOST_MARKS", most_marks)
+        _same_watermark(order, as_gap)
+
+
+def test_days_of_new_data_beside_a_backlog_leave_few_promises() -> None:
+    lane = LaneProgress()
+    for seq in range(1001, 3001):
+        lane.promise(seq, (1, seq))
+        lane.resolve(seq)
+        lane.promise(seq, (1, seq + 1))  # a heartbeat
+    assert len(lane.marks) <= MOST_MARKS + 1
+    lane.resolve(1, 999)
+    assert lane.complete == (0, 0)
+    lane.resolve(1000)
+    assert (lane.cum, lane.complete) == (3000, (1, 3001))
+
+
+def _same_watermark(order: list[int], as_gap: set[int]) -> None:
     lane = LaneProgress()
     for seq in order:
         if seq not in as_gap:

@@ -252,6 +252,16 @@ def test_what_is_red_is_said_in_the_reader_s_language() -> None:
     assert "nothing heard" not in page
 
 
+def test_the_way_and_what_is_left_of_its_day_are_said_where_there_is_one() -> None:
+    spoken = words.load()["pt"]
+    link = msgspec.structs.replace(
+        picture().link, via="mobile", day_bytes=40_000_000, day_limit_bytes=50_000_000, held_back="80% are used"
+    )
+    page = views.page("link", picture(link=link), spoken, csrf="t")
+    assert all(said in page for said in ("mobile", "40 MB", "50 MB", "80% are used", "Transferido hoje"))
+    assert "Transferido hoje" not in views.page("link", picture(), spoken, csrf="t")
+
+
 def test_the_english_page_says_what_the_status_command_says() -> None:
     said = words.load()["en"].sentences
     assert {key: said[f"red_{key}"] for key in SENTENCES} == SENTENCES

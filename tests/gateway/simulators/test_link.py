@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from gateway.simulators.control import ControlPort
-from gateway.simulators.link import LinkProxy, obey
+from gateway.simulators.link import DOWN, LinkProxy, obey
 
 
 @asynccontextmanager
@@ -104,6 +104,26 @@ async def test_a_black_hole_keeps_everything_open_and_passes_nothing_until_resto
         assert await asyncio.wait_for(caller.reader.readexactly(7), 5) == b"anyone?"
 
 
+async def test_a_hole_in_one_direction_lets_the_other_pass() -> None:
+    async with echo_behind_a_link() as link, call(link) as caller:
+        await caller.says(b"hello")
+        link.black_hole(DOWN)
+        caller.writer.write(b"it arrives")
+        async with asyncio.timeout(5):
+            while link.passed_bytes < 20:
+                await asyncio.sleep(0.01)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(caller.reader.read(1), 0.1)
+        await link.restore()
+        assert await asyncio.wait_for(caller.reader.readexactly(10), 5) == b"it arrives"
+
+
+async def test_a_trickle_passes_byte_by_byte_and_whole() -> None:
+    async with echo_behind_a_link() as link, call(link) as caller:
+        link.trickle(1)
+        assert await caller.says(b"a sentence in many pieces") == b"a sentence in many pieces"
+
+
 async def test_a_slow_link_is_as_slow_as_said() -> None:
     async with echo_behind_a_link() as link, call(link) as caller:
         link.slow(bytes_per_s=100_000)
@@ -157,6 +177,11 @@ async def test_a_link_obeys_one_line_commands_over_its_control_port() -> None:
         assert await ask("cut") == "ok"
         assert (await ask("status")).startswith("cut ")
         assert await ask("restore") == "ok"
+        assert await ask("blackhole up") == "ok"
+        assert (await ask("status")).startswith("blackhole-up ")
+        assert await ask("blackhole sideways") == "error: a black hole is up, down or, without either, both"
+        assert await ask("trickle 1") == "ok"
+        assert await ask("trickle 0") == "error: a piece has at least one byte"
         assert await ask("slow 1000 50") == "ok"
         assert await ask("reset-after 10") == "ok"
         assert await ask("slow -1") == "error: bytes_per_s is above 0, delay_s not below"

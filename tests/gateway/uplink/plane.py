@@ -38,11 +38,24 @@ class Plane:
     dictionaries: list[wire.Dictionary] = field(default_factory=list)
     received: dict[int, Ranges] = field(default_factory=dict)
     port: int = 0
+    calls: list[Context] = field(default_factory=list)
+
+    async def acknowledge(self) -> None:
+        """Everything so far, on the newest connection."""
+        for lane in {batch.lane for batch in self.batches}:
+            held = self.received.setdefault(lane, Ranges())
+            for batch in self.batches:
+                if batch.lane == lane:
+                    held.add(batch.seq)
+            above = [pb.Range(first=first, last=last) for first, last in held]
+            said = wire.LaneReceived(lane=lane, above=above)
+            await self.calls[-1].write(wire.Downlink(ack=wire.Ack(lanes=[said])))
 
     async def connect(self, _: AsyncIterator[wire.Uplink], context: Context) -> None:
         hello = await context.read()
         assert isinstance(hello, wire.Uplink)
         self.hellos.append(hello.hello)
+        self.calls.append(context)
         await context.write(wire.Downlink(welcome=self.welcome))
         while self.says:
             await context.write(self.says.pop(0))

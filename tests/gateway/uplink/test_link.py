@@ -14,7 +14,9 @@ from gateway.buffer.buffer import SealedBatch
 from gateway.buffer.disk import DiskBuffer
 from gateway.clock import SystemClock
 from gateway.uplink.anchors import Anchors
+from gateway.uplink.greeting import Dismissed
 from gateway.uplink.link import Link
+from gateway.uplink.spending import Spending
 from protos import columns
 from protos.columns import Dictionary, dictionary_id
 from protos.comboio.v1 import batch_pb2 as pb
@@ -54,9 +56,8 @@ async def seal(box: Box, count: int) -> None:
         await box.buffer.seal()
 
 
-@asynccontextmanager
-async def linked(buffer: DiskBuffer, plane: Plane, **settings: float) -> AsyncIterator[Link]:
-    """The uplink running, with an anchor from the server at each Welcome."""
+def made(buffer: DiskBuffer, plane: Plane, **settings: object) -> Link:
+    """With an anchor from the server at each Welcome."""
     clock = SystemClock()
 
     def record(anchor: pb.Anchor) -> None:
@@ -71,8 +72,16 @@ async def linked(buffer: DiskBuffer, plane: Plane, **settings: float) -> AsyncIt
         anchors=Anchors(clock=clock, boot=1, record=record, kernel=lambda: None),
         version=lambda: "test",
         configuration=by_hand(buffer._folder / "desired", clock),
+        spending=Spending(buffer._folder / "uplink-day.json", clock=clock),
     )
     link._backoff = Backoff(base_s=0.05, cap_s=0.3)  # a third attempt may otherwise be a dozen seconds away
+    return link
+
+
+@asynccontextmanager
+async def linked(buffer: DiskBuffer, plane: Plane, **settings: object) -> AsyncIterator[Link]:
+    """The uplink running."""
+    link = made(buffer, plane, **settings)
     running = asyncio.create_task(link.run())
     try:
         yield link
@@ -105,16 +114,54 @@ async def test_what_welcome_says_is_held_is_not_sent_again(box: Box) -> None:
     plane = Plane(welcome=wire.Welcome(session=7, lanes=[lane], schema=1))
     async with plane.serving(), linked(box.buffer, plane):
         await until(lambda: len(plane.telemetry()) >= 2)
-    assert plane.telemetry() == [3, 5]
+    assert plane.telemetry() == [5, 3]
 
 
-async def test_no_more_than_the_window_is_on_the_way(box: Box) -> None:
+async def test_no_more_than_the_window_is_on_the_way_and_a_slot_of_it_is_kept_for_what_is_urgent(box: Box) -> None:
     await seal(box, 9)
     plane = Plane(acks=False)
-    async with plane.serving(), linked(box.buffer, plane, window=4, ack_timeout_s=30):
-        await until(lambda: len(plane.batches) >= 4)
-        await asyncio.sleep(0.3)
-        assert len(plane.batches) == 4
+    async with plane.serving(), linked(box.buffer, plane, window=6, ack_timeout_s=30):
+        await until(lambda: plane.telemetry() == [9, 1, 2])  # the backlog begins carefully
+        await seal(box, 4)  # and the anchor with the first
+        await until(lambda: len(plane.batches) == 5)
+        await asyncio.sleep(0.2)
+        assert plane.telemetry() == [9, 1, 2, 10]
+        box.buffer.event(pb.EVENT_FIELD_ACT, b"delivered")
+        await box.buffer._seal_urgent()
+        await until(lambda: len(plane.batches) == 6)
+        await asyncio.sleep(0.2)
+        assert [batch.lane for batch in plane.batches].count(pb.URGENT) == 2
+        assert len(plane.batches) == 6
+
+
+async def test_after_an_outage_the_newest_goes_first_and_what_is_new_overtakes_the_backlog(box: Box) -> None:
+    await seal(box, 40)
+    plane = Plane(acks=False)
+    async with plane.serving(), linked(box.buffer, plane, ack_timeout_s=30):
+        await until(lambda: len(plane.telemetry()) == 3)
+        assert plane.telemetry() == [40, 1, 2]
+        await seal(box, 1)
+        await until(lambda: plane.telemetry()[-1] == 41)
+        plane.acks = True
+        await plane.acknowledge()
+        await until(lambda: len(box.buffer._store.lanes[pb.TELEMETRY].acked) == 41)
+    backlog = [seq for seq in plane.telemetry() if seq < 40]
+    assert backlog == list(range(1, 40))
+    assert len(plane.telemetry()) == 41
+
+
+async def test_a_server_may_hold_the_backlog_back_for_a_moment_or_ask_for_the_oldest_first(box: Box) -> None:
+    await seal(box, 5)
+    plane = Plane(welcome=wire.Welcome(session=1, pace=wire.Pace(pause_ms=600)))
+    async with plane.serving(), linked(box.buffer, plane):
+        await until(lambda: plane.telemetry() == [5])
+        await asyncio.sleep(0.2)
+        assert plane.telemetry() == [5]
+        await until(lambda: plane.telemetry() == [5, 1, 2, 3, 4])
+    await seal(box, 5)
+    plane = Plane(welcome=wire.Welcome(session=2, pace=wire.Pace(oldest_first=True)))
+    async with plane.serving(), linked(box.buffer, plane):
+        await until(lambda: plane.telemetry() == [6, 7, 8, 9, 10])
 
 
 async def test_a_link_without_acknowledgement_is_given_up_and_nothing_is_lost(box: Box) -> None:
@@ -179,6 +226,35 @@ async def test_goodbye_says_when_to_come_back(box: Box) -> None:
         left = asyncio.get_running_loop().time()
         await until(lambda: len(plane.hellos) == 2)
         assert asyncio.get_running_loop().time() - left >= 1.4
+
+
+async def test_gateways_sent_away_together_do_not_come_back_together(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    async def noted(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) % 2 == 0:
+            raise EndOfStoryError
+
+    monkeypatch.setattr("gateway.uplink.link.asyncio.sleep", noted)
+    for _ in range(30):
+        link = made(box.buffer, Plane())
+        link._backoff = Backoff()
+        monkeypatch.setattr(link, "_connection", _sent_away)
+        with pytest.raises(EndOfStoryError):
+            await link.run()
+    knocks, returns = waits[::2], waits[1::2]
+    assert len({round(one, 2) for one in knocks}) > 10
+    assert len({round(one, 1) for one in returns}) > 5
+    assert min(returns) >= 1.5  # no earlier than told
+
+
+async def _sent_away() -> None:
+    raise Dismissed("restarting", after_s=1.0)
+
+
+class EndOfStoryError(Exception):
+    pass
 
 
 async def test_commands_and_offers_of_later_versions_are_refused_in_words(box: Box) -> None:

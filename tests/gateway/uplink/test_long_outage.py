@@ -9,6 +9,7 @@ from gateway.buffer.disk import DiskBuffer
 from gateway.errors import Retryable
 from gateway.uplink.anchors import Anchors
 from gateway.uplink.link import LONG_AWAY_S, Link
+from gateway.uplink.spending import Spending
 from protos.config import BufferSection, UplinkSection
 from tests.gateway.buffer.boxes import COOLING, TurnedClock
 from tests.gateway.uplink.hand_written import by_hand
@@ -57,6 +58,7 @@ async def test_after_ten_minutes_away_batches_become_large(tmp_path: Path, monke
         anchors=Anchors(clock=clock, boot=1, record=lambda _: None, kernel=lambda: None),
         version=lambda: "test",
         configuration=by_hand(tmp_path / "desired", clock),
+        spending=Spending(tmp_path / "uplink-day.json", clock=clock),
     )
     monkeypatch.setattr("gateway.uplink.link.asyncio.sleep", at_once)
     with pytest.raises(EndOfStoryError):

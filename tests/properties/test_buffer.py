@@ -157,7 +157,7 @@ class BufferMachine(RuleBasedStateMachine):
 def test_every_row_is_once_in_a_batch_or_in_a_gap_record(monkeypatch: pytest.MonkeyPatch) -> None:
     Disk(monkeypatch)
     bounds = settings(
-        max_examples=tries(40),
+        max_examples=tries(30),
         stateful_step_count=25,
         deadline=None,
         suppress_health_check=list(HealthCheck),

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-CORES  ?= -n logical --maxprocesses 4 --dist worksteal
+CORES  ?= -n $(shell expr $$(nproc) + 1) --dist worksteal
 PROTOS := $(wildcard protos/comboio/v1/*.proto)
 .DEFAULT_GOAL := help
 .PHONY: help setup servers demo test check protos fmt faults bench package shape lock
@@ -25,7 +25,7 @@ servers: setup ## Servers that tests need (root: apt; otherwise says what to run
 demo: setup ## The whole road on this machine; ONCE=1 ends after 60 s with a balance
 	@COMBOIO_CLONED=$$(stat -c %Y .git/description 2>/dev/null) $(BIN)/python -m control_plane.simulators.demo $(if $(ONCE),--once) $(if $(KEEP),--keep)
 
-test: servers ## All tests (SQLite and PostgreSQL), on every core; CORES= runs one at a time
+test: servers ## All tests (SQLite and PostgreSQL), on all cores; CORES= runs one at a time
 	$(BIN)/python -m pytest $(CORES) $(ARGS)
 
 check: servers ## What CI runs: style, types, imports, wire contract, tests
@@ -45,8 +45,9 @@ fmt: setup ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-faults: servers ## The long crash suite (random kills, both databases)
-	$(BIN)/python -m pytest tests/faults tests/journeys --timeout 900 $(ARGS)
+faults: servers ## The long crash suite: random kills on both databases, ten times as many generated cases
+	COMBOIO_EFFORT=10 $(BIN)/python -m pytest tests/faults tests/journeys tests/properties tests/protos \
+	  tests/control_plane/reconcile tests/control_plane/projections $(CORES) --timeout 1800 $(ARGS)
 
 bench: servers ## Every figure, `key value unit`; ONLY=<first word of the key>
 	@$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))

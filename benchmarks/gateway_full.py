@@ -1,7 +1,7 @@
 """gateway.rss: one daemon with everything switched on, under load: Modbus, Bluetooth, MQTT, uplink, its own page.
 
-The devices are those of `gateway.rss_modbus`; beside them ten Bluetooth probes and ten MQTT sensors send once a second, and
-somebody signed in looks at the page as its script does, every two seconds.
+The devices are those of `gateway.rss_modbus`; beside them ten Bluetooth probes and ten MQTT sensors send once a second,
+and somebody signed in looks at the page as its script does, every two seconds.
 """
 
 from __future__ import annotations

@@ -20,6 +20,11 @@ LASTING_THREADS = ("_poll_wrapper", "asyncio_")
 LEAK_PATIENCE_S = 3.0
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long ones first, so that no core has nothing to do while the other ends one."""
+    items.sort(key=lambda item: item.get_closest_marker("journey") is None)
+
+
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Cluster]:
     """One server for the session, with a migrated template database."""

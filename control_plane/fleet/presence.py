@@ -67,7 +67,7 @@ class Why(StrEnum):
     RETIRED = "retired"
 
 
-class Presence(msgspec.Struct, frozen=True, kw_only=True):
+class Presence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What its newest stream said. Times in ms since 1970; what was never said is None."""
 
     connected_ms: int
@@ -84,7 +84,7 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
     running: wire.RunningConfig | None = None
 
 
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
+class Standing(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One gateway of the registry. `data_ms`: when its newest readings were projected here."""
 
     id: str
@@ -114,6 +114,7 @@ class Fleet:
     def __init__(self, *, stores: Stores, clock: Clock) -> None:
         self._stores = stores
         self._clock = clock
+        self._parsed: dict[str, tuple[tuple[Any, ...], Presence]] = {}
 
     def all(self) -> list[Standing]:
         """By name, then id; retired ones last."""
@@ -144,27 +145,43 @@ class Fleet:
             said, held = said.where(presence.c.gateway == only), held.where(state.c.gateway == only)
         with self._stores.business.read() as connection:
             known = connection.execute(registry).all()
+            expiries = {row[0]: row[1] for row in connection.execute(_expiries(only))}
             wanted = _by_gateway(connection, config_desired, "generation", "hash", only=only)
         with self._stores.journal.read() as connection:
-            streams = {key: _presence(*rest) for key, *rest in connection.execute(said)}
+            streams = self._streams(connection.execute(said).all(), whole=only is None)
             offered = _by_gateway(connection, config_offer, "generation", only=only)
             states = _configurations(connection, [row[0] for row in known], wanted, offered, streams)
         with self._stores.telemetry.read() as connection:
             data = {key: (at_ms, readings) for key, at_ms, readings in connection.execute(held)}
         return [
-            _standing(row, streams.get(row[0]), data.get(row[0], (None, 0)), states.get(row[0]), now_ms)
+            _standing(
+                row, expiries.get(row[0]), streams.get(row[0]), data.get(row[0], (None, 0)), states.get(row[0]), now_ms
+            )
             for row in known
         ]
 
+    def _streams(self, rows: Sequence[Any], *, whole: bool) -> dict[str, Presence]:
+        """Between two looks most gateways said nothing new: theirs need not be parsed again."""
+        before, parsed = self._parsed, {}
+        for gateway_id, *rest in rows:
+            said, kept = tuple(rest), before.get(gateway_id)
+            parsed[gateway_id] = kept if kept is not None and kept[0] == said else (said, _presence(*said))
+        if whole:
+            self._parsed = parsed  # one assignment: others may be looking
+        return {gateway_id: presence_ for gateway_id, (_, presence_) in parsed.items()}
+
 
 def _registry() -> Select[Any]:
-    expires_ms = (
-        select(func.max(certificate.c.not_after_ms))
-        .where(certificate.c.gateway == gateway.c.id, certificate.c.revoked_ms.is_(None))
-        .scalar_subquery()
-        .label("certificate_expires_ms")
-    )
-    return select(*KNOWN, expires_ms).order_by(gateway.c.retired_ms.is_not(None), gateway.c.name, gateway.c.id)
+    return select(*KNOWN).order_by(gateway.c.retired_ms.is_not(None), gateway.c.name, gateway.c.id)
+
+
+def _expiries(only: str | None) -> Select[Any]:
+    """Gateway and the end of its newest certificate that is not revoked; one pass is cheaper than one look for each."""
+    valid = certificate.c.revoked_ms.is_(None)
+    query = select(certificate.c.gateway, func.max(certificate.c.not_after_ms)).where(valid)
+    if only is not None:
+        query = query.where(certificate.c.gateway == only)
+    return query.group_by(certificate.c.gateway)
 
 
 def _by_gateway(connection: Connection, table: Table, *columns: str, only: str | None) -> dict[str, Any]:
@@ -236,9 +253,14 @@ def _running(body: bytes | None) -> wire.RunningConfig | None:
 
 
 def _standing(
-    row: Any, said: Presence | None, held: tuple[int | None, int], configured: State | None, now_ms: int
+    row: Any,
+    expires_ms: int | None,
+    said: Presence | None,
+    held: tuple[int | None, int],
+    configured: State | None,
+    now_ms: int,
 ) -> Standing:
-    gateway_id, name, asset, hardware, serial, created_ms, retired_ms, expires_ms = row
+    gateway_id, name, asset, hardware, serial, created_ms, retired_ms = row
     data_ms, readings = held
     status, why = _judged(retired_ms, said, data_ms, now_ms)
     return Standing(

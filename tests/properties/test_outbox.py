@@ -26,6 +26,7 @@ from control_plane.settings import Destination
 from control_plane.simulators.erp import Ledger
 from control_plane.store.engine import Store, Stores
 from control_plane.store.tables import outbox
+from tests.effort import tries
 
 KEYS = st.sampled_from(["truck", "van"])
 ANSWERS = st.lists(
@@ -227,7 +228,7 @@ def test_outbox_delivers_each_event_once_in_order_whatever_happens(business: Sto
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=60,
+            max_examples=tries(60),
             stateful_step_count=25,
             deadline=None,
             phases=[Phase.explicit, Phase.reuse, Phase.generate],

@@ -22,10 +22,11 @@ from protos.columns import (
     widen32,
 )
 from protos.comboio.v1 import batch_pb2 as pb
+from tests.effort import tries
 from tests.protos.bodies import BITS, FLOATS, Case, bits, block_bits, cases, column_bits, expected
 
 SLOW = settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=tries(200), deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 

@@ -21,11 +21,12 @@ from protos.columns import (
     unpack,
 )
 from protos.comboio.v1 import batch_pb2 as pb
+from tests.effort import tries
 from tests.protos.bodies import Case, cases
 from tests.protos.test_columns import golden, one_group
 
 SLOW = settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=tries(200), deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from control_plane.projections.decode import Bulk, Table, decode_all, decode_many, exact, joined
 from protos.columns import Block, BodyError, Decoded, Schema, decode, encode
 from protos.comboio.v1 import batch_pb2 as pb
+from tests.effort import tries
 from tests.protos.bodies import NO_VALUE, TIMES, blocks, column_bits, declares
 from tests.protos.test_damage import EDITS, mutate
 
 SLOW = settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=tries(100), deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 
@@ -87,7 +88,7 @@ def test_many_bodies_at_once_give_what_they_give_one_by_one(fleet: Fleet) -> Non
     same(decode_many(fleet.table, fleet.bodies, fleet.counts), decoded, [fleet.schema] * len(decoded))
 
 
-@settings(SLOW, max_examples=100)
+@settings(SLOW, max_examples=tries(50))
 @given(st.lists(fleets(), min_size=1, max_size=4), st.randoms())
 def test_bodies_of_many_schemas_at_once_give_what_they_give_one_by_one(many: list[Fleet], random: Random) -> None:
     tagged = [
@@ -115,7 +116,7 @@ def test_a_group_of_another_part_is_not_ones_own() -> None:
         decode_all(tables, [body], [count], [0])
 
 
-@settings(SLOW, max_examples=400)
+@settings(SLOW, max_examples=tries(200))
 @given(fleets(), EDITS, st.integers(0, 4))
 def test_both_decoders_agree_on_what_is_damaged(fleet: Fleet, edits: list[tuple[int, int, int]], which: int) -> None:
     if fleet.bodies:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from control_plane.store.engine import Stores
 from protos.comboio.v1 import batch_pb2 as pb
 from tests.control_plane.reconcile.plant import WALL0_MS, Gateway, Reading, Road
+from tests.effort import tries
 
 END_MS = 400_000
 MAX_STEPS = 4
@@ -141,7 +142,7 @@ IN_ORDER = Shape(cut_every=1000, seed=0, steps=1, repeats=0)
 
 
 @settings(
-    max_examples=80,
+    max_examples=tries(40),
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking would take longer than reading the case
     suppress_health_check=[HealthCheck.too_slow],
@@ -156,7 +157,7 @@ def test_i7_any_order_duplication_and_batching_gives_the_same_final_events(
 
 
 @settings(
-    max_examples=50,
+    max_examples=tries(25),
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.too_slow],

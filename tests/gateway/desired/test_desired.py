@@ -136,7 +136,7 @@ async def test_a_bad_document_is_rejected_with_its_place_and_quarantined(box: Bo
         (b'{"config_version":1,"sensor":[{"id":"a","driver":"simulated","every_s":"1"}]}', "/sensor/0/every_s"),
         (
             b'{"config_version":1,"sensor":[{"id":"a","driver":"simulated","calibration":{"t":{"gain":[]}}}]}',
-            "/sensor/0/calibration",
+            "/sensor/0/calibration/t/gain",
         ),
     ],
 )

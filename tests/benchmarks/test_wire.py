@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import gzip
+import json
+import random
 from pathlib import Path
 
 import pytest
 
+from benchmarks import baselines
 from benchmarks.recordings import cuts, read_csv, traffic
-from benchmarks.wire import measure, sealed, verify
+from benchmarks.wire import measure, measured, own, sealed, verify
 from protos.comboio.v1 import batch_pb2 as pb
 
 
@@ -60,3 +63,30 @@ def test_every_byte_above_tls_is_counted_over_a_real_stream(tmp_path: Path) -> N
 def test_a_recording_too_short_for_one_batch_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no whole batch"):
         measure("wire.room.1h", traffic(read_csv(recording(tmp_path))), batch_s=3600)
+
+
+def test_the_other_formats_carry_every_reading_too(tmp_path: Path) -> None:
+    source = traffic(read_csv(recording(tmp_path)))
+    many = measured(source, batch_s=60)
+    document = json.loads(baselines.telemetry_json(source, many[0]))
+    assert sum(len(row["values"]) for rows in document.values() for row in rows) == many[0].count
+    _, payload = baselines._messages()
+    metrics = payload.FromString(baselines.ndata(source, many[0], 7)).metrics  # type: ignore[attr-defined]
+    assert len(metrics) == many[0].count
+    assert {metric.alias for metric in metrics} == {0, 1, 2}
+    assert baselines.published("t" * 20, bytes(100)) == 1 + 1 + 22 + 2 + 100
+    assert baselines.published("t" * 20, bytes(200)) == 1 + 2 + 22 + 2 + 200
+
+
+def test_a_dictionary_is_trained_on_the_first_half_only_and_its_bytes_are_counted(tmp_path: Path) -> None:
+    noise = random.Random(3)
+    habits = [[noise.randrange(30_000) for _ in range(10)] for _ in range(60)]
+    values = [value for _ in range(400) for value in noise.choice(habits)]
+    path = tmp_path / "machine.csv"
+    path.write_text("\n".join(["ts_ms,turns", *(f"{at * 100},{value}" for at, value in enumerate(values))]))
+    source = traffic(read_csv(path))
+    packer = own(source, batch_s=2)
+    assert packer is not None
+    plain = measure("wire.machine_plain.2s", source, batch_s=2)
+    assert measure("wire.machine.2s", source, batch_s=2, packer=packer).value < plain.value
+    assert own(source, batch_s=10) is None  # twenty batches are too few to learn from

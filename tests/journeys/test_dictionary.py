@@ -1,4 +1,4 @@
-"""A gateway gets a dictionary of its own, through kills and a server that lost it; history is equal to the value."""
+"""A gateway gets a dictionary of its own, through a kill and a server that lost it, and every value arrives once."""
 
 from __future__ import annotations
 

@@ -135,13 +135,14 @@ class HistoryReader:
         if not wanted:
             return
         bulk = decode_many(table, [body for body, _ in bodies], [count for _, count in bodies])
-        times = wall.to_wall(bulk.times)
+        times, errors = wall.to_wall(bulk.times), wall.errors_ms(bulk.times)
         for occurrence in np.flatnonzero(np.isin(bulk.series, list(wanted))).tolist():
             key = wanted[int(bulk.series[occurrence])]
             _append(bulk, occurrence, times, origin, found[key], bounds)
-            found[key].err_ms = max(
-                found[key].err_ms, wall.err_ms(int(bulk.times[bulk.row0[bulk.col_occ[occurrence]]]))
-            )
+            group = int(bulk.col_occ[occurrence])
+            rows = slice(int(bulk.row0[group]), int(bulk.row0[group] + bulk.rows[group]))
+            within = (bounds[0] <= times[rows]) & (times[rows] < bounds[1])
+            found[key].err_ms = max(found[key].err_ms, int(errors[rows][within].max(initial=0)))
 
 
 def _append(

@@ -1,6 +1,10 @@
 """From a boot's monotonic clock to wall time and back, by anchors.
 
 Piecewise linear between anchors, slope 1 outside. A reading's bytes never change; this mapping may become more exact.
+
+Its error is what an honest anchor and a free-running crystal allow: an anchor vouches for its own instant within its
+error, and for every other one within that and DRIFT of the distance. Between two anchors the truth lies where both
+agree; where they contradict each other (one was wrong, as after a step of the clock that made it) either may be right.
 """
 
 from __future__ import annotations
@@ -16,6 +20,9 @@ from sqlalchemy import Connection, select
 from control_plane.store.tables import anchor
 
 Int64 = NDArray[np.int64]
+Float64 = NDArray[np.float64]
+DRIFT = 100e-6
+"""How much a crystal may be off, in ms per ms, over the temperatures a vehicle sees."""
 
 
 class Anchored(NamedTuple):
@@ -57,8 +64,29 @@ class WallTime:
         return int(self.to_wall(np.array([mono_ms], np.int64))[0])
 
     def err_ms(self, mono_ms: int) -> int:
-        """The error of the nearest anchor."""
-        return int(self._err[int(np.abs(self._mono - mono_ms).argmin())])
+        """How far `wall` may be from the truth there."""
+        return int(self.errors_ms(np.array([mono_ms], np.int64))[0])
+
+    def errors_ms(self, mono_ms: Int64) -> Int64:
+        """The same of each instant; raises ValueError without an anchor."""
+        mapped = self.to_wall(mono_ms)
+        after = np.searchsorted(self._mono, mono_ms, side="right")
+        low_before, high_before = self._vouched(after - 1, mono_ms)
+        low_after, high_after = self._vouched(after, mono_ms)
+        low, high = np.maximum(low_before, low_after), np.minimum(high_before, high_after)
+        contradict = low > high
+        low = np.where(contradict, np.minimum(low_before, low_after), low)
+        high = np.where(contradict, np.maximum(high_before, high_after), high)
+        offset = (mapped - mono_ms).astype(np.float64)
+        return np.ceil(np.maximum(high - offset, offset - low)).astype(np.int64)
+
+    def _vouched(self, index: NDArray[np.intp], mono_ms: Int64) -> tuple[Float64, Float64]:
+        """Least and greatest offset (wall - mono) that the anchor allows there; anything where there is no anchor."""
+        known = (index >= 0) & (index < len(self._mono))
+        at = np.clip(index, 0, len(self._mono) - 1)
+        offset = self._wall[at] - self._mono[at]
+        reach = np.where(known, self._err[at] + DRIFT * np.abs(mono_ms - self._mono[at]), np.inf)
+        return offset - reach, offset + reach
 
 
 def _map(x: Int64, source: NDArray[np.float64], target: NDArray[np.float64]) -> Int64:

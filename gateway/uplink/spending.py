@@ -55,9 +55,9 @@ class Spending:
 
     def save(self, *, at_bytes: int = 0) -> None:
         """Make it durable, if more than `at_bytes` were added since the last time. Blocks; raises OSError."""
-        if self._unsaved > at_bytes:
-            self._unsaved = 0
+        if (unsaved := self._unsaved) > at_bytes:
             write_durably(self._path, msgspec.json.encode(self._day), mode=0o600)
+            self._unsaved -= unsaved
 
     def _turn(self) -> None:
         """A clock set back by a few hours does not give the day's bytes again."""

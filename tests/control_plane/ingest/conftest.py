@@ -138,7 +138,7 @@ class Plane:
             with _no_more_pages(self.stores):
                 yield
             return
-        self._run("""CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS
+        self._run("""CREATE OR REPLACE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS
                   $$BEGIN RAISE EXCEPTION 'No space left on device' USING ERRCODE = '53100'; END$$""")
         self._run("CREATE TRIGGER full_disk BEFORE INSERT ON batch FOR EACH ROW EXECUTE FUNCTION full_disk()")
         yield

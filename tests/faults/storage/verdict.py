@@ -117,6 +117,8 @@ def _balance(books: _Books, held: dict[Any, Any], last: dict[str, Any], promised
         else:
             verdict.changed.append([*key, "vanished"])
     by_number = {row[1] for key in told for row in books.seen.get(key, [0, []])[1]}
+    if damage:  # a gap record in a batch that is missing by its number is missing with it, and as well accounted for
+        gaps += [(key[0], *gap) for key in told & books.seen.keys() for gap in books.seen[key][2]]
     verdict.delivered = len(delivered)
     verdict.doubled = [n for n, times in delivered.items() if times > 1]
     verdict.doubled += [-event for event, times in events.items() if times > 1]

@@ -33,7 +33,7 @@ def balance(facts: Facts, log: Path) -> None:
         assert isinstance(row.values[0], int)
         k = (row.values[0] - counting(unit=1, address=0, k=0)) % 65536
         assert row.values == tuple(counting(unit=1, address=a, k=k) for a in range(100))
-        assert abs(row.mono_ms - answered[k]) <= 200
+        assert abs(row.mono_ms - answered[k]) <= 400  # of a link of 80 ms, on a busy machine
         assert k > max(arrived, default=0)
         arrived[k] = row.mono_ms
     for k in answered.keys() - arrived.keys():

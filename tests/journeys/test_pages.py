@@ -216,7 +216,9 @@ def test_a_chart_shows_what_was_lost_and_why(browse: Open) -> None:
     watched = browse()
     page = watched.go(f"/gateways/{TRUCK}/sensors/cooling?range=6h")
     expect(page.locator(".lost li")).to_contain_text("the sensor could not be read")
-    expect(page.locator(".legend .known").first).to_contain_text(re.compile(r"Coverage [\d.]+% · clock error ± [\d,]+ ms"))
+    expect(page.locator(".legend .known").first).to_contain_text(
+        re.compile(r"Coverage [\d.]+% · clock error ± [\d,]+ ms")
+    )
     canvas = page.locator(".u-over").first
     box = canvas.bounding_box()
     assert box is not None

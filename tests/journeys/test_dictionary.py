@@ -96,4 +96,4 @@ def _every_value_once(admin: Admin, gateway: str) -> None:
         assert len(starts) == 2
         for first, after in zip(starts, [*starts[1:], len(counted)], strict=True):
             assert counted[first:after] == list(range(1, after - first + 1))
-            assert after - first > 50
+            assert after - first > 10, "hardly any load"

@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 from control_plane.fleet.presence import Standing, Status, Why
 from control_plane.fleet.status import Way
 from control_plane.web.words import Words
+from firmware_configs import units
 from protos.comboio.v1 import batch_pb2 as pb
 
-UNITS = {
-    "Cel": "°C",
-    "[degF]": "°F",
-    "kW.h": "kWh",
-    "V.A": "VA",
-    "V.A{reactive}": "var",
-    "kV.A.h": "kVAh",
-    "kV.A.h{reactive}": "kvarh",
-    "deg": "°",
-    "m[g]": "mg",
-    "dB{mW}": "dBm",
-    "1": "",
-}
-ANNOTATION = re.compile(r"\{[^}]*\}")  # UCUM: words that mean nothing to a computer
 FINE = "deg"  # a ten-thousandth of a degree is eleven metres
 DAY_MS = 86_400_000
 SOON_DAYS = 30
@@ -301,7 +286,7 @@ def field(words: Words, name: str) -> str:
 
 def unit(code: str) -> str:
     """A UCUM code as people write it."""
-    return UNITS.get(code) or ANNOTATION.sub("", code) if code != "1" else ""
+    return units.unit(code)
 
 
 def quantity(name: str) -> str:

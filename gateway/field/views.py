@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
+from firmware_configs.units import unit as unit_of
 from gateway.field.markup import Markup, el, join
 from gateway.field.words import Words
 from gateway.health.picture import WITHOUT, LinkPicture, Picture, SensorPicture, Trouble, Value, troubles
-from gateway.health.written import unit as unit_of
 
 PAGES = {"now": "/", "link": "/link", "box": "/box"}
 SHOWN_MOST = 200

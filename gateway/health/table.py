@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from firmware_configs.units import unit
 from gateway.health.picture import Picture, SensorPicture, Value
-from gateway.health.written import counted, number, unit
+from gateway.health.written import counted, number
 
 VALUES_SHOWN = 4
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.health.written import counted, number, unit
+from firmware_configs.units import unit
+from gateway.health.written import counted, number
 
 
 @pytest.mark.parametrize(

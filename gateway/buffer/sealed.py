@@ -232,10 +232,9 @@ class Sealed:
             for lane, seq in next_seqs.items():
                 run("UPDATE lane SET next_seq = max(next_seq, ?) WHERE lane = ?", (seq, lane))
             if tail > self.sealed_position():
-                run("UPDATE meta SET value = ? WHERE key = 'tail_generation'", (tail.generation,))
-                run("UPDATE meta SET value = ? WHERE key = 'tail_offset'", (tail.offset,))
-            run("UPDATE meta SET value = max(value, ?) WHERE key = 'opens'", (opens,))
-            run("UPDATE meta SET value = max(value, ?) WHERE key = 'gaps_through'", (gaps_through,))
+                self._move(tail)
+            self._raise("opens", opens)
+            self._raise("gaps_through", gaps_through)
             run("INSERT OR IGNORE INTO boot VALUES(?, ?)", boot)
         for lane, count in lost.items():
             self.lanes[lane].next_seq += max(0, count)
@@ -313,13 +312,9 @@ class Sealed:
             for group in sealing.retired:
                 run("DELETE FROM last_reading WHERE group_id = ?", (group,))
             if sealing.tail is not None:
-                run("UPDATE meta SET value = ? WHERE key = 'tail_generation'", (sealing.tail.generation,))
-                run("UPDATE meta SET value = ? WHERE key = 'tail_offset'", (sealing.tail.offset,))
+                self._move(sealing.tail)
             if sealing.gaps_through:
-                run(
-                    "UPDATE meta SET value = max(value, ?) WHERE key = 'gaps_through'",
-                    (sealing.gaps_through,),
-                )
+                self._raise("gaps_through", sealing.gaps_through)
             gone = self._remove(sealing, now_ms)
         if sealing.declared is not None:
             self._declared.add(sealing.declared.body.schema)
@@ -329,6 +324,15 @@ class Sealed:
             state.complete_boot, state.complete_mono_ms = b.complete_boot, b.complete_mono_ms
         for lane, acked in gone.items():
             self.lanes[lane].acked = acked
+
+    def _move(self, tail: Position) -> None:
+        """Inside a transaction: the tail is sealed up to there."""
+        self._db.execute("UPDATE meta SET value = ? WHERE key = 'tail_generation'", (tail.generation,))
+        self._db.execute("UPDATE meta SET value = ? WHERE key = 'tail_offset'", (tail.offset,))
+
+    def _raise(self, key: str, value: int) -> None:
+        """Inside a transaction: a fact that only ever grows."""
+        self._db.execute("UPDATE meta SET value = max(value, ?) WHERE key = ?", (value, key))
 
     def _remove(self, sealing: Sealing, now_ms: int) -> dict[int, Ranges]:
         """Inside a sealing transaction: take dropped and refused batches out; returns the lanes' new acked sets."""

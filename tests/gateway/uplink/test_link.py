@@ -158,6 +158,7 @@ async def test_a_server_may_hold_the_backlog_back_for_a_moment_or_ask_for_the_ol
         await asyncio.sleep(0.2)
         assert plane.telemetry() == [5]
         await until(lambda: plane.telemetry() == [5, 1, 2, 3, 4])
+        await until(lambda: len(box.buffer._store.lanes[pb.TELEMETRY].acked) == 5)
     await seal(box, 5)
     plane = Plane(welcome=wire.Welcome(session=2, pace=wire.Pace(oldest_first=True)))
     async with plane.serving(), linked(box.buffer, plane):

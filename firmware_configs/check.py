@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from firmware_configs.adverts import AdvertValue, BleProfile
 from firmware_configs.messages import MessageValue, MqttProfile
-from firmware_configs.schema import BITS, FLOATS, ModbusProfile, Register
+from firmware_configs.schema import BITS, FLOATS, MOMENTS, Derived, ModbusProfile, Register
 
 
 def problems(profile: ModbusProfile) -> list[str]:
@@ -19,12 +19,21 @@ def problems(profile: ModbusProfile) -> list[str]:
     known = {source.id for source in profile.sources}
     found: list[str] = []
     seen: set[str] = set()
+    kinds = {register.quantity: register.type for register in registers}
     for register in registers:
         path = f"register {register.quantity}"
         if register.quantity in seen:
             found.append(f"{path}: is listed twice")
         seen.add(register.quantity)
         found += [f"{path}: {text}" for text in _of_register(register, profile, known)]
+        if register.scale_from is not None and kinds.get(register.scale_from) not in {"i16", "u16", "i32"}:
+            found.append(f"{path}: scale_from names {register.scale_from!r}, which is no integer of this profile")
+    for derived in profile.derived:
+        path = f"derived {derived.quantity}"
+        if derived.quantity in seen:
+            found.append(f"{path}: is listed twice")
+        seen.add(derived.quantity)
+        found += [f"{path}: {text}" for text in _of_derived(derived, kinds, known)]
     return found
 
 
@@ -57,6 +66,17 @@ def _of_value(value: AdvertValue | MessageValue, known: set[str]) -> Iterator[st
         yield "scale can't be 0"
 
 
+def _of_derived(derived: Derived, kinds: Mapping[str, str], known: set[str]) -> Iterator[str]:
+    if derived.source.split(" ")[0].rstrip(",:") not in known:
+        yield f"source {derived.source!r} doesn't begin with one of {', '.join(sorted(known))}"
+    for term in derived.terms:
+        kind = kinds.get(term.of)
+        if kind is None:
+            yield f"{term.of} is no register of this profile"
+        elif kind == "string" or kind in MOMENTS:
+            yield f"{term.of} is a {kind}; only numbers can be added"
+
+
 def _of_register(register: Register, profile: ModbusProfile, known: set[str]) -> Iterator[str]:
     if register.source.split(" ")[0].rstrip(",:") not in known:
         yield f"source {register.source!r} doesn't begin with one of {', '.join(sorted(known))}"
@@ -68,16 +88,40 @@ def _of_register(register: Register, profile: ModbusProfile, known: set[str]) ->
         yield f"a {register.function} is a bool, not {register.type}"
     if (register.type == "string") != (register.words is not None):
         yield "words is the length of a string, and only of a string"
-    if register.bit is not None and (register.type != "bool" or register.function in BITS):
-        yield "bit belongs to a bool in a holding or input register"
+    yield from _of_parts(register)
+    if register.magnitude and register.type not in {"i16", "i32", "i64"}:
+        yield "magnitude belongs to an i16, i32 or i64"
+    if register.word_order in {"swapped_pairs", "reversed_pairs"} and register.width > 2 and register.width != 4:
+        yield f"pairs of words need four registers, this has {register.width}"
+    yield from _of_scale(register)
+
+
+def _of_parts(register: Register) -> Iterator[str]:
+    """Bits and halves."""
+    field = register.bits is not None
+    holder = register.type in {"u16", "u32"} if field else register.type == "bool"
+    if field and register.bit is None:
+        yield "bits is the width of a field; its lowest bit is bit"
+    if register.bit is not None and (not holder or register.function in BITS):
+        yield "bit belongs to a bool in a holding or input register, or with bits to a field in an u16 or u32"
+    last = (register.bit or 0) + (register.bits or 1) - 1
+    if register.bit is not None and last > 16 * register.width - 1:
+        yield f"bit {last} is none of its {16 * register.width}"
     if register.type == "bool" and register.function not in BITS and register.bit is None:
         yield "a bool in a register needs bit (0 to 15)"
-    yield from _of_scale(register)
+    if (register.type in {"u8", "i8"}) != (register.byte is not None):
+        yield 'byte says which half an u8 or i8 is: "high" or "low"'
 
 
 def _of_scale(register: Register) -> Iterator[str]:
     scaled = register.scale is not None or register.offset != 0.0
-    if register.type in {"bool", "string"} and (scaled or register.decimals is not None):
+    if register.type in {"bool", "string", *MOMENTS} and (scaled or register.decimals is not None):
+        yield f"a {register.type} has no scale"
+    if register.labels and (scaled or register.decimals is not None or register.type in {"string", *FLOATS, *MOMENTS}):
+        yield "labels belong to an integer without a scale"
+    if register.scale_from is not None and (scaled or register.decimals is not None or register.labels):
+        yield "either scale_from, or decimals, scale, offset and labels"
+    if register.scale_from is not None and register.type in {"bool", "string", *FLOATS, *MOMENTS}:
         yield f"a {register.type} has no scale"
     if register.type in FLOATS and scaled:
         yield "a float is the value itself; scale and offset are for integers"

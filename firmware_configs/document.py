@@ -80,7 +80,10 @@ def quantities(sensor: Sensor, profiles: Profiles) -> Mapping[str, str]:
     if isinstance(sensor, SimulatedSensor):
         return dict.fromkeys(sensor.quantities, NUMBER)
     if isinstance(sensor, ModbusSensor):
-        return {one.quantity: _of_register(one) for one in profiles.modbus(sensor.profile).expanded()}
+        modbus = profiles.modbus(sensor.profile)
+        return {one.quantity: _of_register(one) for one in modbus.expanded()} | {
+            one.quantity: NUMBER for one in modbus.derived
+        }
     if isinstance(sensor, MqttSensor) and sensor.profile is None:
         return {quantity: KINDS.get(value.type, NUMBER) for quantity, value in sensor.values.items()}
     if isinstance(sensor, MqttSensor):

@@ -11,17 +11,30 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
-RegisterType = Literal["bool", "u16", "i16", "u32", "i32", "u64", "i64", "f32", "f64", "bcd16", "bcd32", "string"]
+RegisterType = Literal[
+    "bool", "u8", "i8", "u16", "i16", "u24", "i24", "u32", "i32", "u48", "i48", "u64", "i64", "f16", "f32", "f64",
+    "bcd16", "bcd32", "bcd64", "mod10k32", "mod10k48", "mod10k64", "unix32", "ymdhms", "iec870", "string",
+]  # fmt: skip
+"""bcdN: packed decimal digits. mod10kN: each register holds four decimal digits, 0 to 9999. The last three are moments:
+unix32 seconds since 1970; ymdhms six registers, year to second; iec870 four registers (IEC 60870-5-4: year, month and
+day, hour and minute, milliseconds). They become milliseconds since 1970 by the device's own calendar."""
 RegisterFunction = Literal["holding", "input", "coil", "discrete"]
 Order = Literal["big", "little"]
+WordOrder = Literal["big", "little", "swapped_pairs", "reversed_pairs"]
+"""Of a value's registers 1 2 3 4, most significant first: big sends 1 2 3 4, little 4 3 2 1, swapped_pairs 2 1 4 3 and
+reversed_pairs 3 4 1 2."""
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]*$", title="snake_case quantity")]
 Slug = Annotated[str, Meta(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", title="lower-case letters, digits and -")]
 Address = Annotated[int, Meta(ge=0, le=65535)]
 
 BITS: frozenset[str] = frozenset({"coil", "discrete"})
-FLOATS: frozenset[str] = frozenset({"f32", "f64"})
+FLOATS: frozenset[str] = frozenset({"f16", "f32", "f64"})
+MOMENTS: frozenset[str] = frozenset({"unix32", "ymdhms", "iec870"})
 WIDTHS: dict[str, int] = {
-    "bool": 1, "u16": 1, "i16": 1, "bcd16": 1, "u32": 2, "i32": 2, "f32": 2, "bcd32": 2, "u64": 4, "i64": 4, "f64": 4,
+    "bool": 1, "u8": 1, "i8": 1, "u16": 1, "i16": 1, "f16": 1, "bcd16": 1,
+    "u24": 2, "i24": 2, "u32": 2, "i32": 2, "f32": 2, "bcd32": 2, "mod10k32": 2, "unix32": 2,
+    "u48": 3, "i48": 3, "mod10k48": 3, "u64": 4, "i64": 4, "f64": 4, "bcd64": 4, "mod10k64": 4, "iec870": 4,
+    "ymdhms": 6,
 }  # fmt: skip
 
 
@@ -64,12 +77,23 @@ class Register(Frozen, frozen=True, kw_only=True):
     offset: float = 0.0
     words: Annotated[int, Meta(ge=1, le=32)] | None = None
     """Length of a string in registers."""
-    bit: Annotated[int, Meta(ge=0, le=15)] | None = None
-    """Bit of a holding or input register (0 = least significant), for type bool."""
+    byte: Literal["high", "low"] | None = None
+    """Which half of the register an u8 or i8 is."""
+    bit: Annotated[int, Meta(ge=0, le=31)] | None = None
+    """Of a holding or input register: the bit (0 = least significant) of a bool, or the lowest of a field in an u16 or
+    u32."""
+    bits: Annotated[int, Meta(ge=1, le=31)] | None = None
+    """Width of that field."""
+    magnitude: bool = False
+    """An i16, i32 or i64 whose highest bit is the sign of the rest, not two's complement."""
+    scale_from: Name | None = None
+    """Quantity of this device, an integer n: value = integer × 10ⁿ, as SunSpec's scale factors."""
+    labels: dict[Annotated[str, Meta(pattern=r"^-?[0-9]+$")], str] = field(default_factory=dict)
+    """What a state's numbers mean: the number as text → a word."""
     byte_order: Order | None = None
-    word_order: Order | None = None
+    word_order: WordOrder | None = None
     sentinels: tuple[int | float, ...] = ()
-    """Raw values by which the device says "not available"."""
+    """Raw values by which the device says "not available"; 0x8000 is the same as -32768 in an i16."""
     attrs: dict[str, str] = field(default_factory=dict)
     """Attributes that travel with the series."""
     source: Annotated[str, Meta(min_length=1)]
@@ -109,6 +133,24 @@ class Block(Frozen, frozen=True, kw_only=True):
         )
 
 
+class Term(Frozen, frozen=True, kw_only=True):
+    """`times` × the quantity `of`."""
+
+    of: Name
+    times: float | int = 1
+
+
+class Derived(Frozen, frozen=True, kw_only=True):
+    """A quantity that the device does not have as such: a sum of others of one poll. Not available if one isn't."""
+
+    quantity: Name
+    unit: str = ""
+    decimals: Annotated[int, Meta(ge=0, le=9)] | None = None
+    terms: Annotated[tuple[Term, ...], Meta(min_length=1)]
+    attrs: dict[str, str] = field(default_factory=dict)
+    source: Annotated[str, Meta(min_length=1)]
+
+
 class ModbusProfile(Frozen, frozen=True, kw_only=True):
     """One device model. Its name is `vendor-model@version`, its file `modbus/<vendor>-<model>.toml`."""
 
@@ -123,10 +165,11 @@ class ModbusProfile(Frozen, frozen=True, kw_only=True):
     limits: Limits = Limits()
     byte_order: Order = "big"
     """Within a register; "little" only for devices that break the Modbus rule."""
-    word_order: Order = "big"
-    """Of the registers of one value: "big" sends the most significant first."""
+    word_order: WordOrder = "big"
+    """Of the registers of one value."""
     register: tuple[Register, ...] = ()
     block: tuple[Block, ...] = ()
+    derived: tuple[Derived, ...] = ()
 
     @property
     def name(self) -> str:
@@ -141,6 +184,10 @@ class ModbusProfile(Frozen, frozen=True, kw_only=True):
             )
             for r in listed
         )
+
+    def quantities(self) -> tuple[str, ...]:
+        """What a sensor of this profile delivers, in the order of its columns."""
+        return (*(register.quantity for register in self.expanded()), *(one.quantity for one in self.derived))
 
 
 def json_schema() -> dict[str, Any]:

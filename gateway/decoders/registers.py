@@ -1,25 +1,28 @@
 """Modbus registers → wire values, compiled once per sensor.
 
-`compile_registers` turns a profile and the requests of its plan into one function of the answers. All of a group is
-unpacked by a single precompiled `struct`; only columns that need more (sentinels, decimals of floats, BCD, bits,
-strings) are touched again. A group of plain big-endian u16 in reading order costs one tuple.
+`compile_registers` turns a profile's registers and the requests of their plan into one function of the answers. All of
+a group is unpacked by a single precompiled `struct`; only columns that need more (see `raw`) are touched again. A
+group of plain big-endian u16 in reading order costs one tuple.
 
 What becomes of a raw value:
 
 * integers stay the device's own; decimals, scale and offset are declared with the column (`series_of`);
 * a float with declared decimals becomes an integer where that gives back the same float, else it travels as it is;
-* a sentinel, a NaN or an impossible BCD digit is "not available": None with BAD_SENSOR.
+* what another register scales, and what is a sum of others, is computed here and travels as the number it is;
+* a sentinel, a NaN, an impossible digit or date is "not available": None with BAD_SENSOR.
 """
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 
+import msgspec
+
 from firmware_configs.budget import Request
-from firmware_configs.schema import BITS, FLOATS, Register
+from firmware_configs.schema import BITS, FLOATS, MOMENTS, Derived, Register
+from gateway.decoders.raw import FORMATS, Fix, as_float, as_number, fix_of
 from gateway.reading import SeriesShape, Wire
 from protos.comboio.v1 import batch_pb2 as pb
 
@@ -28,17 +31,25 @@ Answers = Sequence[Sequence[int]]
 Decoded = tuple[tuple[Wire, ...], tuple[int, ...] | None]
 """One wire value per column; one quality per column, or None when all are good."""
 Decoder = Callable[[Answers], Decoded]
+Late = tuple[int, Callable[[Sequence[Wire]], Wire]]
+"""A column and what it is of all that were decoded before it."""
 
-_FORMATS = {
-    "bool": "H", "u16": "H", "i16": "h", "bcd16": "H", "u32": "I", "i32": "i", "bcd32": "I", "u64": "Q", "i64": "q",
-    "f32": "f", "f64": "d",
-}  # fmt: skip
-_BIG_INTEGER = 1 << 63
+_ORDERS: dict[str, Callable[[list[int]], list[int]]] = {
+    "big": lambda words: words,
+    "little": lambda words: words[::-1],
+    "swapped_pairs": lambda words: [words[at ^ 1] for at in range(len(words))] if len(words) in {2, 4} else words,
+    "reversed_pairs": lambda words: words[2:] + words[:2] if len(words) == 4 else words,
+}
 
 
-def series_of(register: Register, *, attrs: Mapping[str, str] | None = None) -> SeriesShape:
+def series_of(register: Register | Derived, *, attrs: Mapping[str, str] | None = None) -> SeriesShape:
     """The column a register becomes, with `attrs` over those of its profile."""
-    type_, exp, scale, offset, raw = _kind(register)
+    type_, exp, scale, offset, raw = _kind(register) if isinstance(register, Register) else _kind_of_sum(register)
+    own = dict(register.attrs)
+    if isinstance(register, Register) and register.labels:
+        own["labels"] = msgspec.json.encode(register.labels).decode()
+    if isinstance(register, Register) and register.type in MOMENTS:
+        own["moment"] = "unix_ms"
     return SeriesShape(
         name=register.quantity,
         unit=register.unit,
@@ -47,7 +58,7 @@ def series_of(register: Register, *, attrs: Mapping[str, str] | None = None) -> 
         scale=scale,
         offset=offset,
         raw=raw,
-        attrs={**register.attrs, **(attrs or {})},
+        attrs={**own, **(attrs or {})},
     )
 
 
@@ -56,8 +67,10 @@ def _kind(register: Register) -> tuple[pb.ValueType.ValueType, int, float, float
         return pb.VT_BOOL, 0, 0.0, 0.0, False
     if register.type == "string":
         return pb.VT_STRING, 0, 0.0, 0.0, False
+    if register.scale_from is not None:
+        return pb.VT_FLOAT64, 0, 0.0, 0.0, True
     if register.type in FLOATS:
-        type_ = pb.VT_FLOAT32 if register.type == "f32" else pb.VT_FLOAT64
+        type_ = pb.VT_FLOAT64 if register.type == "f64" else pb.VT_FLOAT32
         return type_, register.decimals or 0, 0.0, 0.0, register.decimals is None
     if register.scale is not None or register.offset:
         return pb.VT_FLOAT64, 0, register.scale or 1.0, register.offset, False
@@ -66,16 +79,23 @@ def _kind(register: Register) -> tuple[pb.ValueType.ValueType, int, float, float
     return (pb.VT_UINT64 if register.type == "u64" else pb.VT_INT64), 0, 0.0, 0.0, False
 
 
-def compile_registers(registers: Sequence[Register], requests: Sequence[Request]) -> Decoder:
-    """A decoder of the answers to `requests`, one column per register, in their order.
+def _kind_of_sum(derived: Derived) -> tuple[pb.ValueType.ValueType, int, float, float, bool]:
+    return pb.VT_FLOAT64, derived.decimals or 0, 0.0, 0.0, derived.decimals is None
+
+
+def compile_registers(
+    registers: Sequence[Register], requests: Sequence[Request], derived: Sequence[Derived] = ()
+) -> Decoder:
+    """A decoder of the answers to `requests`: one column per register, in their order, then one per sum.
 
     Raises ValueError when a register is not covered by one request. The decoder itself never raises for answers of
     the length that was asked; the caller checks that length.
     """
     places = [_place(register, requests) for register in registers]
     unpack = _unpacker(registers, places, sum(request.length for request in requests))
-    fixes = [(i, fix) for i, register in enumerate(registers) if (fix := _fix(register)) is not None]
-    return _with_fixes(unpack, fixes) if fixes else lambda answers: (unpack(answers), None)
+    fixes = [(i, fix) for i, register in enumerate(registers) if (fix := fix_of(register)) is not None]
+    late = [*_scaled(registers), *_sums(registers, derived)]
+    return _with_fixes(unpack, fixes, late) if fixes or late else lambda answers: (unpack(answers), None)
 
 
 def _place(register: Register, requests: Sequence[Request]) -> int:
@@ -96,14 +116,12 @@ def _unpacker(
     order: list[int] = []
     swapped: set[int] = set()
     for register, place in zip(registers, places, strict=True):
-        words = list(range(place, place + register.width))
-        if register.word_order == "little":
-            words.reverse()
+        words = _ORDERS[register.word_order or "big"](list(range(place, place + register.width)))
         if register.byte_order == "little" and register.function not in BITS:
             swapped.update(range(len(order), len(order) + len(words)))
         order += words
     in_order = order == list(range(total))
-    if in_order and not swapped and all(_FORMATS.get(r.type) == "H" for r in registers):
+    if in_order and not swapped and all(FORMATS.get(r.type) == "H" for r in registers):
         return _joined
     pick = _picker(order, in_order=in_order)
     layout = struct.Struct(">" + "".join(_format(register) for register in registers))
@@ -136,96 +154,68 @@ def _packer(words: int, swapped: set[int]) -> Callable[[tuple[int, ...]], bytes]
 
 
 def _format(register: Register) -> str:
-    return f"{2 * register.width}s" if register.type == "string" else _FORMATS[register.type]
+    return FORMATS.get(register.type, f"{2 * register.width}s")
 
 
-Fix = Callable[[object], Wire]
-"""What one column needs after unpacking; None means "not available"."""
-
-
-def _with_fixes(unpack: Callable[[Answers], tuple[Wire, ...]], fixes: list[tuple[int, Fix]]) -> Decoder:
+def _with_fixes(
+    unpack: Callable[[Answers], tuple[Wire, ...]], fixes: list[tuple[int, Fix]], late: list[Late]
+) -> Decoder:
     def decode(answers: Answers) -> Decoded:
         values = list(unpack(answers))
-        missing: list[int] = []
         for i, fix in fixes:
-            value = values[i] = fix(values[i])
-            if value is None:
-                missing.append(i)
-        if not missing:
+            values[i] = fix(values[i])
+        if late:
+            known = tuple(values)
+            values += [None] * (late[-1][0] + 1 - len(values))
+            for i, computed in late:
+                values[i] = computed(known)
+        if None not in values:
             return tuple(values), None
-        quality = [int(pb.QUALITY_GOOD)] * len(values)
-        for i in missing:
-            quality[i] = pb.QUALITY_BAD_SENSOR
-        return tuple(values), tuple(quality)
+        bad = int(pb.QUALITY_BAD_SENSOR)
+        return tuple(values), tuple(int(pb.QUALITY_GOOD) if value is not None else bad for value in values)
 
     return decode
 
 
-def _fix(register: Register) -> Fix | None:
-    fix = _conversion(register)
-    if not register.sentinels:
-        return fix
-    sentinels = frozenset(register.sentinels)
-    if fix is None:
-        return lambda raw: None if raw in sentinels else raw  # type: ignore[return-value]
-    return lambda raw: None if raw in sentinels else fix(raw)
+# --- columns that need others ----------------------------------------------------------------------------
 
 
-def _conversion(register: Register) -> Fix | None:
-    if register.type == "string":
-        return _text
-    if register.type in {"bcd16", "bcd32"}:
-        return _bcd
-    if register.type == "bool" and register.bit is not None:
-        bit = register.bit
-        return lambda raw: raw >> bit & 1  # type: ignore[operator]
-    if register.type in FLOATS:
-        return _float_of(register)
-    if register.type == "u64" and (register.decimals or register.scale is not None or register.offset):
-        return _wide_of(register)
-    return None
+def _scaled(registers: Sequence[Register]) -> list[Late]:
+    index = {register.quantity: i for i, register in enumerate(registers)}
+    return [
+        (i, _scaled_by(i, index[register.scale_from]))
+        for i, register in enumerate(registers)
+        if register.scale_from is not None
+    ]
 
 
-def _text(raw: object) -> Wire:
-    """Up to the first NUL, without trailing blanks; bytes that aren't ASCII stay readable, escaped."""
-    assert isinstance(raw, bytes)
-    return raw.split(b"\0", 1)[0].decode("ascii", "backslashreplace").rstrip()
-
-
-def _bcd(raw: object) -> Wire:
-    """Packed decimal digits; a digit above 9 is no number."""
-    assert isinstance(raw, int)
-    digits = f"{raw:x}"
-    return int(digits) if digits.isdecimal() else None
-
-
-def _float_of(register: Register) -> Fix:
-    if register.decimals is None:
-        return lambda raw: None if raw != raw else raw  # type: ignore[return-value]  # noqa: PLR0124 - only NaN differs from itself
-    power = 10**register.decimals
-    layout = struct.Struct("<f" if register.type == "f32" else "<d")
-
-    def scaled(raw: object) -> Wire:
-        assert isinstance(raw, float)
-        if math.isnan(raw):
+def _scaled_by(mine: int, exponent: int) -> Callable[[Sequence[Wire]], Wire]:
+    def computed(values: Sequence[Wire]) -> Wire:
+        number, power = values[mine], values[exponent]
+        if not isinstance(number, int) or not isinstance(power, int) or abs(power) > 300:
             return None
-        if math.isinf(raw) or abs(raw) * power >= 2**53:
-            return raw
-        number = round(raw * power)
-        # compared as bits, so that -0.0 stays what it is
-        return number if layout.pack(number / power) == layout.pack(raw) else raw
+        return as_float(number / 10**-power if power < 0 else number * 10**power)
 
-    return scaled
+    return computed
 
 
-def _wide_of(register: Register) -> Fix:
-    """A scaled column holds int64; what is larger travels as the value itself."""
-    power = 10 ** (register.decimals or 0)
+def _sums(registers: Sequence[Register], derived: Sequence[Derived]) -> list[Late]:
+    index = {register.quantity: i for i, register in enumerate(registers)}
+    first = len(registers)
+    return [(first + n, _sum(one, registers, index)) for n, one in enumerate(derived)]
 
-    def narrowed(raw: object) -> Wire:
-        assert isinstance(raw, int)
-        if raw < _BIG_INTEGER:
-            return raw
-        return raw / power if register.decimals else raw * (register.scale or 1.0) + register.offset
 
-    return narrowed
+def _sum(derived: Derived, registers: Sequence[Register], index: Mapping[str, int]) -> Callable[[Sequence[Wire]], Wire]:
+    parts = [(as_number(registers, index, term.of), term.times) for term in derived.terms]
+    power = None if derived.decimals is None else 10**derived.decimals
+
+    def computed(values: Sequence[Wire]) -> Wire:
+        total: float = 0
+        for number, times in parts:
+            value = number(values)
+            if value is None:
+                return None
+            total += value * times
+        return as_float(total) if power is None else round(total * power)
+
+    return computed

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from firmware_configs.budget import plan
-from firmware_configs.schema import ModbusProfile
+from firmware_configs.schema import Derived, ModbusProfile, Register
 from gateway.clock import Clock
 from gateway.decoders.registers import compile_registers, series_of
 from gateway.errors import Misconfigured
@@ -49,14 +49,14 @@ class ModbusSensor:
         gap_close_s: float = 60.0,
     ) -> None:
         registers = profile.expanded()
-        _check_quantities(options, {register.quantity for register in registers})
+        _check_quantities(options, set(profile.quantities()))
         self.unit = options.unit
         self.every_s = options.every_s
         self.counters = PollCounters()
         self.problem: str | None = None
         """Why the last poll gave nothing; None after a good one."""
         self._requests = plan(registers, profile.limits)
-        self._decode = compile_registers(registers, self._requests)
+        self._decode = compile_registers(registers, self._requests, profile.derived)
         self._group = _group(options, profile)
         self._clock = clock
         self._bus = bus
@@ -152,13 +152,11 @@ class ModbusSensor:
 
 def _group(options: SensorOptions, profile: ModbusProfile) -> GroupShape:
     mark = {"simulated": "true"} if profile.simulated else {}
+    columns: tuple[Register | Derived, ...] = (*profile.expanded(), *profile.derived)
     return GroupShape(
         sensor=options.id,
         period_ms=max(1, round(options.every_s * 1000)),
-        series=tuple(
-            series_of(register, attrs=options.attrs.get(register.quantity, {}) | mark)
-            for register in profile.expanded()
-        ),
+        series=tuple(series_of(column, attrs=options.attrs.get(column.quantity, {}) | mark) for column in columns),
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from firmware_configs.budget import Request, TcpTiming, bus_load, plan, poll_ms
-from firmware_configs.schema import WIDTHS, Limits, Register
+from firmware_configs.schema import WIDTHS, Limits, Register, RegisterType
 
 TIMING = TcpTiming()
 
@@ -128,4 +129,4 @@ def test_bus_load_tells_what_a_bus_can_do() -> None:
 
 
 def test_widths_cover_every_type_but_strings() -> None:
-    assert set(WIDTHS.values()) == {1, 2, 4}
+    assert set(WIDTHS) == set(get_args(RegisterType)) - {"string"}

@@ -95,7 +95,15 @@ def test_a_profile_without_mistakes_loads_from_any_folder(tmp_path: Path) -> Non
     [
         (("decimals = 1", "decimls = 1"), r"register\[0\]\.decimls: .*did you mean decimals\?"),
         (("manual, table 1", "hearsay"), "temperature: source 'hearsay' doesn't begin with one of manual"),
-        (('"i16"', '"i24"'), r"register\[0\]\.type"),
+        (('"i16"', '"i20"'), r"register\[0\]\.type"),
+        (('"i16"', '"i8"'), "byte says which half an u8 or i8 is"),
+        (('"i16"\ndecimals = 1', '"u16"\nbits = 3'), "its lowest bit is bit"),
+        (('"i16"\ndecimals = 1', '"u16"\nbit = 14\nbits = 3'), "bit 16 is none of its 16"),
+        (('"i16"', '"u16"\nmagnitude = true'), "magnitude belongs to an i16"),
+        (('"i16"', '"u48"\nword_order = "swapped_pairs"'), "pairs of words need four registers, this has 3"),
+        (('"i16"', '"unix32"'), "a unix32 has no scale"),
+        (("decimals = 1", 'decimals = 1\nlabels = {1 = "on"}'), "labels belong to an integer without a scale"),
+        (("decimals = 1", 'scale_from = "exponent"'), "scale_from names 'exponent', which is no integer"),
         (("decimals = 1", "decimals = 1\nscale = 0.5"), "either decimals, or scale and offset"),
         (('"i16"\ndecimals = 1', '"f32"\nscale = 0.5'), "a float is the value itself"),
         (('"i16"\ndecimals = 1', '"string"'), "words is the length of a string"),
@@ -111,6 +119,20 @@ def test_a_mistake_is_told_with_its_place(tmp_path: Path, change: tuple[str, str
     with pytest.raises(ProfileError, match=text) as caught:
         load(path)
     assert str(caught.value).startswith("acme-probe.toml: ")
+
+
+@pytest.mark.parametrize(
+    ("terms", "text"),
+    [
+        ('[{of = "humidity"}]', "derived both: humidity is no register of this profile"),
+        ("[]", r"derived\[0\]\.terms"),
+        ('[{of = "temperature", times = "2"}]', r"derived\[0\]\.terms\[0\]\.times"),
+    ],
+)
+def test_a_sum_names_what_it_adds(tmp_path: Path, terms: str, text: str) -> None:
+    derived = f'\n[[derived]]\nquantity = "both"\nsource = "manual, page 2"\nterms = {terms}\n'
+    with pytest.raises(ProfileError, match=text):
+        load(write(tmp_path, GOOD + derived))
 
 
 def test_a_quantity_listed_twice_is_refused(tmp_path: Path) -> None:

@@ -6,17 +6,20 @@ import math
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from firmware_configs.budget import Request, plan
 from firmware_configs.loader import Profiles
-from firmware_configs.schema import Limits, Register
+from firmware_configs.schema import Derived, Limits, Register, Term
 from gateway.decoders.registers import compile_registers, series_of
 from gateway.reading import Wire
 from protos.comboio.v1 import batch_pb2 as pb
+from tests.effort import tries
 
-FORMATS = {"u16": "H", "i16": "h", "u32": "I", "i32": "i", "u64": "Q", "i64": "q", "f32": "f", "f64": "d"}
+FORMATS = {
+    "u16": "H", "i16": "h", "u32": "I", "i32": "i", "u64": "Q", "i64": "q", "f16": "e", "f32": "f", "f64": "d",
+}  # fmt: skip
 BOUNDS = {
     "u16": (0, 2**16 - 1),
     "i16": (-(2**15), 2**15 - 1),
@@ -25,6 +28,9 @@ BOUNDS = {
     "u64": (0, 2**64 - 1),
     "i64": (-(2**63), 2**63 - 1),
 }
+WIDE = {"u24": 4, "i24": 4, "u48": 6, "i48": 6}
+"""Bytes of their registers."""
+ORDERS = {"big": [0, 1, 2, 3], "little": [3, 2, 1, 0], "swapped_pairs": [1, 0, 3, 2], "reversed_pairs": [2, 3, 0, 1]}
 
 
 def register(quantity: str = "q", address: int = 0, type_: str = "u16", **more: object) -> Register:
@@ -35,7 +41,9 @@ def register(quantity: str = "q", address: int = 0, type_: str = "u16", **more: 
 def words_of(raw: bytes, byte_order: str, word_order: str) -> list[int]:
     """The registers a device with these orders would send for a big-endian value."""
     words = [raw[i : i + 2] for i in range(0, len(raw), 2)]
-    if word_order == "little":
+    if len(words) == 4:
+        words = [words[at] for at in ORDERS[word_order]]
+    elif word_order in {"little", "swapped_pairs"}:
         words.reverse()
     return [int.from_bytes(word, "big" if byte_order == "big" else "little") for word in words]
 
@@ -47,12 +55,15 @@ def decode(registers: list[Register], words: list[int], start: int = 0) -> tuple
 def numbers(type_: str) -> st.SearchStrategy[int | float]:
     if type_ in BOUNDS:
         return st.integers(*BOUNDS[type_])
-    return st.floats(allow_nan=False, width=32 if type_ == "f32" else 64)
+    if type_ == "f64":
+        return st.floats(allow_nan=False)
+    return st.floats(allow_nan=False, width=16 if type_ == "f16" else 32)
 
 
 @pytest.mark.parametrize("byte_order", ["big", "little"])
-@pytest.mark.parametrize("word_order", ["big", "little"])
+@pytest.mark.parametrize("word_order", ORDERS)
 @pytest.mark.parametrize("type_", FORMATS)
+@settings(max_examples=tries(25), deadline=None)
 @given(st.data())
 def test_every_type_in_every_order_comes_back(
     byte_order: str, word_order: str, type_: str, data: st.DataObject
@@ -204,3 +215,87 @@ def test_the_column_says_what_its_wire_values_mean(
 def test_attributes_of_the_sensor_win_over_those_of_the_profile() -> None:
     shape = series_of(register(attrs={"role": "probe", "place": "rear"}), attrs={"role": "cargo_temperature"})
     assert shape.attrs == {"role": "cargo_temperature", "place": "rear"}
+
+
+@pytest.mark.parametrize("byte_order", ["big", "little"])
+@pytest.mark.parametrize("word_order", ["big", "little"])
+@pytest.mark.parametrize("type_", WIDE)
+@settings(max_examples=tries(25), deadline=None)
+@given(st.data())
+def test_integers_of_24_and_48_bits(type_: str, word_order: str, byte_order: str, data: st.DataObject) -> None:
+    bits = int(type_[1:])
+    low = -(1 << bits - 1) if type_[0] == "i" else 0
+    value = data.draw(st.integers(low, low + (1 << bits) - 1))
+    raw = (value % (1 << bits)).to_bytes(WIDE[type_], "big")
+    words = words_of(raw, byte_order, word_order)
+    assert decode([register(type_=type_, byte_order=byte_order, word_order=word_order)], words) == ((value,), None)
+
+
+@pytest.mark.parametrize(
+    ("more", "words", "value"),
+    [
+        ({"type_": "u8", "byte": "high"}, [0xFE01], 254),
+        ({"type_": "u8", "byte": "low"}, [0xFE01], 1),
+        ({"type_": "i8", "byte": "high"}, [0xFE01], -2),
+        ({"type_": "i8", "byte": "low"}, [0x0180], -128),
+        ({"type_": "u16", "bit": 4, "bits": 3}, [0b0101_0000], 5),
+        ({"type_": "u32", "bit": 15, "bits": 2}, [0x0001, 0x8000], 3),
+        ({"type_": "i16", "magnitude": True}, [0x8005], -5),
+        ({"type_": "i32", "magnitude": True}, [0x8000, 0x0007], -7),
+        ({"type_": "i16", "magnitude": True}, [0x0005], 5),
+        ({"type_": "bcd64"}, [0x1234, 0x5678, 0x9012, 0x3456], 1234567890123456),
+        ({"type_": "mod10k32"}, [12, 3456], 123456),
+        ({"type_": "mod10k48", "word_order": "little"}, [1, 2, 3], 300020001),
+        ({"type_": "mod10k64"}, [9999, 0, 0, 9999], 9999_0000_0000_9999),
+        ({"type_": "unix32"}, [0x6553, 0xF100], 1_700_000_000_000),
+        ({"type_": "ymdhms"}, [2023, 11, 14, 22, 13, 20], 1_700_000_000_000),
+        ({"type_": "ymdhms"}, [23, 11, 14, 22, 13, 20], 1_700_000_000_000),
+        ({"type_": "iec870"}, [23, 11 << 8 | 2 << 5 | 14, 22 << 8 | 13, 20_123], 1_700_000_000_123),
+    ],
+)
+def test_what_devices_also_write(more: dict[str, object], words: list[int], value: int) -> None:
+    assert decode([register(**more)], words) == ((value,), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"type_": "mod10k32"}, [12, 10_000]),
+        ({"type_": "bcd64"}, [0, 0, 0, 0xA]),
+        ({"type_": "ymdhms"}, [2023, 13, 14, 22, 13, 20]),
+        ({"type_": "iec870"}, [23, 11 << 8 | 14, 22 << 8 | 13 | 0x80, 0]),
+        ({"type_": "iec870"}, [0, 0, 0, 0]),
+        ({"type_": "i16", "sentinels": (0x8000,)}, [0x8000]),
+        ({"type_": "u16", "sentinels": (-1,)}, [0xFFFF]),
+        ({"type_": "u48", "sentinels": (0xFFFF_FFFF_FFFF,)}, [0xFFFF] * 3),
+        ({"type_": "f16"}, [0x7E00]),
+    ],
+)
+def test_what_is_no_number_is_not_available(more: dict[str, object], words: list[int]) -> None:
+    assert decode([register(**more)], words) == ((None,), (pb.QUALITY_BAD_SENSOR,))  # type: ignore[arg-type]
+
+
+def test_another_register_may_hold_the_power_of_ten() -> None:
+    registers = [register("power", 0, "i16", scale_from="power_sf"), register("power_sf", 1, "i16")]
+    assert decode(registers, [1234, 0xFFFE])[0][0] == 12.34
+    assert decode(registers, [1234, 2])[0][0] == 123400.0
+    assert decode(registers, [1234, 0x8000]) == ((None, -32768), (pb.QUALITY_BAD_SENSOR, pb.QUALITY_GOOD))
+    assert series_of(registers[0]).raw
+
+
+def test_a_sum_of_others_is_a_column_of_its_own() -> None:
+    registers = [register("high", 0), register("low", 1, decimals=1), register("bad", 2, sentinels=(0,))]
+    sums = [
+        Derived(quantity="all", terms=(Term(of="high", times=10_000), Term(of="low")), source="s"),
+        Derived(quantity="exact", terms=(Term(of="high", times=-1), Term(of="low")), decimals=1, source="s"),
+        Derived(quantity="none", terms=(Term(of="high"), Term(of="bad")), source="s"),
+    ]
+    values, quality = compile_registers(registers, [Request("holding", 0, 3)], sums)([[7, 25, 0]])
+    assert values == (7, 25, None, 70_002.5, -45, None)
+    assert quality == (0, 0, pb.QUALITY_BAD_SENSOR, 0, 0, pb.QUALITY_BAD_SENSOR)
+    assert (series_of(sums[1]).exp, series_of(sums[0]).raw) == (1, True)
+
+
+def test_what_numbers_mean_travels_with_the_series() -> None:
+    assert series_of(register(labels={"0": "off", "1": "on"})).attrs == {"labels": '{"0":"off","1":"on"}'}
+    assert series_of(register(type_="unix32")).attrs == {"moment": "unix_ms"}

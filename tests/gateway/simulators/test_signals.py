@@ -7,14 +7,15 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from firmware_configs.budget import Request
-from firmware_configs.schema import Register
+from firmware_configs.schema import MOMENTS, WIDTHS, Register
 from gateway.decoders.registers import compile_registers, series_of
 from gateway.simulators.registers import encode
 from gateway.simulators.signals import cold_box, constant, replay, sine
+from tests.effort import tries
 
 
 def test_a_constant_is_constant() -> None:
@@ -65,18 +66,20 @@ def test_a_real_recording_replays() -> None:
     assert 0 < signal(0.0) < 200
 
 
-@pytest.mark.parametrize("orders", [("big", "big"), ("big", "little"), ("little", "big"), ("little", "little")])
-@pytest.mark.parametrize("type_", ["u16", "i16", "u32", "i32", "u64", "i64", "bcd16", "bcd32", "f32", "f64"])
+@pytest.mark.parametrize("byte_order", ["big", "little"])
+@pytest.mark.parametrize("word_order", ["big", "little", "swapped_pairs", "reversed_pairs"])
+@pytest.mark.parametrize("type_", sorted(WIDTHS.keys() - MOMENTS - {"bool", "u8", "i8", "f16"}))
+@settings(max_examples=tries(5), deadline=None)
 @given(value=st.integers(0, 999))
-def test_what_is_encoded_decodes(type_: str, orders: tuple[str, str], value: int) -> None:
+def test_what_is_encoded_decodes(type_: str, word_order: str, byte_order: str, value: int) -> None:
     register = Register(
         quantity="q",
         function="holding",
         address=0,
         type=type_,  # type: ignore[arg-type]
         decimals=1,
-        byte_order=orders[0],  # type: ignore[arg-type]
-        word_order=orders[1],  # type: ignore[arg-type]
+        byte_order=byte_order,  # type: ignore[arg-type]
+        word_order=word_order,  # type: ignore[arg-type]
         source="s",
     )
     words = encode(register, value / 10)
@@ -91,3 +94,22 @@ def test_what_is_encoded_decodes(type_: str, orders: tuple[str, str], value: int
 def test_a_value_a_register_cannot_hold_is_clamped(type_: str, value: float, words: list[int]) -> None:
     register = Register(quantity="q", function="holding", address=0, type=type_, source="s")  # type: ignore[arg-type]
     assert encode(register, value) == words
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"type": "u8", "byte": "high"},
+        {"type": "i8", "byte": "low"},
+        {"type": "u16", "bit": 3, "bits": 6},
+        {"type": "i32", "magnitude": True},
+        {"type": "unix32"},
+        {"type": "ymdhms"},
+        {"type": "iec870"},
+    ],
+)
+def test_parts_of_registers_and_moments_decode_too(more: dict[str, object]) -> None:
+    register = Register(quantity="q", function="holding", address=0, source="s", **more)  # type: ignore[arg-type]
+    value = 1_700_000_000_000 if more["type"] in MOMENTS else 42
+    words = encode(register, value)
+    assert compile_registers([register], [Request("holding", 0, len(words))])([words]) == ((value,), None)

@@ -17,7 +17,11 @@ def problems(profile: ModbusProfile) -> list[str]:
     if not registers:
         return ["register: the profile has none"]
     known = {source.id for source in profile.sources}
-    found: list[str] = []
+    found = [
+        f"limits.forbidden: {span.first} to {span.last} ends before it begins"
+        for span in profile.limits.forbidden
+        if span.last < span.first
+    ]
     seen: set[str] = set()
     kinds = {register.quantity: register.type for register in registers}
     for register in registers:
@@ -82,6 +86,10 @@ def _of_register(register: Register, profile: ModbusProfile, known: set[str]) ->
         yield f"source {register.source!r} doesn't begin with one of {', '.join(sorted(known))}"
     if register.address + register.width > 65536:
         yield "reaches past address 65535"
+    for span in profile.limits.forbidden:
+        beside = span.last < register.address or span.first >= register.address + register.width
+        if span.function == register.function and not beside:
+            yield f"is forbidden by limits ({span.first} to {span.last})"
     if register.function not in BITS and register.width > profile.limits.max_registers:
         yield f"is {register.width} registers wide, one request reads {profile.limits.max_registers}"
     if register.function in BITS and register.type != "bool":

@@ -51,6 +51,14 @@ class Source(Frozen, frozen=True, kw_only=True):
     """Where it was found; empty when only its title is known to be stable."""
 
 
+class Span(Frozen, frozen=True, kw_only=True):
+    """Addresses `first` to `last` of one table, both included."""
+
+    function: RegisterFunction
+    first: Address
+    last: Address
+
+
 class Limits(Frozen, frozen=True, kw_only=True):
     """What one request to this device may ask."""
 
@@ -58,6 +66,27 @@ class Limits(Frozen, frozen=True, kw_only=True):
     max_bits: Annotated[int, Meta(ge=1, le=2000)] = 2000
     max_gap: Annotated[int, Meta(ge=0, le=124)] = 0
     """Registers that nobody asked for and that may be read to save a request; 0: some answer holes with an error."""
+    forbidden: tuple[Span, ...] = ()
+    """Never read these, not even to fill a gap: the device refuses them, or reading them changes something."""
+    one_by_one: bool = False
+    """Each value by a request of its own: the device can't answer blocks."""
+
+
+class Timing(Frozen, frozen=True, kw_only=True):
+    """What this device needs beyond the standard. Reading it is slower then; the planner reckons with it."""
+
+    turnaround_ms: Annotated[float, Meta(ge=0.0, le=10_000.0)] | None = None
+    """From question to answer, as measured or documented; by default 5 ms by Ethernet, 10 ms on a serial line."""
+    pause_ms: Annotated[int, Meta(ge=0, le=10_000)] = 0
+    """Silence after its answer before it is asked again."""
+    after_connect_ms: Annotated[int, Meta(ge=0, le=60_000)] = 0
+    """Silence after connecting before the first question."""
+    busy_retries: Annotated[int, Meta(ge=0, le=10)] = 0
+    """How often a question is asked again that was answered with 5 (acknowledge) or 6 (busy)."""
+    busy_wait_ms: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    """How long to wait before that."""
+    reconnect_each: bool = False
+    """It answers one question per connection."""
 
 
 class Register(Frozen, frozen=True, kw_only=True):
@@ -163,6 +192,7 @@ class ModbusProfile(Frozen, frozen=True, kw_only=True):
     """No such device exists; every series made from it says so."""
     sources: Annotated[tuple[Source, ...], Meta(min_length=1)]
     limits: Limits = Limits()
+    timing: Timing = Timing()
     byte_order: Order = "big"
     """Within a register; "little" only for devices that break the Modbus rule."""
     word_order: WordOrder = "big"

@@ -155,6 +155,8 @@ class ModbusBus(Frozen, frozen=True, kw_only=True, tag_field="kind", tag="tcp"):
     """Longest wait for one answer."""
     pause_ms: Annotated[int, Meta(ge=0)] = 0
     """Silence between two requests."""
+    best_effort: bool = False
+    """Accept more than the bus can carry: polls that fall out are counted."""
 
 
 class Broker(Frozen, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from firmware_configs.budget import plan
+from firmware_configs.buses import line_of
 from firmware_configs.schema import Derived, ModbusProfile, Register
 from gateway.clock import Clock
 from gateway.decoders.registers import compile_registers, series_of
@@ -55,7 +56,7 @@ class ModbusSensor:
         self.counters = PollCounters()
         self.problem: str | None = None
         """Why the last poll gave nothing; None after a good one."""
-        self._requests = plan(registers, profile.limits)
+        self._requests = plan(registers, profile.limits, line_of(bus.options), timing=profile.timing)
         self._decode = compile_registers(registers, self._requests, profile.derived)
         self._group = _group(options, profile)
         self._clock = clock

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firmware_configs.budget import Request, TcpTiming, bus_load, plan, poll_ms
-from firmware_configs.schema import WIDTHS, Limits, Register, RegisterType
+from firmware_configs.budget import Poll, Request, SerialLine, TcpLine, freshness_ms, halves, plan, poll_ms, utilisation
+from firmware_configs.schema import WIDTHS, Limits, Register, RegisterFunction, RegisterType, Span, Timing
 
-TIMING = TcpTiming()
+LINE = TcpLine()
 
 
 def register(address: int, type_: str = "u16", function: str = "holding") -> Register:
@@ -80,7 +80,7 @@ def test_a_plan_does_not_depend_on_the_order_of_the_profile(
 def test_a_plan_costs_what_the_cheapest_of_all_partitions_costs(addresses: set[int], gap: int, most: int) -> None:
     ordered = sorted(addresses)
     limit = Limits(max_registers=most, max_gap=gap)
-    timing = TcpTiming(turnaround_ms=1.0, per_register_ms=0.3)
+    timing = TcpLine(turnaround_ms=1.0, per_register_ms=0.3)
     best = float("inf")
     for cuts in itertools.product([False, True], repeat=len(ordered) - 1):
         runs = [[ordered[0]]]
@@ -102,7 +102,7 @@ def test_a_hole_is_left_alone_unless_the_device_allows_reading_it() -> None:
 
 
 def test_a_hole_dearer_than_a_request_is_not_read() -> None:
-    slow = TcpTiming(turnaround_ms=1.0, per_register_ms=2.0)
+    slow = TcpLine(turnaround_ms=1.0, per_register_ms=2.0)
     assert len(plan([register(0), register(5)], Limits(max_gap=100), slow)) == 2
 
 
@@ -123,9 +123,71 @@ def test_a_value_wider_than_a_request_is_refused() -> None:
         plan([register(0, "u64")], Limits(max_registers=2))
 
 
-def test_bus_load_tells_what_a_bus_can_do() -> None:
-    requests = plan([register(0)], Limits())
-    assert bus_load([(1.0, requests)] * 10) == pytest.approx(10 * poll_ms(requests) / 1000)
+FORBIDDEN = Limits(max_gap=20, forbidden=(Span(function="holding", first=5, last=6),))
+
+
+def test_a_forbidden_span_is_never_crossed() -> None:
+    assert plan([register(0), register(4), register(7)], FORBIDDEN) == (
+        Request("holding", 0, 5),
+        Request("holding", 7, 1),
+    )
+    assert len(plan([register(0, function="input"), register(9, function="input")], FORBIDDEN)) == 1
+    with pytest.raises(ValueError, match="holding 5: is wanted, and forbidden"):
+        plan([register(5)], FORBIDDEN)
+
+
+def test_a_device_that_answers_no_blocks_is_asked_value_by_value() -> None:
+    wanted = [register(0, "u32"), register(2), register(3), *[register(3, "bool")] * 2]
+    one_by_one = plan(wanted, Limits(one_by_one=True))
+    assert one_by_one == (Request("holding", 0, 2), Request("holding", 2, 1), Request("holding", 3, 1))
+
+
+@given(registers, limits, st.sets(st.integers(0, 400), max_size=6))
+def test_no_request_goes_over_a_cut_but_inside_a_value(wanted: list[Register], limit: Limits, cuts: set[int]) -> None:
+    for q in plan(wanted, limit, cuts=[("holding", cut) for cut in cuts]):
+        whole = [(r.address, r.address + r.width) for r in wanted if r.function == q.function == "holding"]
+        for cut in cuts:
+            over = q.function == "holding" and q.address < cut < q.address + q.length
+            assert not over or any(start < cut < end for start, end in whole)
+
+
+@given(registers, limits)
+def test_what_is_refused_can_be_halved_down_to_single_values(wanted: list[Register], limit: Limits) -> None:
+    cuts: list[tuple[RegisterFunction, int]] = []
+    while True:
+        found = [cut for request in plan(wanted, limit, cuts=cuts) if (cut := halves(request, wanted)) is not None]
+        if not found:
+            break
+        assert not set(found) & set(cuts)
+        cuts += found
+    apart = {(r.function, r.address) for r in wanted}
+    assert {(q.function, q.address) for q in plan(wanted, limit, cuts=cuts)} <= apart
+
+
+def test_a_serial_request_takes_its_characters_its_silences_and_the_devices_turnaround() -> None:
+    ten = Request("holding", 0, 10)
+    character_ms = 11 / 9.6
+    silence_ms = 3.5 * character_ms
+    assert SerialLine().request_ms(ten) == pytest.approx(33 * character_ms + 10 + silence_ms)
+    prompt = Timing(turnaround_ms=0.0, pause_ms=2)
+    assert SerialLine().request_ms(ten, prompt) == pytest.approx(33 * character_ms + 2 * silence_ms + 2)
+    fast = SerialLine(baud=115_200, character_bits=10)
+    assert fast.request_ms(ten, Timing(turnaround_ms=0.0)) == pytest.approx(33 * 10 / 115.2 + 3.5)
+    assert SerialLine(ascii=True, character_bits=10).request_ms(ten) == pytest.approx((2 * 31 + 6) * 10 / 9.6 + 10)
+
+
+def test_gaps_are_filled_by_what_they_cost_on_their_line() -> None:
+    wanted = [register(0), register(16)]  # a gap of 30 characters; a request is 20 and the device's turnaround
+    assert len(plan(wanted, Limits(max_gap=20), SerialLine(baud=9600, turnaround_ms=5.0))) == 2
+    assert len(plan(wanted, Limits(max_gap=20), SerialLine(baud=115_200, turnaround_ms=5.0))) == 1
+    assert len(plan(wanted, Limits(max_gap=20), SerialLine(baud=9600), timing=Timing(turnaround_ms=60.0))) == 1
+
+
+def test_utilisation_tells_what_a_bus_can_do_and_freshness_how_old_its_values_get() -> None:
+    polls = [Poll(1.0, 100.0), Poll(0.5, 50.0), Poll(10.0, 400.0)]
+    assert utilisation(polls) == pytest.approx(0.1 + 0.1 + 0.04)
+    assert freshness_ms(polls[0], polls[1:]) == 1000 + 100 + 400
+    assert freshness_ms(polls[0], []) == 1100
 
 
 def test_widths_cover_every_type_but_strings() -> None:

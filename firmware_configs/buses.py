@@ -1,0 +1,88 @@
+"""What a configuration asks of its Modbus buses: one word for the gateway, its command line and the control plane.
+
+Pure. Buses that can't carry their sensors are refused before anything is read, unless they say `best_effort`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from firmware_configs.budget import Line, Poll, Request, TcpLine, freshness_ms, plan, poll_ms, utilisation
+from firmware_configs.loader import ProfileError, Profiles
+from protos.config import GatewayConfig, ModbusBus, ModbusSensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SensorPlan:
+    """One sensor's polls: its requests in order, and how long they keep the bus."""
+
+    id: str
+    unit: int
+    profile: str
+    values: int
+    requests: tuple[Request, ...]
+    request_ms: tuple[float, ...]
+    poll: Poll
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BusPlan:
+    """One bus and everything on it."""
+
+    bus: ModbusBus
+    sensors: tuple[SensorPlan, ...]
+
+    @property
+    def utilisation(self) -> float:
+        return utilisation([sensor.poll for sensor in self.sensors])
+
+    @property
+    def fits(self) -> bool:
+        return self.utilisation <= 1.0
+
+    def freshness_ms(self, sensor: SensorPlan) -> float:
+        """How old its values are at most; only of a bus that fits."""
+        return freshness_ms(sensor.poll, [other.poll for other in self.sensors if other is not sensor])
+
+
+def line_of(bus: ModbusBus) -> Line:
+    """What exchanges take there."""
+    return TcpLine(pause_ms=bus.pause_ms)
+
+
+def bus_plans(config: GatewayConfig, profiles: Profiles) -> tuple[BusPlan, ...]:
+    """One per [[bus]], in their order. Sensors whose profile or bus isn't there are left out: others say so."""
+    return tuple(BusPlan(bus=bus, sensors=tuple(_sensors(config.sensor, bus, profiles))) for bus in config.bus)
+
+
+def _sensors(sensors: Sequence[object], bus: ModbusBus, profiles: Profiles) -> Iterator[SensorPlan]:
+    line = line_of(bus)
+    for sensor in sensors:
+        if isinstance(sensor, ModbusSensor) and sensor.bus == bus.id:
+            with suppress(ProfileError):
+                profile = profiles.modbus(sensor.profile)
+                requests = plan(profile.expanded(), profile.limits, line, timing=profile.timing)
+                yield SensorPlan(
+                    id=sensor.id,
+                    unit=sensor.unit,
+                    profile=profile.name,
+                    values=len(profile.quantities()),
+                    requests=requests,
+                    request_ms=tuple(line.request_ms(request, profile.timing) for request in requests),
+                    poll=Poll(sensor.every_s, poll_ms(requests, line, profile.timing)),
+                )
+
+
+def overloads(config: GatewayConfig, profiles: Profiles) -> Iterator[str]:
+    """A sentence per bus that can't carry its sensors and does not say best_effort, each with its path."""
+    for index, one in enumerate(bus_plans(config, profiles)):
+        if one.fits or one.bus.best_effort:
+            continue
+        heaviest = max(one.sensors, key=lambda sensor: sensor.poll.ms / sensor.poll.every_s)
+        yield (
+            f"bus[{index}]: the sensors on {one.bus.id!r} need {one.utilisation:.0%} of what it can carry; most of it "
+            f"{heaviest.id} ({heaviest.poll.ms:.0f} ms every {heaviest.poll.every_s:g} s). Read them more seldom, or "
+            f"set best_effort = true and let polls fall out"
+        )

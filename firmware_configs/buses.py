@@ -1,6 +1,7 @@
 """What a configuration asks of its Modbus buses: one word for the gateway, its command line and the control plane.
 
-Pure. Buses that can't carry their sensors are refused before anything is read, unless they say `best_effort`.
+Pure. A configuration whose buses can't carry their sensors is refused where one is saved, offered or checked, unless it
+says `best_effort`. A gateway that is started with one runs it and warns: it may have run for years.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ import ipaddress
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 
-from firmware_configs.buses import overloads
 from firmware_configs.loader import ProfileError, Profiles
 from firmware_configs.schema import Register
 from protos.config import GatewayConfig, ModbusSensor, MqttSensor, Sensor, SimulatedSensor
@@ -39,7 +38,6 @@ def disagreements(config: GatewayConfig, profiles: Profiles) -> Iterator[str]:
     for index, sensor in enumerate(config.sensor):
         for problem in (*_references(sensor, config), *_sections(sensor, profiles)):
             yield f"sensor[{index}].{problem}"
-    yield from overloads(config, profiles)
 
 
 def _is_address(text: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from firmware_configs.buses import overloads
 from firmware_configs.loader import Profiles
 from gateway import sensors, settings
 from gateway.clock import Clock
@@ -14,7 +15,7 @@ from protos.config import GatewayConfig
 
 def problems(config: GatewayConfig, *, clock: Clock, profiles: Profiles) -> list[str]:
     """One sentence per mistake, each starting with its path."""
-    found = settings.disagreements(config, profiles)
+    found = [*settings.disagreements(config, profiles), *overloads(config, profiles)]
     if found:
         return found
     try:

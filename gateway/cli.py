@@ -1,4 +1,4 @@
-"""comboio-gateway: enrol, run, status, sensors, check-config, buffer, field, simulate.
+"""comboio-gateway: enrol, run, status, sensors, check-config, plan, buffer, field, simulate.
 
 Exit status: 0 done · 1 refused, with the reason on stderr · 2 wrong usage · 3 the control plane can't be reached.
 Of `status` and `sensors`: 0 healthy · 1 something is red · 3 the daemon is not running.
@@ -53,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check-config", help="say everything that is wrong with a configuration")
     check.set_defaults(run=_check)
 
+    plan = commands.add_parser("plan", help="which requests go to each bus, what they cost, how fresh values are")
+    plan.set_defaults(run=_plan)
+
     buffer = commands.add_parser("buffer", help="what the buffer holds, and what was lost and why")
     buffer.set_defaults(run=_buffer)
 
@@ -71,9 +74,9 @@ def _parser() -> argparse.ArgumentParser:
 
     for command in (enrol, run, buffer, status, live, pin):
         command.add_argument("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help=f"default {DATA_DIR}")
-    for command in (run, check):
+    for command in (run, check, plan):
         command.add_argument("--config", type=Path, default=CONFIG, metavar="FILE", help=f"default {CONFIG}")
-    for command in (enrol, run, check, buffer, status, live):
+    for command in (enrol, run, check, plan, buffer, status, live):
         command.add_argument("--json", action="store_true", help="answer as JSON")
 
     simulate = commands.add_parser("simulate", help="simulated devices and links, for trying things out")
@@ -163,6 +166,15 @@ def _check_whole(path: Path) -> tuple[int, int]:
     if problems:
         raise Misconfigured("\n".join(f"{path}: {line}" for line in problems))
     return len(config.sensor), len(config.bus)
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from firmware_configs.loader import Profiles
+    from gateway import planning
+
+    found = planning.report(args.config, Profiles())
+    print(json.dumps(found) if args.json else planning.text(found))
+    return 0 if all(bus["fits"] or bus["best_effort"] for bus in found) else 1
 
 
 def _many(count: int, one: str, several: str | None = None) -> str:

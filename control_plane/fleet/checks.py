@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from firmware_configs import document
+from firmware_configs.buses import overloads
 from firmware_configs.loader import Profiles
 from protos.config import GatewayConfig, canonical
 from protos.strict import DocumentError, convert, pointed
@@ -36,3 +37,4 @@ def _disagreements(config: GatewayConfig, profiles: Profiles) -> Iterator[str]:
     if config.management != "managed":
         yield 'management: is decided on the gateway; what is pushed is always "managed"'
     yield from document.disagreements(config, profiles)
+    yield from overloads(config, profiles)

@@ -1,7 +1,8 @@
 """A Modbus sensor: one unit, one profile, one group; every poll gives one row or is accounted for.
 
 A row's values are all from one poll, its time the middle between asking the first request and the last answer. A poll
-of which any request fails gives no row at all: half a row would be an invention. See `outage` for what becomes of it.
+of which any request fails gives no row at all: half a row would be an invention. See `outage` for what becomes of it,
+and `modbus_reads` for what is asked differently after a device refused an address.
 """
 
 from __future__ import annotations
@@ -10,18 +11,20 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from firmware_configs.budget import plan
+from firmware_configs.budget import Request
 from firmware_configs.buses import line_of
 from firmware_configs.schema import Derived, ModbusProfile, Register
 from gateway.clock import Clock
-from gateway.decoders.registers import compile_registers, series_of
+from gateway.decoders.registers import series_of
 from gateway.errors import Misconfigured
 from gateway.reading import GroupShape, Row
 from gateway.sensors.driver import Emit
 from gateway.sensors.modbus_bus import ModbusBus
 from gateway.sensors.modbus_frames import Cause, ReadFailed
 from gateway.sensors.modbus_link import Link
+from gateway.sensors.modbus_reads import Reads
 from gateway.sensors.outage import Outage
 from protos.config import ModbusSensor as SensorOptions
 
@@ -48,16 +51,15 @@ class ModbusSensor:
         clock: Clock,
         bus: ModbusBus,
         gap_close_s: float = 60.0,
+        memory: Path | None = None,
     ) -> None:
-        registers = profile.expanded()
         _check_quantities(options, set(profile.quantities()))
         self.unit = options.unit
         self.every_s = options.every_s
         self.counters = PollCounters()
         self.problem: str | None = None
         """Why the last poll gave nothing; None after a good one."""
-        self._requests = plan(registers, profile.limits, line_of(bus.options), timing=profile.timing)
-        self._decode = compile_registers(registers, self._requests, profile.derived)
+        self._reads = Reads(options.id, profile, line_of(bus.options), memory=memory)
         self._group = _group(options, profile)
         self._clock = clock
         self._bus = bus
@@ -97,9 +99,9 @@ class ModbusSensor:
         self.counters.polls += 1
         began_ms = self._began_ms = self._clock.mono_ms()
         try:
-            answers = [await link.read(self.unit, request) for request in self._requests]
+            answers = [await self._read(link, request) for request in self._reads.requests]
             ended_ms = self._clock.mono_ms()
-            values, quality = self._decode(answers)
+            values, quality = self._reads.decode(answers)
         except ReadFailed as failure:
             return self._failed(began_ms, failure)
         except asyncio.CancelledError:
@@ -112,6 +114,13 @@ class ModbusSensor:
             self._began_ms = None
         self._good(Row((began_ms + ended_ms) // 2, values, quality))
         return None
+
+    async def _read(self, link: Link, request: Request) -> Sequence[int]:
+        try:
+            return await link.read(self.unit, request)
+        except ReadFailed as failure:
+            self._reads.refused(request, failure.code, now_ms=self._clock.mono_ms())
+            raise
 
     def withheld(self) -> None:
         self.counters.withheld += 1
@@ -126,6 +135,7 @@ class ModbusSensor:
 
     def _good(self, row: Row) -> None:
         self.counters.ok += 1
+        self._reads.answered(now_ms=row.mono_ms)
         self.problem = None
         if self._emit is None or self._outage is None:
             return  # left the bus while reading

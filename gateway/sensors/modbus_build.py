@@ -18,13 +18,17 @@ from protos.config import ModbusSensor as SensorOptions
 
 def build(config: GatewayConfig, *, clock: Clock, profiles: Profiles, data_dir: Path | None = None) -> Built:
     """One bus task per [[bus]] that a sensor uses, one driver per [[sensor]]. Raises Misconfigured."""
-    del data_dir
+    learnt = data_dir / "modbus" if data_dir is not None else None
     buses = {options.id: ModbusBus(options=options) for options in config.bus}
     sensors = []
     for options in config.sensor:
         if isinstance(options, SensorOptions):
             driver = ModbusSensor(
-                options=options, profile=_profile(options, profiles), clock=clock, bus=_bus(options, buses)
+                options=options,
+                profile=_profile(options, profiles),
+                clock=clock,
+                bus=_bus(options, buses),
+                memory=learnt / f"{options.id}.json" if learnt is not None else None,
             )
             sensors.append(BuiltSensor(options.id, driver))
     used = {options.bus for options in config.sensor if isinstance(options, SensorOptions)}

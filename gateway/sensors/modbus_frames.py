@@ -26,11 +26,12 @@ FUNCTION_CODES = {"coil": 1, "discrete": 2, "holding": 3, "input": 4}
 
 
 class ReadFailed(Retryable):
-    """One read gave nothing. `cause` is what counters count; the text is for people."""
+    """One read gave nothing. `cause` is what counters count; the text is for people; `code` is a Modbus exception's."""
 
-    def __init__(self, cause: Cause, message: str) -> None:
+    def __init__(self, cause: Cause, message: str, *, code: int = 0) -> None:
         super().__init__(message)
         self.cause: Cause = cause
+        self.code = code
 
 
 class HoldingWords(ReadHoldingRegistersResponse):
@@ -105,9 +106,8 @@ def silence(heard: bytes, unit: int, request: Request, transaction: int, timeout
 
 def exception_answer(unit: int, request: Request, code: int) -> ReadFailed:
     text = EXCEPTIONS.get(code, "not defined by Modbus")
-    return ReadFailed(
-        "exception", f"unit {unit}, {request.function} {request.address}+{request.length}: exception {code} ({text})"
-    )
+    asked = f"unit {unit}, {request.function} {request.address}+{request.length}"
+    return ReadFailed("exception", f"{asked}: exception {code} ({text})", code=code)
 
 
 def checked(unit: int, request: Request, values: Sequence[int]) -> Sequence[int]:

@@ -76,3 +76,50 @@ async def test_the_buffer_tells_what_waits_and_what_was_lost(
     said = capsys.readouterr().out
     assert "cooling          unreadable   3 lost over 2.5 s" in said
     assert "opened 1 times" in said
+
+
+PLANNED = (
+    GOOD
+    + """\
+[[bus]]
+id = "slow"
+kind = "tcp"
+host = "10.0.0.8"
+pause_ms = 200
+
+[[sensor]]
+id = "meter"
+driver = "modbus"
+bus = "slow"
+unit = 2
+profile = "eastron-sdm120@1"
+every_s = 0.3
+"""
+)
+
+
+def test_a_plan_shows_requests_time_and_freshness(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path, PLANNED.replace("every_s = 0.3", "every_s = 5.0"))
+    assert main(["plan", "--config", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "bus slow at 10.0.0.8:502, 12% busy" in said
+    assert "input 342 to 345" in said
+    assert "5.62 s" in said
+    assert main(["plan", "--config", str(path), "--json"]) == 0
+    (_, slow) = json.loads(capsys.readouterr().out)
+    assert [one["length"] for one in slow["sensors"][0]["requests"]] == [32, 10, 4]
+
+
+def test_more_than_a_bus_can_carry_is_refused_with_the_numbers_unless_it_says_best_effort(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, PLANNED)
+    assert main(["check-config", "--config", str(path)]) == 1
+    said = capsys.readouterr().err
+    assert "bus[1]: the sensors on 'slow' need 205% of what it can carry; most of it meter (616 ms every 0.3 s)" in said
+    assert main(["plan", "--config", str(path)]) == 1
+    assert "205% busy: more than it can carry" in capsys.readouterr().out
+    path.write_text(PLANNED.replace("pause_ms = 200", "pause_ms = 200\nbest_effort = true"))
+    assert main(["check-config", "--config", str(path)]) == 0
+    assert main(["plan", "--config", str(path)]) == 0
+    assert "polls will fall out" in capsys.readouterr().out

@@ -17,9 +17,10 @@ from protos.config import GatewayConfig, ModbusBus, ModbusSensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SensorPlan:
-    """One sensor's polls: its requests in order, and how long they keep the bus."""
+    """One poll and the sensors it is for: its requests in order, and how long they keep the bus."""
 
     id: str
+    """Of all of them, joined."""
     unit: int
     profile: str
     values: int
@@ -55,25 +56,36 @@ def line_of(bus: ModbusBus) -> Line:
 
 def bus_plans(config: GatewayConfig, profiles: Profiles) -> tuple[BusPlan, ...]:
     """One per [[bus]], in their order. Sensors whose profile or bus isn't there are left out: others say so."""
-    return tuple(BusPlan(bus=bus, sensors=tuple(_sensors(config.sensor, bus, profiles))) for bus in config.bus)
+    mine = [one for one in config.sensor if isinstance(one, ModbusSensor)]
+    return tuple(BusPlan(bus=bus, sensors=tuple(_sensors(mine, bus, profiles))) for bus in config.bus)
 
 
-def _sensors(sensors: Sequence[object], bus: ModbusBus, profiles: Profiles) -> Iterator[SensorPlan]:
+def polls_of(sensors: Sequence[ModbusSensor]) -> list[list[ModbusSensor]]:
+    """Sensors that are read together, in the order of the first of each: one bus, unit, profile and period."""
+    together: dict[tuple[str, int, str, float], list[ModbusSensor]] = {}
+    for one in sensors:
+        together.setdefault((one.bus, one.unit, one.profile, one.every_s), []).append(one)
+    return list(together.values())
+
+
+def _sensors(sensors: Sequence[ModbusSensor], bus: ModbusBus, profiles: Profiles) -> Iterator[SensorPlan]:
     line = line_of(bus)
-    for sensor in sensors:
-        if isinstance(sensor, ModbusSensor) and sensor.bus == bus.id:
-            with suppress(ProfileError):
-                profile = profiles.modbus(sensor.profile)
-                requests = plan(profile.expanded(), profile.limits, line, timing=profile.timing)
-                yield SensorPlan(
-                    id=sensor.id,
-                    unit=sensor.unit,
-                    profile=profile.name,
-                    values=len(profile.quantities()),
-                    requests=requests,
-                    request_ms=tuple(line.request_ms(request, profile.timing) for request in requests),
-                    poll=Poll(sensor.every_s, poll_ms(requests, line, profile.timing)),
-                )
+    for members in polls_of([one for one in sensors if one.bus == bus.id]):
+        with suppress(ProfileError):
+            first = members[0]
+            whole = profiles.modbus(first.profile)
+            wanted = [quantity for one in members for quantity in one.quantities or whole.quantities()]
+            profile = whole.only(wanted)
+            requests = plan(profile.expanded(), profile.limits, line, timing=profile.timing)
+            yield SensorPlan(
+                id=", ".join(one.id for one in members),
+                unit=first.unit,
+                profile=profile.name,
+                values=len(wanted),
+                requests=requests,
+                request_ms=tuple(line.request_ms(request, profile.timing) for request in requests),
+                poll=Poll(first.every_s, poll_ms(requests, line, profile.timing)),
+            )
 
 
 def overloads(config: GatewayConfig, profiles: Profiles) -> Iterator[str]:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 
 from firmware_configs.loader import ProfileError, Profiles
-from firmware_configs.schema import Register
+from firmware_configs.schema import ModbusProfile, Register
 from protos.config import GatewayConfig, ModbusSensor, MqttSensor, Sensor, SimulatedSensor
 
 TEXT, SWITCH, COUNTER, NUMBER = "a text", "a switch", "an unsigned 64-bit counter", "a number"
@@ -68,6 +68,8 @@ def _sections(sensor: Sensor, profiles: Profiles) -> Iterator[str]:
                 yield f"values.{quantity}.decimals: a {value.type} has no decimals"
     try:
         known = quantities(sensor, profiles)
+        if isinstance(sensor, ModbusSensor):
+            yield from _not_of_the_profile(sensor, profiles.modbus(sensor.profile))
     except ProfileError as error:
         yield f"profile: {error}"
         return
@@ -80,10 +82,7 @@ def quantities(sensor: Sensor, profiles: Profiles) -> Mapping[str, str]:
     if isinstance(sensor, SimulatedSensor):
         return dict.fromkeys(sensor.quantities, NUMBER)
     if isinstance(sensor, ModbusSensor):
-        modbus = profiles.modbus(sensor.profile)
-        return {one.quantity: _of_register(one) for one in modbus.expanded()} | {
-            one.quantity: NUMBER for one in modbus.derived
-        }
+        return _of_modbus(sensor, profiles.modbus(sensor.profile))
     if isinstance(sensor, MqttSensor) and sensor.profile is None:
         return {quantity: KINDS.get(value.type, NUMBER) for quantity, value in sensor.values.items()}
     if isinstance(sensor, MqttSensor):
@@ -91,6 +90,29 @@ def quantities(sensor: Sensor, profiles: Profiles) -> Mapping[str, str]:
     profile = profiles.ble(sensor.profile)
     kinds = {one.quantity: KINDS.get(one.type, NUMBER) for one in profile.value}
     return {quantity: kinds.get(quantity, NUMBER) for quantity in profile.quantities()}
+
+
+def _not_of_the_profile(sensor: ModbusSensor, profile: ModbusProfile) -> Iterator[str]:
+    known = profile.quantities()
+    for index, quantity in enumerate(sensor.quantities):
+        if quantity not in known:
+            yield f"quantities[{index}]: {quantity!r} is no quantity of {profile.name}{_near(quantity, known)}"
+    for quantity, name in sensor.rename.items():
+        if quantity not in known:
+            yield f"rename.{quantity}: is no quantity of {profile.name}{_near(quantity, known)}"
+        elif name != quantity and name in known and name not in sensor.rename:
+            yield f"rename.{quantity}: {name!r} is another quantity of {profile.name}"
+    for name, times in Counter(sensor.rename.values()).items():
+        if times > 1:
+            yield f"rename: {times} quantities become {name!r}"
+
+
+def _of_modbus(sensor: ModbusSensor, profile: ModbusProfile) -> Mapping[str, str]:
+    kinds = {one.quantity: _of_register(one) for one in profile.expanded()} | {
+        one.quantity: NUMBER for one in profile.derived
+    }
+    wanted = [quantity for quantity in kinds if not sensor.quantities or quantity in sensor.quantities]
+    return {sensor.rename.get(quantity, quantity): kinds[quantity] for quantity in wanted}
 
 
 def _of_register(one: Register) -> str:

@@ -6,6 +6,7 @@ Addresses are those of the protocol (0-based, as sent on the wire), never the 1-
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -214,6 +215,15 @@ class ModbusProfile(Frozen, frozen=True, kw_only=True):
             )
             for r in listed
         )
+
+    def only(self, wanted: Collection[str]) -> ModbusProfile:
+        """The same with what these quantities need, and no more."""
+        derived = tuple(one for one in self.derived if one.quantity in wanted)
+        needed = {*wanted, *(term.of for one in derived for term in one.terms)}
+        listed = self.expanded()
+        needed |= {r.scale_from for r in listed if r.quantity in needed and r.scale_from is not None}
+        kept = tuple(r for r in listed if r.quantity in needed)
+        return msgspec.structs.replace(self, register=kept, block=(), derived=derived)
 
     def quantities(self) -> tuple[str, ...]:
         """What a sensor of this profile delivers, in the order of its columns."""

@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 import structlog
 
+from firmware_configs.buses import overloads
 from firmware_configs.loader import Profiles
 from gateway import checking, sensors
 from gateway.buffer.buffer import Buffer
@@ -138,6 +139,8 @@ async def run(
         headline=lambda: headline(picture()),
     )
     running: list[asyncio.Task[None]] = []
+    for overload in overloads(config, profiles):
+        log.warning("bus.overloaded", why=overload)
     log.info("gateway.start", id=keeper.gateway_id, epoch=f"{buffer.opening.epoch:08x}", opens=buffer.opening.opens)
     try:
         async with asyncio.TaskGroup() as tasks:

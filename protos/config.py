@@ -206,6 +206,11 @@ class ModbusSensor(SensorBase, frozen=True, kw_only=True, tag_field="driver", ta
     profile: str
     """vendor-model@version"""
     every_s: PositiveSeconds = 1.0
+    quantities: tuple[str, ...] = ()
+    """Those of the profile's that are this sensor's; empty: all. Sensors of one bus, unit, profile and period are read
+    together: a controller of four cold rooms is four sensors and one read."""
+    rename: dict[str, Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]*$")]] = field(default_factory=dict)
+    """The profile's quantity → what it is called here; the other settings use the new name."""
 
 
 class SimulatedSensor(SensorBase, frozen=True, kw_only=True, tag_field="driver", tag="simulated"):

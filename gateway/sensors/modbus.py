@@ -1,4 +1,4 @@
-"""A Modbus sensor: one unit, one profile, one group; every poll gives one row or is accounted for.
+"""A Modbus sensor: what it wants of one unit is one group; every poll gives one row or is accounted for.
 
 A row's values are all from one poll, its time the middle between asking the first request and the last answer. A poll
 of which any request fails gives no row at all: half a row would be an invention. See `outage` for what becomes of it,
@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from operator import itemgetter
+from typing import Any
 
-from firmware_configs.budget import Request
-from firmware_configs.buses import line_of
 from firmware_configs.schema import Derived, ModbusProfile, Register
 from gateway.clock import Clock
 from gateway.decoders.registers import series_of
 from gateway.errors import Misconfigured
-from gateway.reading import GroupShape, Row
+from gateway.reading import GroupShape, Row, Wire
 from gateway.sensors.driver import Emit
-from gateway.sensors.modbus_bus import ModbusBus
 from gateway.sensors.modbus_frames import Cause, ReadFailed
-from gateway.sensors.modbus_link import Link
-from gateway.sensors.modbus_reads import Reads
+from gateway.sensors.modbus_poll import SharedPoll
 from gateway.sensors.outage import Outage
 from protos.config import ModbusSensor as SensorOptions
 
@@ -40,29 +37,23 @@ class PollCounters:
     failed: Counter[Cause] = field(default_factory=Counter)
 
 
-class ModbusSensor:
-    """A `Driver` and the `Poller` of its bus. Raises Misconfigured when profile and options don't fit."""
+Pick = Callable[[Sequence[Any]], tuple[Any, ...]]
+"""A sensor's columns of a poll's."""
 
-    def __init__(
-        self,
-        *,
-        options: SensorOptions,
-        profile: ModbusProfile,
-        clock: Clock,
-        bus: ModbusBus,
-        gap_close_s: float = 60.0,
-        memory: Path | None = None,
-    ) -> None:
-        _check_quantities(options, set(profile.quantities()))
-        self.unit = options.unit
-        self.every_s = options.every_s
+
+class ModbusSensor:
+    """A `Driver`, and a member of the poll of its unit. Raises Misconfigured when poll and options don't fit."""
+
+    def __init__(self, *, options: SensorOptions, poll: SharedPoll, clock: Clock, gap_close_s: float = 60.0) -> None:
+        wanted = wanted_of(options, poll.profile)
+        _check_quantities(options, {name_of(options, quantity) for quantity in wanted})
         self.counters = PollCounters()
         self.problem: str | None = None
         """Why the last poll gave nothing; None after a good one."""
-        self._reads = Reads(options.id, profile, line_of(bus.options), memory=memory)
-        self._group = _group(options, profile)
+        self._poll = poll
+        self._pick = _picker(poll.profile.quantities(), wanted)
+        self._group = _group(options, poll.profile, wanted)
         self._clock = clock
-        self._bus = bus
         self._gap_close_s = gap_close_s
         self._emit: Emit | None = None
         self._outage: Outage | None = None
@@ -77,50 +68,49 @@ class ModbusSensor:
         return self._began_ms if since is None else since
 
     async def run(self, emit: Emit) -> None:
-        """Join the bus until cancelled; a gap still open then is closed and emitted on the way out."""
+        """Join the poll until cancelled; a gap still open then is closed and emitted on the way out."""
         self._outage = Outage(started_ms=self._clock.mono_ms(), close_every_ms=round(self._gap_close_s * 1000))
         self._emit = emit
         try:
-            with self._bus.joined(self):
+            with self._poll.joined(self):
                 while True:
                     await asyncio.sleep(self._gap_close_s / 4)
                     self._close_overdue_gap()
         finally:
-            if self._began_ms is not None:  # the device may have answered; nobody will hear it
-                self._outage.failed(self._began_ms)
+            self.cut_off()
             lost = self._outage.end(self._clock.mono_ms())
             self._emit = self._outage = None
             if lost is not None:
                 emit.lost(0, lost)
 
-    # --- called by the bus --------------------------------------------------------------------------
+    # --- called by the poll -------------------------------------------------------------------------
 
-    async def poll(self, link: Link) -> Cause | None:
+    def began(self, at_ms: int) -> None:
         self.counters.polls += 1
-        began_ms = self._began_ms = self._clock.mono_ms()
-        try:
-            answers = [await self._read(link, request) for request in self._reads.requests]
-            ended_ms = self._clock.mono_ms()
-            values, quality = self._reads.decode(answers)
-        except ReadFailed as failure:
-            return self._failed(began_ms, failure)
-        except asyncio.CancelledError:
-            if self._outage is not None:
-                self._outage.failed(began_ms)
-            raise
-        except Exception as error:  # a poll that breaks must not take the bus with it
-            return self._failed(began_ms, ReadFailed("internal", f"{type(error).__name__}: {error}"))
-        finally:
-            self._began_ms = None
-        self._good(Row((began_ms + ended_ms) // 2, values, quality))
-        return None
+        self._began_ms = at_ms
 
-    async def _read(self, link: Link, request: Request) -> Sequence[int]:
-        try:
-            return await link.read(self.unit, request)
-        except ReadFailed as failure:
-            self._reads.refused(request, failure.code, now_ms=self._clock.mono_ms())
-            raise
+    def good(self, at_ms: int, values: Sequence[Wire], quality: Sequence[int] | None) -> None:
+        self._began_ms = None
+        self.counters.ok += 1
+        self.problem = None
+        if self._emit is None or self._outage is None:
+            return  # left while reading
+        lost = self._outage.good(at_ms)
+        if lost is not None:
+            self._emit.lost(0, lost)
+        self._emit.row(0, Row(at_ms, self._pick(values), self._pick(quality) if quality is not None else None))
+
+    def failed(self, failure: ReadFailed) -> None:
+        self.counters.failed[failure.cause] += 1
+        self.problem = str(failure)
+        self.cut_off()
+        self._close_overdue_gap()
+
+    def cut_off(self) -> None:
+        """The device may have answered the read under way; nobody will hear it."""
+        began_ms, self._began_ms = self._began_ms, None
+        if began_ms is not None and self._outage is not None:
+            self._outage.failed(began_ms)
 
     def withheld(self) -> None:
         self.counters.withheld += 1
@@ -131,28 +121,6 @@ class ModbusSensor:
     def late(self, skipped: int) -> None:
         self.counters.late += skipped
 
-    # --- outcomes -----------------------------------------------------------------------------------
-
-    def _good(self, row: Row) -> None:
-        self.counters.ok += 1
-        self._reads.answered(now_ms=row.mono_ms)
-        self.problem = None
-        if self._emit is None or self._outage is None:
-            return  # left the bus while reading
-        lost = self._outage.good(row.mono_ms)
-        if lost is not None:
-            self._emit.lost(0, lost)
-        self._emit.row(0, row)
-
-    def _failed(self, began_ms: int, failure: ReadFailed) -> Cause:
-        self.counters.failed[failure.cause] += 1
-        self.problem = str(failure)
-        if self._outage is not None:
-            self._outage.failed(began_ms)
-        self._began_ms = None
-        self._close_overdue_gap()
-        return failure.cause
-
     def _close_overdue_gap(self) -> None:
         if self._outage is None or self._emit is None or self._began_ms is not None:
             return
@@ -161,13 +129,40 @@ class ModbusSensor:
             self._emit.lost(0, lost)
 
 
-def _group(options: SensorOptions, profile: ModbusProfile) -> GroupShape:
+def wanted_of(options: SensorOptions, profile: ModbusProfile) -> tuple[str, ...]:
+    """Of the profile's quantities those that are this sensor's, in the profile's order. Raises Misconfigured."""
+    known = profile.quantities()
+    for quantity in (*options.quantities, *options.rename):
+        if quantity not in known:
+            raise _unknown(options, f"quantities: {quantity}", known)
+    return tuple(quantity for quantity in known if not options.quantities or quantity in options.quantities)
+
+
+def name_of(options: SensorOptions, quantity: str) -> str:
+    return options.rename.get(quantity, quantity)
+
+
+def _picker(columns: Sequence[str], wanted: Sequence[str]) -> Pick:
+    if tuple(columns) == tuple(wanted):
+        return tuple
+    at = [columns.index(quantity) for quantity in wanted]
+    return itemgetter(*at) if len(at) > 1 else lambda values: (values[at[0]],)
+
+
+def _group(options: SensorOptions, profile: ModbusProfile, wanted: Sequence[str]) -> GroupShape:
     mark = {"simulated": "true"} if profile.simulated else {}
-    columns: tuple[Register | Derived, ...] = (*profile.expanded(), *profile.derived)
+    listed: tuple[Register | Derived, ...] = (*profile.expanded(), *profile.derived)
+    columns = {one.quantity: one for one in listed}
     return GroupShape(
         sensor=options.id,
         period_ms=max(1, round(options.every_s * 1000)),
-        series=tuple(series_of(column, attrs=options.attrs.get(column.quantity, {}) | mark) for column in columns),
+        series=tuple(
+            replace(
+                series_of(columns[quantity], attrs=options.attrs.get(name_of(options, quantity), {}) | mark),
+                name=name_of(options, quantity),
+            )
+            for quantity in wanted
+        ),
     )
 
 
@@ -175,7 +170,10 @@ def _check_quantities(options: SensorOptions, known: set[str]) -> None:
     for section, named in (("calibration", options.calibration), ("attrs", options.attrs)):
         for quantity in named:
             if quantity not in known:
-                raise Misconfigured(
-                    f"sensor {options.id}: {section}.{quantity} is no quantity of {options.profile}; "
-                    f"it has {', '.join(sorted(known))}"
-                )
+                raise _unknown(options, f"{section}.{quantity}", sorted(known))
+
+
+def _unknown(options: SensorOptions, what: str, known: Sequence[str]) -> Misconfigured:
+    return Misconfigured(
+        f"sensor {options.id}: {what} is no quantity of {options.profile}; it has {', '.join(sorted(known))}"
+    )

@@ -14,6 +14,7 @@ from gateway.clock import SystemClock
 from gateway.reading import Lost, Row
 from gateway.sensors.modbus import ModbusSensor
 from gateway.sensors.modbus_bus import ModbusBus
+from gateway.sensors.modbus_poll import SharedPoll
 from gateway.simulators.modbus_device import ModbusDevice
 from gateway.simulators.modbus_unit import SimulatedUnit
 from gateway.simulators.read_log import ReadLog
@@ -79,6 +80,14 @@ async def started(simulated: ModbusDevice) -> AsyncIterator[ModbusDevice]:
         simulated._log.close()
 
 
+def poll_of(options: config.ModbusSensor, bus: ModbusBus) -> SharedPoll:
+    """Of one sensor alone."""
+    profile = Profiles().modbus(options.profile)
+    return SharedPoll(
+        unit=options.unit, every_s=options.every_s, profile=profile, bus=bus, clock=CLOCK, name=options.id
+    )
+
+
 class Polling:
     """One bus and its sensors, running."""
 
@@ -94,11 +103,7 @@ class Polling:
     def add(self, unit: int = 1, *, every_s: float = 0.02, profile: str = COUNTER) -> tuple[ModbusSensor, Facts]:
         options = config.ModbusSensor(id=f"s{unit}", bus="b", unit=unit, profile=profile, every_s=every_s)
         sensor = ModbusSensor(
-            options=options,
-            profile=Profiles().modbus(profile),
-            clock=CLOCK,
-            bus=self.bus,
-            gap_close_s=self._gap_close_s,
+            options=options, poll=poll_of(options, self.bus), clock=CLOCK, gap_close_s=self._gap_close_s
         )
         self.sensors.append(sensor)
         self.facts.append(Facts())

@@ -24,7 +24,8 @@ from gateway.simulators.faults import Fault
 from gateway.simulators.signals import constant
 from protos import config
 from protos.comboio.v1 import batch_pb2 as pb
-from tests.gateway.sensors.rig import COUNTER, Facts, Polling, device, started, until
+from protos.strict import convert
+from tests.gateway.sensors.rig import COUNTER, Facts, Polling, device, poll_of, started, until
 
 
 def ks_of(facts: Facts, unit: int = 1) -> list[int]:
@@ -359,7 +360,7 @@ def test_attributes_and_the_simulated_mark_travel_with_the_series() -> None:
     bus = ModbusBus(options=config.ModbusBus(id="b", host="h"))
     attrs = {"r003": {"role": "cargo_temperature"}}
     options = config.ModbusSensor(id="s", bus="b", profile=COUNTER, attrs=attrs, every_s=0.25)
-    sensor = ModbusSensor(options=options, profile=Profiles().modbus(COUNTER), clock=SystemClock(), bus=bus)
+    sensor = ModbusSensor(options=options, poll=poll_of(options, bus), clock=SystemClock())
     (group,) = sensor.groups()
     assert (group.sensor, group.period_ms, len(group.series)) == ("s", 250, 100)
     assert group.series[3].attrs == {"role": "cargo_temperature", "simulated": "true"}
@@ -372,7 +373,7 @@ def test_an_unknown_quantity_in_the_configuration_is_refused() -> None:
     with pytest.raises(
         Misconfigured, match=r"attrs\.temprature is no quantity of xy-md02@1; it has relative_humidity, temp"
     ):
-        ModbusSensor(options=options, profile=Profiles().modbus("xy-md02@1"), clock=SystemClock(), bus=bus)
+        ModbusSensor(options=options, poll=poll_of(options, bus), clock=SystemClock())
 
 
 CONFIG = """
@@ -420,3 +421,47 @@ def test_building_gives_every_sensor_in_order_and_one_task_per_used_bus() -> Non
 def test_what_cannot_be_built_names_the_sensor(change: tuple[str, str], text: str) -> None:
     with pytest.raises(Misconfigured, match=text):
         build(config.from_toml(CONFIG.replace(*change)), clock=SystemClock(), profiles=Profiles())
+
+
+async def test_one_read_serves_several_sensors_each_with_its_own_name(tmp_path: Path) -> None:
+    log = tmp_path / "reads.jsonl"
+    signals = {"temperature": constant(4.5), "relative_humidity": constant(61.0)}
+    async with started(device(profile="xy-md02@1", signals=signals, log=log)) as simulated:
+        shared = {"driver": "modbus", "bus": "b", "unit": 1, "profile": "xy-md02@1", "every_s": 0.02}
+        document = {
+            "config_version": 1,
+            "management": "local",
+            "gateway": {"name": "g"},
+            "uplink": {"server": "127.0.0.1:1"},
+            "bus": [{"id": "b", "kind": "tcp", "host": "127.0.0.1", "port": simulated.port}],
+            "sensor": [
+                {"id": "air", "quantities": ["temperature"], "rename": {"temperature": "supply"}, **shared},
+                {"id": "room", "quantities": ["relative_humidity"], **shared},
+            ],
+        }
+        built = build(convert(document, config.GatewayConfig), clock=SystemClock(), profiles=Profiles())
+        air, room = Facts(), Facts()
+        async with asyncio.timeout(10):
+            running: list[asyncio.Task[None]] = [asyncio.create_task(task.run()) for task in built.tasks]  # type: ignore[arg-type]
+            for sensor, facts in zip(built.sensors, (air, room), strict=True):
+                running.append(asyncio.create_task(sensor.driver.run(facts)))  # type: ignore[arg-type]
+            await until(lambda: len(air.rows) >= 5 and len(room.rows) >= 5)
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+    names = [[series.name for group in sensor.driver.groups() for series in group.series] for sensor in built.sensors]
+    assert names == [["supply"], ["relative_humidity"]]
+    assert {row.values for row in air.rows} == {(45,)}
+    assert {row.values for row in room.rows} == {(610,)}
+    both = min(len(air.rows), len(room.rows))
+    assert [row.mono_ms for row in air.rows[:both]] == [row.mono_ms for row in room.rows[:both]]
+    assert len(answered(log)) <= len(air.rows) + 1  # one request served both
+
+
+def test_a_sensor_of_quantities_that_its_profile_does_not_have_is_refused() -> None:
+    bus = ModbusBus(options=config.ModbusBus(id="b", host="127.0.0.1"))
+    options = config.ModbusSensor(id="s", bus="b", profile="xy-md02@1", quantities=("pressure",))
+    with pytest.raises(
+        Misconfigured, match="quantities: pressure is no quantity of xy-md02@1; it has relative_humidity, temp"
+    ):
+        ModbusSensor(options=options, poll=poll_of(options, bus), clock=SystemClock())

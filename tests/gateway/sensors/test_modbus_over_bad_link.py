@@ -83,12 +83,12 @@ async def test_answers_held_back_by_a_black_hole_are_never_taken_for_later_ones(
 async def test_a_connection_that_died_without_a_word_is_replaced(tmp_path: Path) -> None:
     async with linked(tmp_path / "reads.jsonl") as link:
         polling = Polling(port=link.port, timeout_s=0.03)
-        sensor, facts = polling.add(every_s=0.01)
+        _, facts = polling.add(every_s=0.01)
         async with polling:
             await until(lambda: len(facts.rows) >= 3)
-            client = sensor._bus._tcp._client  # type: ignore[union-attr]
+            client = polling.bus._tcp._client  # type: ignore[union-attr]
             link.black_hole()
-            await until(lambda: sensor._bus._tcp._client is not client)  # type: ignore[union-attr]
+            await until(lambda: polling.bus._tcp._client is not client)  # type: ignore[union-attr]
             rows = len(facts.rows)
             await link.restore()
             await until(lambda: len(facts.rows) >= rows + 3)

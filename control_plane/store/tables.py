@@ -58,7 +58,49 @@ hello = Table(
     Column("boot_id", LargeBinary, nullable=False),
     Column("received_ms", BigInteger, nullable=False),
     Column("body", LargeBinary, nullable=False, comment="the Hello as it came"),
+    Column("why", Text, nullable=True, comment="why a new epoch was ordered; null: it was accepted"),
     Index(None, "gateway", "id"),
+    Index(None, "gateway", "run_id"),
+)
+
+epoch = Table(
+    "epoch",
+    journal,
+    Column("gateway", String(16), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("opens", BigInteger, nullable=False, comment="of the newest Hello that was accepted"),
+    Column("run_id", LargeBinary, nullable=False),
+    Column("boot_id", LargeBinary, nullable=False),
+    Column("hello_id", BigInteger, nullable=False),
+    Column("superseded_by", BigInteger, nullable=True, comment="the epoch whose Hello named this one as predecessor"),
+    PrimaryKeyConstraint("gateway", "epoch"),
+    comment="Which opening of each store the server goes on with.",
+)
+
+clone = Table(
+    "clone",
+    journal,
+    Column("gateway", String(16), primary_key=True),
+    Column("since_ms", BigInteger, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("hello_id", BigInteger, nullable=False, comment="Hellos up to this one prove nothing any more"),
+    Column("released_ms", BigInteger, nullable=True, comment="null: nothing is taken of this gateway"),
+    comment="Gateways of which two boxes were seen to live.",
+)
+
+known = Table(
+    "known",
+    journal,
+    Column("id", BigKey, primary_key=True, autoincrement=True),
+    Column("gateway", String(16), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("lane", Integer, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("of_epoch", BigInteger, nullable=False, comment="where its bytes are: journal.batch"),
+    Column("of_seq", BigInteger, nullable=False),
+    Column("received_ms", BigInteger, nullable=False),
+    UniqueConstraint("gateway", "epoch", "lane", "seq"),
+    comment="Batches that came again in another epoch: resolved there, and stored once.",
 )
 
 lane = Table(
@@ -70,6 +112,7 @@ lane = Table(
     Column("cum", BigInteger, nullable=False, comment="every seq <= cum is received or rejected"),
     Column("above", LargeBinary, nullable=False, comment="ranges above cum: pairs of little-endian uint64"),
     Column("max_seen", BigInteger, nullable=False),
+    Column("session", BigInteger, nullable=False, server_default="0", comment="of the newest batch"),
     PrimaryKeyConstraint("gateway", "epoch", "lane"),
 )
 
@@ -398,6 +441,16 @@ certificate = Table(
     Column("issued_ms", BigInteger, nullable=False),
     Column("revoked_ms", BigInteger, nullable=True),
     Index(None, "gateway"),
+)
+
+clone_release = Table(
+    "clone_release",
+    business,
+    Column("gateway", String(16), primary_key=True),
+    Column("since_ms", BigInteger, nullable=False, comment="of the suspicion that is settled: journal.clone"),
+    Column("decided_ms", BigInteger, nullable=False),
+    Column("by", String(80), nullable=False),
+    comment="An administrator's word that the second box is gone; ingest acts on it at the next Hello.",
 )
 
 join_token = Table(

@@ -16,6 +16,7 @@ What holds after a crash:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -83,13 +84,37 @@ class Completeness:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opening:
-    """Identity of this opening of the store; constant until it is closed."""
+    """Identity of this opening of the store; constant until it is closed, but for the epoch."""
 
     epoch: int
     opens: int
     run_id: bytes
     boot: int
     boot_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The predecessor's seqs of one lane that live on as 1, 2, 3, … of this epoch.
+
+    Below `agreed` a seq of the predecessor is certainly the batch that the server knows by it.
+    """
+
+    lane: pb.Lane.ValueType
+    seqs: Ranges
+    agreed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Descent:
+    """Where this epoch comes from, for Hello; `predecessor` 0: from nowhere.
+
+    `last_session`: the newest in which the server went on with this epoch, 0: none yet.
+    """
+
+    predecessor: int = 0
+    moved: tuple[Moved, ...] = ()
+    last_session: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +153,21 @@ class Buffer(Protocol):
 
     def completeness(self) -> list[Completeness]:
         """How far both lanes are complete now; on silence it moves although nothing is sealed."""
+
+    async def descent(self) -> Descent:
+        """Where this epoch comes from."""
+
+    async def welcomed(self, session: int, received: Mapping[int, Ranges]) -> None:
+        """The server goes on with this store and holds these seqs, by lane: what it lost is offered again.
+
+        Call it before anything is sent. Durable when it returns; raises OSError.
+        """
+
+    async def begin_epoch(self, received: Mapping[int, Ranges]) -> None:
+        """Relabel on the server's order; `received`: what it holds of the present epoch. Only while nothing is sent.
+
+        Durable when it returns; raises OSError, and then nothing changed.
+        """
 
     async def schemas(self) -> list[pb.Declare]:
         """Every declaration of this epoch, oldest first."""

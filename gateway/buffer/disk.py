@@ -23,7 +23,7 @@ import contextlib
 import functools
 import secrets
 import sqlite3
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,8 +31,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import structlog
 
-from gateway.buffer import layout, ledger, pressure, sealing, witness
-from gateway.buffer.buffer import Completeness, LaneView, Opening, SealedBatch, Usage
+from gateway.buffer import anchored, epochs, layout, ledger, pressure, sealing, witness
+from gateway.buffer.buffer import Completeness, Descent, LaneView, Opening, SealedBatch, Usage
 from gateway.buffer.declaring import declare, learn
 from gateway.buffer.dictionaries import Shelf
 from gateway.buffer.ledger import Instant
@@ -502,6 +502,7 @@ class DiskBuffer:
             last_readings=newest(snapshot.rows, self.opening.boot),
             declared=learnt,
             gaps_through=snapshot.urgent.gaps_through,
+            anchors=anchored.found_in(snapshot.urgent.events),
         )
         self._store.seal(sealed, now_ms=self._clock.wall_ms())
         return sum(len(b.body) for b in batches)
@@ -566,7 +567,8 @@ class DiskBuffer:
     def _commit_urgent(self, taken: Taken, removing: Sealing | None = None) -> None:
         batches = taken.batch(self._codebook, seq=self._store.lanes[pb.URGENT].next_seq)
         if batches or removing:
-            sealing_ = replace(removing or Sealing(), batches=batches, gaps_through=taken.gaps_through)
+            facts, anchors = removing or Sealing(), anchored.found_in(taken.events)
+            sealing_ = replace(facts, batches=batches, gaps_through=taken.gaps_through, anchors=anchors)
             self._store.seal(sealing_, now_ms=self._clock.wall_ms())
 
     # --- space ---------------------------------------------------------------------------------------
@@ -669,6 +671,26 @@ class DiskBuffer:
     async def ack(self, lane: pb.Lane.ValueType, received: Ranges) -> None:
         async with self._seal_lock:
             await self._in("store", self._store.ack, lane, received)
+
+    async def descent(self) -> Descent:
+        return await self._in("store", epochs.descent, self._store)
+
+    @whole
+    async def welcomed(self, session: int, received: Mapping[int, Ranges]) -> None:
+        async with self._seal_lock:
+            await self._in("store", epochs.agree, self._store, session, received)
+            self._news.set()
+
+    @whole
+    async def begin_epoch(self, received: Mapping[int, Ranges]) -> None:
+        async with self._seal_lock:
+            here = (self.opening.boot, self._clock.mono_ms())
+            begin = functools.partial(epochs.begin, self._store, received, codebook=self._codebook, here=here)
+            self._use(await self._in("store", lambda: begin(now_ms=self._clock.wall_ms())))
+            self.opening = replace(self.opening, epoch=self._store.epoch)
+            log.warning("epoch.begun", epoch=f"{self._store.epoch:08x}", why="the server ordered it")
+            self._news.set()
+            await self._witness()
 
     @whole
     async def reject(self, lane: pb.Lane.ValueType, seq: int, reason: str) -> None:

@@ -18,6 +18,8 @@ from gateway.buffer.tables import NEWER_FACTS, PAGE_BYTES, SCHEMA_VERSION, TABLE
 from gateway.buffer.tail import sync_folder
 
 MAX_PROBED = 1_000_000
+LANE = "lane, next_seq, acked, complete_boot, complete_mono_ms"  # what the server agreed to is asked anew
+NEWER_TABLES = (("moved", 3), ("anchor", 3))
 PARTS = ("", "-wal", "-shm", "-journal")  # the file first: SQLite does away with a log whose file is new
 
 
@@ -77,7 +79,7 @@ def salvage(damaged: Path, target: Path) -> bool:
     with contextlib.closing(source):
         try:
             facts = source.execute("SELECT key, value FROM meta").fetchall()
-            lanes = source.execute("SELECT * FROM lane").fetchall()
+            lanes = source.execute(f"SELECT {LANE} FROM lane").fetchall()
             schemas = source.execute("SELECT * FROM schema").fetchall()
         except sqlite3.Error:
             return False
@@ -90,9 +92,9 @@ def salvage(damaged: Path, target: Path) -> bool:
                 copy.execute(statement)
             unclean = [(k, 0 if k == "clean" else v) for k, v in facts]
             copy.executemany("INSERT OR IGNORE INTO meta VALUES(?, ?)", [*unclean, *NEWER_FACTS])
-            copy.executemany("INSERT OR IGNORE INTO lane VALUES(?, ?, ?, ?, ?)", lanes)
+            copy.executemany(f"INSERT OR IGNORE INTO lane({LANE}) VALUES(?, ?, ?, ?, ?)", lanes)
             copy.executemany("INSERT OR IGNORE INTO schema VALUES(?, ?, ?)", schemas)
-            for table, width in (("boot", 2), ("last_reading", 3), ("set_aside", 6), ("dictionary", 6)):
+            for table, width in (("boot", 2), ("last_reading", 3), ("set_aside", 6), ("dictionary", 6), *NEWER_TABLES):
                 _copy_table(source, copy, table, width)
             for lane, next_seq, *_ in lanes:
                 _copy_batches(source, copy, lane, next_seq)

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
+from gateway.buffer import anchored
 from gateway.buffer import salvage as replacement
 from gateway.buffer.buffer import LaneView, SealedBatch
 from gateway.buffer.tables import PAGE_BYTES, SCHEMA_VERSION, STEPS, TABLES
@@ -87,6 +88,8 @@ class Sealing:
     """(lane, seq, reason) of batches refused or damaged, likewise."""
     gaps_through: int = 0
     """Number of the newest gap record in `batches`, 0 if none of them is numbered."""
+    anchors: Sequence[pb.Anchor] = ()
+    """Of `batches`: a new epoch will need them again."""
 
 
 class Sealed:
@@ -98,9 +101,8 @@ class Sealed:
         self.damage = damage  # name under which an unreadable predecessor was set aside
         try:
             self._prepare(now_ms)
-            self.epoch = int(self._meta("epoch"))
             self.clean = bool(int(self._meta("clean")))
-            self.lanes = self._load_lanes()
+            self.load()
             self._declared = {number for (number,) in self._db.execute("SELECT number FROM schema")}
         except BaseException:
             self._db.close()
@@ -163,11 +165,11 @@ class Sealed:
                 run(statement)
             epoch = secrets.randbits(32) | 1
             facts = {"epoch": epoch, "opens": 0, "clean": 1, "tail_generation": 0, "tail_offset": 0}
-            facts |= {"dropped_readings": 0, "gaps_through": 0, "created_ms": now_ms}
+            facts |= {"dropped_readings": 0, "gaps_through": 0, "predecessor": 0, "session": 0, "created_ms": now_ms}
             for key, value in facts.items():
                 run("INSERT INTO meta VALUES(?, ?)", (key, value))
             for lane in LANES:
-                run("INSERT INTO lane VALUES(?, 1, x'', 0, 0)", (lane,))
+                run("INSERT INTO lane VALUES(?, 1, x'', 0, 0, 1)", (lane,))
             run(f"PRAGMA user_version={SCHEMA_VERSION}")
 
     def _upgrade(self, version: int) -> None:
@@ -190,6 +192,8 @@ class Sealed:
         run("SELECT * FROM dictionary").fetchall()
         run("SELECT lane, max(seq) FROM batch GROUP BY lane").fetchall()
         run(f"SELECT {BATCH_COLUMNS}, sealed_ms FROM batch LIMIT 0")  # even names can be damaged
+        run("SELECT lane, seqs, agreed FROM moved").fetchall()
+        run("SELECT boot, mono_ms, fact FROM anchor LIMIT 0")
         run("SELECT lane, seq, reason, at_ms, count, body FROM set_aside LIMIT 0")
         if set(self.lanes) != set(LANES):
             raise sqlite3.DatabaseError("a lane is missing")
@@ -210,6 +214,11 @@ class Sealed:
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
             raise
+
+    def load(self) -> None:
+        """Take the epoch and the lanes from the file."""
+        self.epoch = self._meta("epoch")
+        self.lanes = self._load_lanes()
 
     # --- opening and closing -------------------------------------------------------------------------
 
@@ -274,6 +283,10 @@ class Sealed:
     def dropped_readings(self) -> int:
         return self._meta("dropped_readings")
 
+    def fact(self, key: str) -> int:
+        """One of `meta`."""
+        return self._meta(key)
+
     def _meta(self, key: str) -> int:
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         if row is None:
@@ -315,6 +328,8 @@ class Sealed:
                 self._move(sealing.tail)
             if sealing.gaps_through:
                 self._raise("gaps_through", sealing.gaps_through)
+            if sealing.anchors:
+                anchored.keep(run, sealing.anchors)
             gone = self._remove(sealing, now_ms)
         if sealing.declared is not None:
             self._declared.add(sealing.declared.body.schema)
@@ -387,7 +402,8 @@ class Sealed:
         if merged == state.acked:
             return False
         with self.transaction(synchronous="NORMAL") as run:
-            run("UPDATE lane SET acked = ? WHERE lane = ?", (merged.pack(), lane))
+            agreed = min(received.highest + 1, state.next_seq)
+            run("UPDATE lane SET acked = ?, agreed = max(agreed, ?) WHERE lane = ?", (merged.pack(), agreed, lane))
         state.acked = merged
         return True
 
@@ -450,12 +466,13 @@ class Sealed:
         return LaneView(
             lane=lane,
             next_seq=state.next_seq,
-            held=self._held(lane),
+            held=self.held(lane),
             complete_boot=state.complete_boot,
             complete_mono_ms=state.complete_mono_ms,
         )
 
-    def _held(self, lane: int) -> Ranges:
+    def held(self, lane: int) -> Ranges:
+        """Seqs of the batches that are here."""
         held = Ranges()
         query = """SELECT min(seq), max(seq) FROM
                    (SELECT seq, seq - row_number() OVER (ORDER BY seq) AS island FROM batch WHERE lane = ?)

@@ -11,6 +11,7 @@ import pytest
 
 from gateway.buffer import inspect
 from gateway.buffer.disk import DiskBuffer
+from gateway.buffer.tables import SCHEMA_VERSION
 from protos.columns import BodyError, Dictionary
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.ranges import Ranges
@@ -189,7 +190,10 @@ async def test_a_file_of_the_version_before_is_brought_up_and_loses_nothing(box:
     epoch = buffer.opening.epoch
     await box.kill()
     with sqlite3.connect(box.folder / "sealed.db") as db:  # what version 1 was, to the letter
-        db.execute("DROP TABLE dictionary")
+        for table in ("dictionary", "moved", "anchor"):
+            db.execute(f"DROP TABLE {table}")
+        db.execute("ALTER TABLE lane DROP COLUMN agreed")
+        db.execute("DELETE FROM meta WHERE key IN ('gaps_through', 'predecessor', 'session')")
         db.execute("PRAGMA user_version=1")
         before = db.execute("SELECT * FROM batch").fetchall()
     db.close()
@@ -200,7 +204,7 @@ async def test_a_file_of_the_version_before_is_brought_up_and_loses_nothing(box:
     assert await values(buffer) == [value / 10 for value in (*PATTERN, *OTHER)]
     with sqlite3.connect(box.folder / "sealed.db") as db:
         assert db.execute("SELECT * FROM batch").fetchall()[: len(before)] == before
-        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+        assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
     db.close()
     dictionary = Dictionary(b"first")
     await buffer.learn(dictionary, schema=2)

@@ -56,11 +56,20 @@ class Plane:
         assert isinstance(hello, wire.Uplink)
         self.hellos.append(hello.hello)
         self.calls.append(context)
-        await context.write(wire.Downlink(welcome=self.welcome))
+        await context.write(wire.Downlink(welcome=self._welcome()))
         while self.says:
             await context.write(self.says.pop(0))
         while isinstance(message := await context.read(), wire.Uplink):
             await self._take(message, context)
+
+    def _welcome(self) -> wire.Welcome:
+        """As told to, and what it holds."""
+        answer = wire.Welcome()
+        answer.CopyFrom(self.welcome)
+        for lane, held in self.received.items():
+            above = [pb.Range(first=first, last=last) for first, last in held]
+            answer.lanes.add(lane=pb.Lane.ValueType(lane), above=above)
+        return answer
 
     async def _take(self, message: wire.Uplink, context: Context) -> None:
         kind = message.WhichOneof("msg")

@@ -160,7 +160,7 @@ async def test_a_server_may_hold_the_backlog_back_for_a_moment_or_ask_for_the_ol
         await until(lambda: plane.telemetry() == [5, 1, 2, 3, 4])
         await until(lambda: len(box.buffer._store.lanes[pb.TELEMETRY].acked) == 5)
     await seal(box, 5)
-    plane = Plane(welcome=wire.Welcome(session=2, pace=wire.Pace(oldest_first=True)))
+    plane = Plane(welcome=wire.Welcome(session=2, pace=wire.Pace(oldest_first=True)), received=plane.received)
     async with plane.serving(), linked(box.buffer, plane):
         await until(lambda: plane.telemetry() == [6, 7, 8, 9, 10])
 

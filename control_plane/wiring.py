@@ -30,6 +30,7 @@ def run_ingest(settings: Settings, ready: Callable[[], None]) -> None:
     """The identity listener in threads of its own, beside the gateways' streams. Returns on SIGTERM."""
     from control_plane.first_start import certificate_names
     from control_plane.fleet.authority import Authority
+    from control_plane.fleet.clones import Clones
     from control_plane.fleet.enrolment import Enrolment
     from control_plane.fleet.offers import Offers
     from control_plane.ingest.identity import IdentityService, PeerLimit, serving
@@ -65,6 +66,7 @@ def run_ingest(settings: Settings, ready: Callable[[], None]) -> None:
                     stop=stop,
                     offers=Offers(stores, authority.config_key, settings.configuration.probation_s),
                     dictionaries=Issued(stores.journal),
+                    released=Clones(stores=stores, clock=clock).released,
                 )
             )
 

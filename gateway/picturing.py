@@ -148,6 +148,7 @@ class Picturing:
             sent_bytes=health.sent_bytes,
             via=health.via,
             held_back=health.held_back,
+            paused=health.paused,
             day_bytes=health.day_bytes,
             day_limit_bytes=health.day_limit_bytes,
         )

@@ -273,6 +273,6 @@ def _sound(hello: wire.Hello) -> bool:
         ends = [end for seqs in said.seqs for end in (seqs.first, seqs.last)]
         if said.lane not in pb.Lane.values() or ends != sorted(ends) or said.agreed > MAX_SEQ:
             return False
-        if ends and not (0 < ends[0] and ends[-1] <= MAX_SEQ):
+        if ends and not (ends[0] > 0 and ends[-1] <= MAX_SEQ):
             return False
     return True

@@ -9,7 +9,7 @@ same batch only its bytes can tell.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import accumulate
 
 from protos.comboio.v1 import link_pb2 as wire
@@ -50,10 +50,14 @@ class Renumbered:
             return 0
         return self._through[at] - (self._last[at] - old)
 
+    def ranges(self) -> Ranges:
+        """The predecessor's seqs."""
+        return Ranges(zip(self._first, self._last, strict=True))
+
     def certain(self) -> Ranges:
-        """The predecessor's seqs of which the server may say that they are here."""
+        """Of these the ones of which the server may say that they live on."""
         found = Ranges()
-        for first, last in zip(self._first, self._last, strict=True):
+        for first, last in self.ranges():
             found.add(first, min(last, self.agreed - 1))
         return found
 
@@ -77,22 +81,33 @@ class Lineage:
     def __init__(self) -> None:
         self._heirs: dict[int, Heir] = {}
 
-    @property
-    def heirs(self) -> Mapping[int, Heir]:
-        """By their epoch."""
-        return self._heirs
-
     def add(self, hello: wire.Hello) -> None:
         """Take what a Hello says of its epoch; one without a predecessor says nothing here."""
         if hello.predecessor_epoch:
             self._heirs[hello.epoch] = Heir(hello)
 
-    def beside(self, epoch: int) -> set[int]:
-        """Other epochs that the predecessor of this one has led to: put back twice, it had two."""
-        heir = self._heirs.get(epoch)
-        if heir is None:
-            return set()
-        return {other for other, one in self._heirs.items() if one.predecessor == heir.predecessor} - {epoch}
+    @property
+    def epochs(self) -> set[int]:
+        """All that were ever named."""
+        return self._heirs.keys() | {heir.predecessor for heir in self._heirs.values()}
+
+    def living(self, epoch: int, lane: int, seqs: Ranges) -> Ranges:
+        """Which of these seqs of an epoch that is over were taken along by another one, for certain.
+
+        By an heir, or by another heir of where they come from: a store that was put back twice.
+        """
+        own, found = self._heirs.get(epoch), Ranges()
+        for other, heir in self._heirs.items():
+            if other == epoch or lane not in heir.lanes:
+                continue
+            certain = heir.lanes[lane].certain()
+            if heir.predecessor == epoch:
+                found.update(certain)
+            elif own is not None and own.predecessor == heir.predecessor and lane in own.lanes:
+                here = own.lanes[lane]
+                for first, last in _overlap(here.ranges(), certain):
+                    found.add(here.after(first), here.after(last))
+        return Ranges(_overlap(found, seqs))
 
     def origin(self, epoch: int, lane: int, seq: int) -> Place:
         """Where a batch got its first number: by the numbers of that epoch it speaks of others."""
@@ -119,3 +134,16 @@ class Lineage:
     def _before(self, epoch: int, lane: int, seq: int) -> int:
         heir = self._heirs.get(epoch)
         return heir.lanes[lane].before(seq) if heir is not None and lane in heir.lanes else 0
+
+
+def _overlap(one: Ranges, other: Ranges) -> Iterator[tuple[int, int]]:
+    """The ranges that are in both; each lies within one of either."""
+    theirs = list(other)
+    at = 0
+    for first, last in one:
+        while at < len(theirs) and theirs[at][1] < first:
+            at += 1
+        for lo, hi in theirs[at:]:
+            if lo > last:
+                break
+            yield max(first, lo), min(last, hi)

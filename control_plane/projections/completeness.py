@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from sqlalchemy import Connection, select
 
 from control_plane.journal.journal import MAX_SEQ
+from control_plane.journal.lineage import Lineage
 from control_plane.projections.conditions import KINDS, condition_row, sensor_of
 from control_plane.projections.gaps import keep
 from control_plane.projections.projection import Bad, Decoded, Envelope, Portion
@@ -87,10 +88,16 @@ class CompletenessProjection:
     def __init__(self) -> None:
         self._lanes: dict[LaneKey, LaneProgress] = {}
         self._touched: set[LaneKey] = set()
+        self._lineages: defaultdict[str, Lineage] = defaultdict(Lineage)
 
     def forget(self) -> None:
         self._lanes.clear()
         self._touched.clear()
+        self._lineages.clear()
+
+    def lineage(self, gateway: str) -> Lineage:
+        """What is known of its changes of epoch; add to it before the batches of a new one come."""
+        return self._lineages[gateway]
 
     def apply(self, connection: Connection, portion: Portion) -> None:
         for decoded in portion.decoded:
@@ -202,7 +209,7 @@ class CompletenessProjection:
                 connection,
                 id_=f"{envelope.id}-{number}",
                 gateway=envelope.gateway,
-                epoch=envelope.epoch,
+                epoch=self._epoch_meant(envelope) if record.seqs else envelope.epoch,
                 sensor=sensor_of(declare, record.group),
                 record=record,
                 now_ms=now_ms,
@@ -224,6 +231,11 @@ class CompletenessProjection:
             text = event.detail.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
             id_ = f"event-{envelope.id}-{number}"
             self.note(connection, id_=id_, gateway=envelope.gateway, kind="gateway", text=text, now_ms=now_ms)
+
+    def _epoch_meant(self, envelope: Envelope) -> int:
+        """Whose seqs a gap record names: those of the epoch in which its batch was sealed."""
+        of = self._lineages.get(envelope.gateway)
+        return envelope.epoch if of is None else of.origin(envelope.epoch, envelope.lane, envelope.seq)[0]
 
     def _quarantine(self, connection: Connection, bad: Bad, now_ms: int) -> None:
         envelope = bad.envelope

@@ -23,6 +23,8 @@ from protos.columns import Value
 from protos.comboio.v1 import batch_pb2 as pb
 
 FETCH = 200
+SAME_MS = 1000
+"""The same instant of one boot may be mapped a little differently in two epochs, by other anchors."""
 Key = tuple[str, str]  # (sensor, quantity)
 
 
@@ -42,6 +44,24 @@ class Readings:
         for name in ("times_ms", "values", "quality", "origin"):
             column = getattr(self, name)
             setattr(self, name, [column[i] for i in order])
+
+    def once(self) -> None:
+        """Drop what a second store of the same boot holds too: rows not sealed yet when its image was taken.
+
+        Sorted by time before.
+        """
+        if len({epoch for epoch, *_ in self.origin}) < 2:
+            return
+        kept: dict[tuple[object, ...], tuple[int, int]] = {}
+        stay: list[int] = []
+        for index, (epoch, *moment) in enumerate(self.origin):
+            at_ms = self.times_ms[index]
+            first = kept.setdefault((*moment, self.values[index], self.quality[index]), (epoch, at_ms))
+            if first[0] == epoch or at_ms - first[1] > SAME_MS:
+                stay.append(index)
+        for name in ("times_ms", "values", "quality", "origin"):
+            column = getattr(self, name)
+            setattr(self, name, [column[i] for i in stay])
 
 
 class HistoryReader:
@@ -67,6 +87,7 @@ class HistoryReader:
                     break
         for readings in found.values():
             readings.sort()
+            readings.once()
         return found
 
     def _stretches(

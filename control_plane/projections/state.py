@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, update
 
 from control_plane.projections.projection import Decoded, Portion
 from control_plane.store.tables import state
@@ -36,6 +36,12 @@ def unpack(body: bytes) -> Rows:
 
 def pack(rows: Rows) -> bytes:
     return _HEAD.pack(len(rows)) + rows.tobytes()
+
+
+def begin_epoch(connection: Connection, gateway: str, epoch: int) -> None:
+    """From now on this epoch is the gateway's present one: nothing is known of it yet."""
+    row = (state.c.gateway == gateway, state.c.epoch != epoch)
+    connection.execute(update(state).where(*row).values(epoch=epoch, body=pack(np.empty(0, ROW))))
 
 
 class StateProjection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,7 +14,8 @@ from control_plane.api.binding import Permission
 from control_plane.api.broadcast import Broadcaster
 from control_plane.api.events import EventQuery, Events
 from control_plane.clock import Clock
-from control_plane.errors import NotFound
+from control_plane.errors import Conflict, NotFound
+from control_plane.fleet.clones import Clones
 from control_plane.fleet.enrolment import Enrolment
 from control_plane.fleet.presence import Fleet, Standing
 from control_plane.projections.latest import LatestValue, latest_values
@@ -70,6 +72,7 @@ class GatewayPages:
         telemetry: Store,
         events: Events,
         enrolment: Enrolment,
+        clones: Clones,
         clock: Clock,
         renderer: Renderer,
         broadcaster: Broadcaster,
@@ -79,6 +82,7 @@ class GatewayPages:
         self._telemetry = telemetry
         self._events = events
         self._enrolment = enrolment
+        self._clones = clones
         self._clock = clock
         self._renderer = renderer
         self._broadcaster = broadcaster
@@ -90,6 +94,7 @@ class GatewayPages:
             PageRoute(method="GET", path="/gateways/<gateway_id>", view=self.show, permission=viewer),
             PageRoute(method="GET", path="/live/gateways/<gateway_id>", view=self.follow, permission=viewer),
             PageRoute(method="POST", path="/gateways/<gateway_id>/retire", view=self.retire, permission=admin),
+            PageRoute(method="POST", path="/gateways/<gateway_id>/release", view=self.release, permission=admin),
         )
 
     def show(self, visit: Visit, gateway_id: str) -> Response:
@@ -118,6 +123,12 @@ class GatewayPages:
     def retire(self, visit: Visit, gateway_id: str) -> Response:
         visit.see(gateway_id)
         self._enrolment.revoke(gateway_id)
+        return redirect(path_of("gateways", gateway_id), 303)  # type: ignore[return-value]
+
+    def release(self, visit: Visit, gateway_id: str) -> Response:
+        visit.see(gateway_id)
+        with contextlib.suppress(Conflict):  # it is released already: that is what was asked for
+            self._clones.release(gateway_id, by=visit.viewer.name)
         return redirect(path_of("gateways", gateway_id), 303)  # type: ignore[return-value]
 
     def _look(self, gateway_id: str) -> Seen:

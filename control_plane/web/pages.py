@@ -13,6 +13,7 @@ from control_plane.api.readings import ReadingsRoutes
 from control_plane.api.routes import Parts, configuration, gateways
 from control_plane.errors import NotFound
 from control_plane.fleet.browser_sessions import BrowserSessions
+from control_plane.fleet.clones import Clones
 from control_plane.fleet.presence import Fleet
 from control_plane.web.app import Pages
 from control_plane.web.charts import ChartData
@@ -60,6 +61,7 @@ def page_routes(
             telemetry=stores.telemetry,
             events=events,
             enrolment=parts.enrolment,
+            clones=Clones(stores=stores, clock=clock),
             clock=clock,
             renderer=renderer,
             broadcaster=parts.broadcaster,

@@ -69,6 +69,8 @@ class LinkPicture(Struct, frozen=True, kw_only=True):
     sent_bytes: int
     via: str = ""
     held_back: str = ""
+    paused: bool = False
+    """The control plane suspects a second box with this one's identity and takes nothing of either."""
     day_bytes: int = 0
     day_limit_bytes: int = 0
 
@@ -163,6 +165,8 @@ SENTENCES = {
     "part": "{name}: {why}",
     "link": "link: not connected to {server}",
     "link_why": "link: not connected to {server} ({why})",
+    "link_paused": "link: the control plane takes nothing of this box, because a second one uses its identity; "
+    "readings are kept here until an administrator releases it",
     "link_unknown": "link: not connected to the control plane",
     "disk_refuses": "buffer: {why}",
     "disk_still": "buffer: the disk has not answered for {seconds} s",
@@ -209,6 +213,8 @@ def troubles(picture: Picture) -> Iterator[Trouble]:
 
 
 def _unconnected(link: LinkPicture) -> Trouble:
+    if link.paused:
+        return Trouble(kind="link_paused")
     if not link.server:
         return Trouble(kind="link_unknown")
     return Trouble(

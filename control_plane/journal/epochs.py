@@ -72,7 +72,7 @@ def _two_boxes(connection: Connection, gateway: str, now: wire.Hello, *, after: 
     if row is None or row.hello_id <= after or row.superseded_by is not None:
         return ""
     if row.opens == now.opens and bytes(row.boot_id) != now.boot_id:
-        return f"two machines opened the same store for the {now.opens}th time"
+        return f"two machines both say that they are the store's opening number {now.opens}"
     return ""
 
 

@@ -165,9 +165,26 @@ class Life:
         await self.buffer.close()
         await self.open([shape for _, shape in self.groups])
 
-    async def live(self, acts: int) -> None:
-        """A script of so many acts, drawn by the seed."""
+    async def begin_epoch(self) -> None:
+        """The server has all that was acknowledged, and orders a new epoch."""
+        anchor = pb.Anchor(boot=self.buffer.opening.boot, mono_ms=self.clock.mono, wall_ms=self.clock.wall)
+        self.buffer.event(pb.EVENT_ANCHOR, anchor.SerializeToString())
+        await self.buffer._seal_urgent()
+        await self.see()
+        store = self.buffer._store
+        held = {int(view.lane): view.held for view in await self.buffer.views()}
+        kept = {
+            lane: [seq for first, last in seqs for seq in range(first, last + 1) if seq not in store.lanes[lane].acked]
+            for lane, seqs in held.items()
+        }
+        self.say("order", self.buffer.opening.epoch, kept)
+        await self.buffer.begin_epoch({lane: state.acked for lane, state in store.lanes.items()})
+        self.say("epoch", self.buffer.opening.epoch)
+
+    async def live(self, acts: int, *, ordered: bool = False) -> None:
+        """A script of so many acts, drawn by the seed; `ordered`: changes of epoch among them."""
         rare: list[Callable[[], Any]] = [self.reject, self.tidy, self.declare, self.restart]
+        rare += [self.begin_epoch] * ordered
         often: list[Callable[[], Any]] = [self.append_some, self.flush, self.durable, self.seal, self.event]
         often += [self.append_some, self.flush, self.acknowledge, self.lose, self.seal]
         await self.open()
@@ -205,7 +222,7 @@ async def tell(buffer: DiskBuffer, batches: Sequence[SealedBatch], say: Callable
                 gaps.append(_gap(pb.Gap.FromString(event.detail)))
             elif event.kind == pb.EVENT_INTEGRITY:
                 notes.append(event.detail.decode())
-            else:
+            elif event.kind != pb.EVENT_ANCHOR:  # told again in each epoch
                 events.append(int(event.detail))
         say("seen", buffer.opening.epoch, batch.lane, batch.seq, batch.crc32, rows, gaps, events, notes)
 

@@ -39,11 +39,11 @@ def found_in(events: Iterable[tuple[int, pb.Event]]) -> list[pb.Anchor]:
 
 
 def _thin(run: Run, boot: int) -> None:
-    """Where there are too many of one boot, every second one goes; the ends stay."""
+    """Where there are too many of one boot, that goes whose neighbours are nearest to each other; the ends stay."""
     times = [mono for (mono,) in run("SELECT mono_ms FROM anchor WHERE boot = ? ORDER BY mono_ms", (boot,)).fetchall()]
-    if len(times) > MOST_PER_BOOT:
-        for mono_ms in times[1:-1:2]:
-            run("DELETE FROM anchor WHERE boot = ? AND mono_ms = ?", (boot, mono_ms))
+    while len(times) > MOST_PER_BOOT:
+        least = min(range(1, len(times) - 1), key=lambda at: times[at + 1] - times[at - 1])
+        run("DELETE FROM anchor WHERE boot = ? AND mono_ms = ?", (boot, times.pop(least)))
 
 
 def load(run: Run) -> list[pb.Anchor]:

@@ -155,7 +155,7 @@ class Fleet:
             wanted = _by_gateway(connection, config_desired, "generation", "hash", only=only)
         with self._stores.journal.read() as connection:
             streams = self._streams(connection.execute(said).all(), whole=only is None)
-            paused = {one: since_ms for one, since_ms in connection.execute(PAUSED)}
+            paused = {row.gateway: row.since_ms for row in connection.execute(PAUSED)}
             offered = _by_gateway(connection, config_offer, "generation", only=only)
             states = _configurations(connection, [row[0] for row in known], wanted, offered, streams)
         with self._stores.telemetry.read() as connection:

@@ -24,7 +24,7 @@ class Renumbered:
     __slots__ = ("_first", "_last", "_through", "agreed")
 
     def __init__(self, ranges: Ranges, *, agreed: int) -> None:
-        pairs = list(ranges)
+        pairs = list(iter(ranges))  # not by its length, which a Hello may make as large as it likes
         self._first = [first for first, _ in pairs]
         self._last = [last for _, last in pairs]
         self._through = list(accumulate(last - first + 1 for first, last in pairs))
@@ -121,7 +121,9 @@ class Lineage:
         """Every other name that the same batch may have been sent under."""
         found = [(epoch, seq)]
         for place in found:  # it grows
-            found += [other for other in self._next(*place, lane) if other not in found]
+            for other in self._next(*place, lane):
+                if other not in found:
+                    found.append(other)
         return found[1:]
 
     def _next(self, epoch: int, seq: int, lane: int) -> Iterator[Place]:
@@ -138,7 +140,7 @@ class Lineage:
 
 def _overlap(one: Ranges, other: Ranges) -> Iterator[tuple[int, int]]:
     """The ranges that are in both; each lies within one of either."""
-    theirs = list(other)
+    theirs = list(iter(other))
     at = 0
     for first, last in one:
         while at < len(theirs) and theirs[at][1] < first:

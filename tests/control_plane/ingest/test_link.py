@@ -190,11 +190,25 @@ async def test_garbage_bytes_end_the_stream_with_a_sentence(plane: Plane) -> Non
         assert (await box.goodbye()).text == "a message that is not an Uplink"
 
 
+def moved(*ends: int, of: int = 5) -> wire.Hello:
+    """Of an epoch to which these seqs of another one came along."""
+    said = hello()
+    said.predecessor_epoch = of
+    seqs = [pb.Range(first=first, last=last) for first, last in zip(ends[::2], ends[1::2], strict=True)]
+    said.moved.add(lane=pb.TELEMETRY, seqs=seqs)
+    return said
+
+
 NO_HELLO: dict[str, tuple[str, wire.Uplink]] = {
     "a batch first": ("the first message must be Hello", wire.Uplink(batch=batch(1, 10))),
     "another protocol": ("protocol 2 is not spoken here", wire.Uplink(hello=wire.Hello(protocol=2))),
     "no run id": ("16 bytes", wire.Uplink(hello=hello(run_id=b""))),
     "impossible counts": ("further than any store", wire.Uplink(hello=hello(telemetry=(1 << 64) - 1))),
+    "what moved from nowhere": ("the epoch before", wire.Uplink(hello=moved(1, 2, of=0))),
+    "what moved from itself": ("the epoch before", wire.Uplink(hello=moved(1, 2, of=EPOCH))),
+    "what moved twice": ("the epoch before", wire.Uplink(hello=moved(1, 3, 2, 5))),
+    "what moved backwards": ("the epoch before", wire.Uplink(hello=moved(3, 1))),
+    "what moved from 0": ("the epoch before", wire.Uplink(hello=moved(0, 1))),
     "impossible opens": ("further than any store", wire.Uplink(hello=hello(opens=(1 << 64) - 1))),
 }
 

@@ -30,6 +30,10 @@ class Plane:
     others: list[wire.Uplink] = field(default_factory=list)
     says: list[wire.Downlink] = field(default_factory=list)
     """Sent once, right after Welcome."""
+    refuses: list[wire.Goodbye] = field(default_factory=list)
+    """Said once each instead of Welcome."""
+    orders: int = 0
+    """So many Welcomes order a new epoch."""
     rejects: set[int] = field(default_factory=set)
     asks_for_schema: int = 0
     lacks: set[int] = field(default_factory=set)
@@ -56,6 +60,9 @@ class Plane:
         assert isinstance(hello, wire.Uplink)
         self.hellos.append(hello.hello)
         self.calls.append(context)
+        if self.refuses:
+            await context.write(wire.Downlink(goodbye=self.refuses.pop(0)))
+            return
         await context.write(wire.Downlink(welcome=self._welcome()))
         while self.says:
             await context.write(self.says.pop(0))
@@ -66,6 +73,9 @@ class Plane:
         """As told to, and what it holds."""
         answer = wire.Welcome()
         answer.CopyFrom(self.welcome)
+        if self.orders:
+            self.orders -= 1
+            answer.new_epoch = True
         for lane, held in self.received.items():
             above = [pb.Range(first=first, last=last) for first, last in held]
             answer.lanes.add(lane=pb.Lane.ValueType(lane), above=above)

@@ -2,8 +2,8 @@
 
 Rules
 1. A new epoch is ordered when the store shows that it does not know what was sent under its numbers: it was opened
-   fewer times than it showed before, or as often under another name; its next number was seen already; it does not
-   know a session in which batches came; or another store took over from it.
+   fewer times than it showed before, or as often under another name; its next number was seen already, or is
+   below what it once was; it does not know a session in which batches came; or another store took over from it.
 2. Two boxes live when a run that another one had displaced says Hello again, or when two boots show the same opening.
    Then nothing is taken of either until an administrator decided; Hellos before that prove nothing afterwards.
 3. A batch of the predecessor that came under another name too is stored once; only equal bytes count as the same.
@@ -85,7 +85,10 @@ def why_new(connection: Connection, gateway: str, now: wire.Hello, lanes: Mappin
         return f"the store was opened {row.opens} times before, now it says {now.opens}: restored or cloned"
     if row is not None and now.opens == row.opens and now.run_id != bytes(row.run_id):
         return f"two openings of the store both say {now.opens}: restored or cloned"
+    spoken = _spoken(connection, row)
     for state in now.lanes:
+        if state.next_seq < spoken.get(state.lane, 0):
+            return f"lane {state.lane} continues at {state.next_seq} but had come to {spoken[state.lane]}"
         held = lanes.get(state.lane)
         if held and state.next_seq <= held.max_seen:
             return f"lane {state.lane} continues at {state.next_seq} but {held.max_seen} was already seen"
@@ -98,6 +101,13 @@ def why_new(connection: Connection, gateway: str, now: wire.Hello, lanes: Mappin
 def _accepted(connection: Connection, gateway: str, number: int) -> Row[Any] | None:
     query = select(epoch).where(epoch.c.gateway == gateway, epoch.c.epoch == number)
     return connection.execute(query).one_or_none()
+
+
+def _spoken(connection: Connection, row: Row[Any] | None) -> dict[int, int]:
+    """Lane → the next seq by the newest Hello that was accepted."""
+    query = select(hello.c.body).where(hello.c.id == (0 if row is None else row.hello_id))
+    body = connection.execute(query).scalar_one_or_none()
+    return {} if body is None else {state.lane: state.next_seq for state in wire.Hello.FromString(body).lanes}
 
 
 def _brought(connection: Connection, gateway: str, number: int) -> int:

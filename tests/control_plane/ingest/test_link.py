@@ -50,7 +50,7 @@ async def test_a_reconnect_resumes_from_the_servers_word(plane: Plane) -> None:
         await box.send(batch(1, 10), batch(2, 20), batch(5, 50), urgent(1))
         await box.acked(2, (5, 5))
     async with plane.box() as box:
-        welcome = await box.greet(hello(telemetry=6, urgent=2))
+        welcome = await box.greet()
         held = {said.lane: said for said in welcome.lanes}
         assert (held[pb.TELEMETRY].acked, held[pb.TELEMETRY].max_seen) == (2, 5)
         assert [(r.first, r.last) for r in held[pb.TELEMETRY].above] == [(5, 5)]
@@ -287,7 +287,7 @@ async def test_a_full_disk_acknowledges_nobody_and_recovers(plane: Plane) -> Non
             await _swamped(other, [batch(seq, *range(500)) for seq in range(1, 60)])
             durable = stored(plane)
     async with plane.box() as box:
-        welcome = await box.greet(hello(telemetry=60))
+        welcome = await box.greet()
         assert durable == stored(plane)
         assert max(seq for gateway, _, seq in durable if gateway == GATEWAY) == welcome.lanes[0].acked
         await box.send(*many)

@@ -77,10 +77,17 @@ def test_a_store_that_was_opened_less_often_than_it_said_begins_anew(desk: Desk)
 
 
 def test_numbers_that_were_seen_already_begin_anew(desk: Desk) -> None:
-    start = desk.hello(1)
+    start = desk.hello(1, telemetry=7)
     desk.bring(start, 7, 70)
     assert desk.hello(2, "s", telemetry=7).new_epoch
-    assert not desk.hello(3, "t", telemetry=8).new_epoch
+    assert not desk.hello(2, "s", telemetry=8).new_epoch
+
+
+def test_numbers_that_went_back_begin_anew(desk: Desk) -> None:
+    """What it had sealed and not sent yet is gone, and its numbers would mean something else."""
+    desk.hello(1, telemetry=9)
+    start = desk.hello(2, "s", telemetry=8)
+    assert (start.new_epoch, "had come to 9" in start.note) == (True, True)
 
 
 def test_a_store_that_does_not_know_a_session_in_which_it_sent_begins_anew(desk: Desk) -> None:

@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from control_plane.fleet.authority import Authority
+from control_plane.ingest import service
 from control_plane.store.tables import batch as batches
 from control_plane.store.tables import conflict, heartbeat, lane, reject
 from control_plane.store.tables import declare as declares
@@ -238,6 +239,36 @@ async def test_the_newest_hello_fences_the_older_stream(plane: Plane) -> None:
         assert (await old.goodbye()).reason == wire.GOODBYE_FENCED
         await new.send(batch(1, 10))
         await new.acked(1)
+
+
+async def test_of_a_store_that_must_begin_anew_nothing_is_taken(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "CLOSE_WITHIN_S", 0.3)
+    async with plane.ready_box(hello(opens=5, telemetry=9)) as live:
+        await live.send(batch(1, 10))
+        await live.acked(1)
+        async with plane.box() as box:
+            welcome = await box.greet(hello(opens=3, telemetry=9, run_id=b"s" * 16))
+            assert welcome.new_epoch
+            assert [(said.acked, said.max_seen) for said in welcome.lanes] == [(1, 1)]
+            await box.send(batch(2, 20), said=declare())
+            assert await box.status() is grpc.StatusCode.OK
+        assert (await live.goodbye()).reason == wire.GOODBYE_FENCED
+    assert stored(plane) == [(GATEWAY, 0, 1)]
+
+
+async def test_of_two_boxes_nothing_is_taken_and_the_one_that_is_connected_goes_too(plane: Plane) -> None:
+    async with plane.ready_box(hello(opens=3)) as live:
+        other = hello(opens=3, run_id=b"s" * 16)
+        other.boot_id = b"c" * 16
+        async with plane.box() as box:
+            await box.say(hello=other)
+            goodbye = await box.goodbye()
+            assert (goodbye.reason, goodbye.return_after_ms) == (wire.GOODBYE_CLONE_SUSPECTED, 60_000)
+            assert "administrator" in goodbye.text
+        assert (await live.goodbye()).reason == wire.GOODBYE_CLONE_SUSPECTED
+    async with plane.box() as box:
+        await box.say(hello=hello(opens=3))
+        assert (await box.goodbye()).reason == wire.GOODBYE_CLONE_SUSPECTED
 
 
 async def test_heartbeats_are_kept_and_need_no_ack(plane: Plane) -> None:

@@ -18,6 +18,7 @@ import structlog
 
 from firmware_configs.loader import Profiles
 from gateway import checking, sensors
+from gateway.buffer import thinning
 from gateway.buffer.buffer import Buffer
 from gateway.buffer.disk import DiskBuffer
 from gateway.clock import Clock
@@ -253,7 +254,7 @@ class Site:
     async def open(self, plan: Plan) -> None:
         """Open the buffer for what will be read first."""
         self._plan = plan
-        self._buffer.limit(self.config.buffer)
+        self._buffer.limit(self.config.buffer, thinning.priorities(self.config.sensor))
         plan.bind(await self._buffer.open(plan.shapes))
 
     def begin(
@@ -280,7 +281,7 @@ class Site:
         before, after = self.config, config or self._local
         await _ended(self._running)
         self._plan = plan
-        self._buffer.limit(after.buffer)
+        self._buffer.limit(after.buffer, thinning.priorities(after.sensor))
         plan.bind(await self._buffer.declare(plan.shapes))
         self._start_sensors()
         if after.uplink != before.uplink:

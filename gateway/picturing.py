@@ -169,6 +169,7 @@ class Picturing:
             gaps_open=sum(_losing(built, now_ms) for built in self.scene.sensors),
             standstill_s=self.buffer.standstill_ms() / 1000,
             refused=self.buffer.refused(),
+            thinned_readings=usage.thinned_readings,
         )
 
     def _configuration(self) -> ConfigurationPicture:

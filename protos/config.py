@@ -75,7 +75,7 @@ class UplinkSection(Frozen, frozen=True, kw_only=True):
 
 class BufferSection(Frozen, frozen=True, kw_only=True):
     limit_mb: Annotated[float, Meta(ge=1)] = 1024.0
-    """Everything the buffer keeps on disk, logs included."""
+    """Everything the buffer keeps on disk, logs included; then telemetry is thinned, and only then dropped."""
     sync_every_s: Annotated[float, Meta(ge=0.0, le=60.0)] = 2.0
     """What a power cut may cost."""
     seal_max_rows: Annotated[int, Meta(ge=1)] = 20_000
@@ -196,6 +196,9 @@ class SensorBase(Frozen, frozen=True, kw_only=True):
     report: dict[str, Report] = field(default_factory=dict)
     """Per quantity; "*" for those not named. Without: every reading is sent."""
     alarm: tuple[Alarm, ...] = ()
+    priority: Literal["low", "normal", "high"] | None = None
+    """What is thinned first when the buffer is full: low, then normal, then high. Left out: normal, and high for a
+    sensor with cargo temperature (attribute role)."""
 
 
 class ModbusSensor(SensorBase, frozen=True, kw_only=True, tag_field="driver", tag="modbus"):

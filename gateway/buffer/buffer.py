@@ -41,6 +41,8 @@ class SealedBatch:
     complete_mono_ms: int
     urgent_seq: int = 0
     body: bytes
+    replaces: tuple[tuple[int, int], ...] = ()
+    """Ranges of seqs of this lane that a thinned batch stands for."""
 
     def envelope(self, epoch: int) -> pb.Batch:
         return pb.Batch(
@@ -57,6 +59,7 @@ class SealedBatch:
             complete_boot=self.complete_boot,
             complete_mono_ms=self.complete_mono_ms,
             urgent_seq=self.urgent_seq,
+            replaces=[pb.Range(first=first, last=last) for first, last in self.replaces],
         )
 
 
@@ -67,6 +70,7 @@ class LaneView:
     lane: pb.Lane.ValueType
     next_seq: int
     held: Ranges
+    """Also what a held batch stands for."""
     complete_boot: int
     complete_mono_ms: int
 
@@ -105,6 +109,7 @@ class Usage:
     oldest_waiting_ms: int = 0  # wall time at which the oldest of them was sealed; 0 = none, or unknown
     kept_batches: int = 0  # acknowledged, kept for a restored server
     dropped_readings: int = 0  # since the store was made; each is in a gap record
+    thinned_readings: int = 0  # likewise
     written_bytes: int = 0  # passed to write() by this process, tail and sealed
 
 
@@ -157,6 +162,9 @@ class Buffer(Protocol):
 
     async def reject(self, lane: pb.Lane.ValueType, seq: int, reason: str) -> None:
         """The server refused this batch for good: set its bytes aside and record the gap."""
+
+    async def welcomed(self) -> None:
+        """A connection begins: what the server holds is acknowledged, nothing else is under way any more."""
 
     async def wait_sealed(self, timeout: float) -> None:
         """Return when something was sealed since the last call, or after `timeout` seconds."""

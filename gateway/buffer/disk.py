@@ -23,7 +23,7 @@ import contextlib
 import functools
 import secrets
 import sqlite3
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,7 +39,9 @@ from gateway.buffer.ledger import Instant
 from gateway.buffer.recovery import newest, recover
 from gateway.buffer.salvage import suspect
 from gateway.buffer.sealed import LANES, Declared, Sealed, Sealing, damaged
+from gateway.buffer.sent import Sent
 from gateway.buffer.tail import Position, Tail, sync_folder
+from gateway.buffer.thinner import Thinner
 from gateway.buffer.urgent import EventReceipt, Taken, UrgentLane, gap_event, integrity_events
 from gateway.clock import Clock
 from gateway.errors import Rejected
@@ -131,6 +133,7 @@ class DiskBuffer:
         self._pending_since = pending_since
         self.batch_interval_s = batch_interval_s
         self._limit_bytes = int(settings.limit_mb * 1_000_000)
+        self._priorities: Mapping[str, int] = {}
         self._threads = {name: ThreadPoolExecutor(1, f"buffer-{name}") for name in ("tail", "sync", "store")}
         self._unflushed: list[tuple[int, Row]] = []
         self._unsealed: dict[int, list[Row]] = {}
@@ -176,6 +179,8 @@ class DiskBuffer:
         self.opening = Opening(epoch=self._store.epoch, opens=opens, run_id=run_id, boot=boot, boot_id=boot_id)
         self._urgent.start(opens)
         self._shelf = Shelf(self._store)
+        self._sent = Sent(self._store)
+        self._thinner = Thinner(self._store, self._shelf, self._sent)
         found = recover(self._store, self._tail, now_ms=now_ms)
         self._sealed_position = found.end
         if behind and not (self._store.damage and not numbered):  # else it was said already
@@ -252,9 +257,10 @@ class DiskBuffer:
             self._news.set()
         return ids
 
-    def limit(self, settings: BufferSection) -> None:
-        """Keep to other limits from now on."""
+    def limit(self, settings: BufferSection, priorities: Mapping[str, int] | None = None) -> None:
+        """Keep to other limits from now on, and to these classes of sensors where something has to go."""
         self._settings = settings
+        self._priorities = priorities or {}
         self._limit_bytes = int(settings.limit_mb * 1_000_000)
 
     def _use(self, declared: Declared) -> None:
@@ -574,19 +580,27 @@ class DiskBuffer:
     @whole
     async def tidy(self) -> None:
         """Keep to the limits of age and size, and measure."""
+        more = True
+        while more:
+            async with self._seal_lock:
+                more = await self._in("store", self._relieve)
         async with self._seal_lock:
-            self._usage = await self._in("store", self._tidy, sum(map(len, self._unsealed.values())))
+            self._usage = await self._in("store", self._measured, sum(map(len, self._unsealed.values())))
             self._news.set()
 
-    def _tidy(self, unsealed_rows: int) -> Usage:
-        pressure.relieve(
+    def _relieve(self) -> bool:
+        self._thinner.priorities = self._priorities
+        return pressure.relieve(
             self._store,
+            self._thinner,
             now_ms=self._clock.wall_ms(),
             keep_ms=int(self._settings.keep_acknowledged_h * 3_600_000),
             limit_bytes=self._limit_bytes,
             used=self._bytes,
             seal_with=self._commit_removal,
         )
+
+    def _measured(self, unsealed_rows: int) -> Usage:
         self._shelf.forget_unused()
         counts = self._store.counts()
         return Usage(
@@ -599,7 +613,8 @@ class DiskBuffer:
             oldest_waiting_ms=counts.oldest_ms,
             kept_batches=counts.kept,
             dropped_readings=self._store.dropped_readings(),
-            written_bytes=self._tail.written_bytes + self._written_sealed,
+            thinned_readings=self._store.thinned_readings(),
+            written_bytes=self._tail.written_bytes + self._written_sealed + self._thinner.written_bytes,
         )
 
     def _commit_removal(self, event: pb.Event, removing: Sealing) -> None:
@@ -648,7 +663,9 @@ class DiskBuffer:
     async def give_up_dictionary(self, name: int) -> None:
         while naming := await self._in("store", self._shelf.naming, name):
             log.error("batches.set_aside", batches=len(naming), reason=f"dictionary {name:08x} is lost")
-            event = gap_event(ledger.batches_gap(pb.TELEMETRY, naming, pb.GAP_UNREADABLE), pb.SEVERITY_ALARM)
+            seqs = [seq for seq, _ in naming]
+            gap = await self._in("store", pressure.given_up, self._store, pb.TELEMETRY, seqs, pb.GAP_UNREADABLE)
+            event = gap_event(gap, pb.SEVERITY_ALARM)
             asides = [(pb.TELEMETRY, seq, f"dictionary {name:08x} is lost") for seq, _ in naming]
             async with self._seal_lock:
                 await self._in("store", self._commit_removal, event, Sealing(asides=asides))
@@ -659,11 +676,21 @@ class DiskBuffer:
         self, lane: pb.Lane.ValueType, after_seq: int, limit: int, to_seq: int | None = None
     ) -> list[SealedBatch]:
         while True:
-            whole, damaged = await self._in("store", self._store.lease, lane, after_seq, limit, to_seq)
+            whole, damaged = await self._in("store", self._lease, lane, after_seq, limit, to_seq)
             for batch in damaged:
                 await self._give_up(lane, batch.seq, batch.count, "stored bytes are damaged", pb.GAP_UNREADABLE)
             if whole or not damaged:
                 return whole
+
+    def _lease(self, lane: int, *span: Any) -> tuple[list[SealedBatch], list[SealedBatch]]:
+        whole, damaged = self._store.lease(lane, *span)
+        if lane == pb.TELEMETRY:
+            self._sent.leasing(batch.seq for batch in whole)
+        return whole, damaged
+
+    @whole
+    async def welcomed(self) -> None:
+        await self._in("store", self._sent.welcomed)
 
     @whole
     async def ack(self, lane: pb.Lane.ValueType, received: Ranges) -> None:
@@ -680,7 +707,7 @@ class DiskBuffer:
         self, lane: pb.Lane.ValueType, seq: int, count: int, reason: str, why: pb.GapReason.ValueType
     ) -> None:
         log.error("batch.set_aside", lane=lane, seq=seq, readings=count, reason=reason)
-        event = gap_event(ledger.batches_gap(lane, [(seq, count)], why), pb.SEVERITY_ALARM)
+        event = gap_event(await self._in("store", pressure.given_up, self._store, lane, [seq], why), pb.SEVERITY_ALARM)
         async with self._seal_lock:
             await self._in("store", self._commit_removal, event, Sealing(asides=[(lane, seq, reason)]))
             self._news.set()

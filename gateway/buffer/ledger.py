@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from gateway.reading import Lost
 from protos.comboio.v1 import batch_pb2 as pb
+from protos.ranges import Ranges
 
 Instant = tuple[int, int]  # (boot ordinal, monotonic ms)
 
@@ -40,16 +41,10 @@ def lost_gap(group: int, boot: int, lost: Lost) -> pb.Gap:
     )
 
 
-def batches_gap(lane: int, batches: Iterable[tuple[int, int]], reason: pb.GapReason.ValueType) -> pb.Gap:
-    """Sealed batches that will never arrive: (seq, readings) each."""
-    gap = pb.Gap(lane=pb.Lane.ValueType(lane), count_exact=True, reason=reason)
-    for seq, count in sorted(batches):
-        gap.count += count
-        if gap.seqs and gap.seqs[-1].last + 1 == seq:
-            gap.seqs[-1].last = seq
-        else:
-            gap.seqs.add(first=seq, last=seq)
-    return gap
+def batches_gap(lane: int, seqs: Ranges, readings: int, reason: pb.GapReason.ValueType) -> pb.Gap:
+    """Sealed batches that will never arrive, counted in readings."""
+    named = [pb.Range(first=first, last=last) for first, last in seqs]
+    return pb.Gap(lane=pb.Lane.ValueType(lane), seqs=named, count=readings, count_exact=True, reason=reason)
 
 
 def hole_gap(group: int, before: Instant, after: Instant) -> pb.Gap:

@@ -92,7 +92,7 @@ def salvage(damaged: Path, target: Path) -> bool:
             copy.executemany("INSERT OR IGNORE INTO meta VALUES(?, ?)", [*unclean, *NEWER_FACTS])
             copy.executemany("INSERT OR IGNORE INTO lane VALUES(?, ?, ?, ?, ?)", lanes)
             copy.executemany("INSERT OR IGNORE INTO schema VALUES(?, ?, ?)", schemas)
-            for table, width in (("boot", 2), ("last_reading", 3), ("set_aside", 6), ("dictionary", 6)):
+            for table, width in (("boot", 2), ("last_reading", 3), ("set_aside", 6), ("dictionary", 6), ("thinned", 5)):
                 _copy_table(source, copy, table, width)
             for lane, next_seq, *_ in lanes:
                 _copy_batches(source, copy, lane, next_seq)

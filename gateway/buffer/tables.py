@@ -4,11 +4,18 @@ from __future__ import annotations
 
 PAGE_BYTES = 1024
 """A commit rewrites whole pages: a batch of 10 s and the five facts beside it cost half the writes of 4096."""
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _DICTIONARY = """
 CREATE TABLE dictionary(number INTEGER PRIMARY KEY, id INTEGER NOT NULL UNIQUE, sha256 BLOB NOT NULL,
                         schema INTEGER NOT NULL, first_seq INTEGER NOT NULL, data BLOB NOT NULL);
 """
+_THINNED = """
+CREATE TABLE thinned(seq INTEGER PRIMARY KEY, first_seq INTEGER NOT NULL, stage INTEGER NOT NULL, lost INTEGER NOT NULL,
+                     replaces BLOB NOT NULL);
+CREATE INDEX thinned_age ON thinned(first_seq);
+"""
+"""Beside the batches of TELEMETRY, for what stands after a body in a row is behind all of its pages. first_seq: of the
+oldest batch it stands for; stage: how far it is thinned; lost: readings that went, from it and what it replaces."""
 TABLES = f"""
 CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE boot(ordinal INTEGER PRIMARY KEY, boot_id BLOB NOT NULL UNIQUE);
@@ -23,8 +30,9 @@ CREATE TABLE batch(lane INTEGER NOT NULL, seq INTEGER NOT NULL, schema INTEGER N
                    sealed_ms INTEGER NOT NULL, body BLOB NOT NULL, UNIQUE(lane, seq));
 CREATE TABLE set_aside(lane INTEGER NOT NULL, seq INTEGER NOT NULL, reason TEXT NOT NULL, at_ms INTEGER NOT NULL,
                        count INTEGER NOT NULL, body BLOB NOT NULL, UNIQUE(lane, seq));
-{_DICTIONARY}"""
-NEWER_FACTS = (("gaps_through", 0),)
+{_DICTIONARY}{_THINNED}"""
+NEWER_FACTS = (("gaps_through", 0), ("thinned_readings", 0))
 """Of `meta`: what the first files did not have."""
-STEPS = {1: _DICTIONARY + "INSERT OR IGNORE INTO meta VALUES('gaps_through', 0)"}
+_THINNED_STEP = _THINNED + "INSERT OR IGNORE INTO meta VALUES('thinned_readings', 0)"
+STEPS = {1: _DICTIONARY + "INSERT OR IGNORE INTO meta VALUES('gaps_through', 0)", 2: _THINNED_STEP}
 """Version of a file that is there → what brings it to the next."""

@@ -94,6 +94,7 @@ class BufferPicture(Struct, frozen=True, kw_only=True):
     gaps_open: int
     standstill_s: float
     refused: str
+    thinned_readings: int = 0
 
 
 class ConfigurationPicture(Struct, frozen=True, kw_only=True):

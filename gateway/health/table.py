@@ -60,6 +60,8 @@ def _facts(picture: Picture) -> Iterator[str]:
     )
     yield f"waiting        {waiting}{oldest}"
     dropped = f"{counted(buffer.dropped_readings, 'reading')} dropped"
+    if buffer.thinned_readings:
+        dropped = f"{counted(buffer.thinned_readings, 'reading')} thinned out, {dropped}"
     yield f"buffer         {size(buffer.bytes)} of {size(buffer.limit_bytes)}; {dropped}"
     if clock.source is None:
         yield "clock          not set yet: neither NTP nor the control plane has told the time"

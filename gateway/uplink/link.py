@@ -219,6 +219,7 @@ class Link:
 
         sender = self._sender(answer, write)
         await sender.acknowledged(answer.lanes)
+        await self._buffer.welcomed()
         self.health.connected = True
         self.health.connected_since_ms = self._clock.mono_ms()
         self.health.connections += 1

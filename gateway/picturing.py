@@ -170,6 +170,8 @@ class Picturing:
             standstill_s=self.buffer.standstill_ms() / 1000,
             refused=self.buffer.refused(),
             thinned_readings=usage.thinned_readings,
+            urgent_bytes=usage.urgent_bytes,
+            urgent_limit_bytes=usage.urgent_limit_bytes,
         )
 
     def _configuration(self) -> ConfigurationPicture:

@@ -76,6 +76,8 @@ class UplinkSection(Frozen, frozen=True, kw_only=True):
 class BufferSection(Frozen, frozen=True, kw_only=True):
     limit_mb: Annotated[float, Meta(ge=1)] = 1024.0
     """Everything the buffer keeps on disk, logs included; then telemetry is thinned, and only then dropped."""
+    urgent_limit_mb: Annotated[float, Meta(gt=0)] = 64.0
+    """Of these, what events, alarms and gap records may take; at the limit field events are refused."""
     sync_every_s: Annotated[float, Meta(ge=0.0, le=60.0)] = 2.0
     """What a power cut may cost."""
     seal_max_rows: Annotated[int, Meta(ge=1)] = 20_000

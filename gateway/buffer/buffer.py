@@ -110,6 +110,8 @@ class Usage:
     kept_batches: int = 0  # acknowledged, kept for a restored server
     dropped_readings: int = 0  # since the store was made; each is in a gap record
     thinned_readings: int = 0  # likewise
+    urgent_bytes: int = 0  # of bytes_on_disk: the URGENT lane
+    urgent_limit_bytes: int = 0
     written_bytes: int = 0  # passed to write() by this process, tail and sealed
 
 
@@ -126,7 +128,11 @@ class Buffer(Protocol):
         """Record reads that gave nothing; adjacent ones of one group and reason become one gap."""
 
     def event(self, kind: pb.EventKind.ValueType, detail: bytes, *, group: int = 0, severity: int = 0) -> Receipt:
-        """Put an event in the URGENT lane, sealed within 20 ms."""
+        """Put an event in the URGENT lane, sealed within 20 ms.
+
+        Raises `Rejected` for a field event when the lane's quota is used up, and for any when it can't be written.
+        From half of the quota on a repeated alarm or silence is joined with its like, and sealed within a minute.
+        """
 
     async def views(self) -> list[LaneView]:
         """Both lanes, URGENT first."""

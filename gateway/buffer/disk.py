@@ -36,6 +36,7 @@ from gateway.buffer.buffer import Completeness, LaneView, Opening, SealedBatch, 
 from gateway.buffer.declaring import declare, learn
 from gateway.buffer.dictionaries import Shelf
 from gateway.buffer.ledger import Instant
+from gateway.buffer.quota import Quota
 from gateway.buffer.recovery import newest, recover
 from gateway.buffer.relative import Writer
 from gateway.buffer.salvage import suspect
@@ -54,6 +55,7 @@ from protos.ranges import Ranges
 
 FLUSH_EVERY_S = 0.15
 URGENT_WITHIN_S = 0.02
+REPEATED_LOOK_S = 5.0
 LOOK_EVERY_S = 0.1
 FIRST_SEAL_S = 1.0
 RETRY_S = 2.0
@@ -139,7 +141,8 @@ class DiskBuffer:
         self._unflushed: list[tuple[int, Row]] = []
         self._unsealed: dict[int, list[Row]] = {}
         self._unsealed_readings = 0
-        self._urgent = UrgentLane()
+        self._quota = Quota(int(settings.urgent_limit_mb * 1_000_000))
+        self._urgent = UrgentLane(self._quota)
         self._restart: dict[int, Instant] = {}
         self._read_since: dict[int, Instant] = {}
         self._dropped: dict[int, Ranges] = {}
@@ -179,6 +182,7 @@ class DiskBuffer:
         boot_id = self._clock.boot_id()
         self.opening = Opening(epoch=self._store.epoch, opens=opens, run_id=run_id, boot=boot, boot_id=boot_id)
         self._urgent.start(opens)
+        self._quota.measure(self._store, now_ms=now_ms)
         self._shelf = Shelf(self._store)
         self._sent = Sent(self._store)
         self._thinner = Thinner(self._store, self._shelf, self._sent)
@@ -263,6 +267,7 @@ class DiskBuffer:
         self._settings = settings
         self._priorities = priorities or {}
         self._limit_bytes = int(settings.limit_mb * 1_000_000)
+        self._quota.limit_bytes = int(settings.urgent_limit_mb * 1_000_000)
 
     def _use(self, declared: Declared) -> None:
         self._declared = declared
@@ -337,7 +342,10 @@ class DiskBuffer:
 
     async def _urgent_loop(self) -> None:
         while True:
-            await self._urgent.news.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._urgent.news.wait(), REPEATED_LOOK_S)
+            if not self._urgent.news.is_set() and not self._urgent.due(self._clock.mono_ms()):
+                continue
             await asyncio.sleep(URGENT_WITHIN_S)
             self._urgent.news.clear()
             try:
@@ -514,6 +522,7 @@ class DiskBuffer:
             gaps_through=snapshot.urgent.gaps_through,
         )
         self._store.seal(sealed, now_ms=self._clock.wall_ms())
+        self._quota.sealed(batches)
         return sum(len(b.body) for b in batches)
 
     def _telemetry(
@@ -578,6 +587,7 @@ class DiskBuffer:
         if batches or removing:
             sealing_ = replace(removing or Sealing(), batches=batches, gaps_through=taken.gaps_through)
             self._store.seal(sealing_, now_ms=self._clock.wall_ms())
+            self._quota.sealed(batches)
 
     # --- space ---------------------------------------------------------------------------------------
 
@@ -606,6 +616,7 @@ class DiskBuffer:
 
     def _measured(self, unsealed_rows: int) -> Usage:
         self._shelf.forget_unused()
+        self._quota.measure(self._store, now_ms=self._clock.wall_ms())
         counts = self._store.counts()
         return Usage(
             bytes_on_disk=self._bytes(),
@@ -618,6 +629,8 @@ class DiskBuffer:
             kept_batches=counts.kept,
             dropped_readings=self._store.dropped_readings(),
             thinned_readings=self._store.thinned_readings(),
+            urgent_bytes=self._quota.used_bytes,
+            urgent_limit_bytes=self._quota.limit_bytes,
             written_bytes=self._tail.written_bytes + self._written_sealed + self._thinner.written_bytes,
         )
 

@@ -441,9 +441,9 @@ class Sealed:
 
     # --- space ---------------------------------------------------------------------------------------
 
-    def forget_acknowledged(self, *, sealed_before_ms: int, limit: int = 500) -> int:
+    def forget_acknowledged(self, *, sealed_before_ms: int, limit: int = 500, lanes: Sequence[int] = LANES) -> int:
         """Delete acknowledged batches sealed before then, oldest first; returns how many went."""
-        return sum(self._delete_acked(lane, sealed_before_ms, limit) for lane in LANES)
+        return sum(self._delete_acked(lane, sealed_before_ms, limit) for lane in lanes)
 
     def _delete_acked(self, lane: int, sealed_before_ms: int, limit: int) -> int:
         query = "SELECT seq FROM batch WHERE lane = ? AND sealed_ms < ? ORDER BY seq LIMIT ?"

@@ -34,6 +34,7 @@ from gateway.identity.keeper import Keeper
 from gateway.picturing import Picturing
 from gateway.pipeline.flow import Flow, flow
 from gateway.pipeline.silence import Silence
+from gateway.power import PowerFail
 from gateway.reading import GroupShape
 from gateway.sensors import BuiltSensor, Supervised
 from gateway.sensors.driver import Driver
@@ -134,6 +135,7 @@ async def run(
 
         return Supervised("page", Page(settings, data_dir=data_dir, clock=clock, take=picture).run)
 
+    power = PowerFail(buffer=buffer, clock=clock, fail_input=lambda: site.config.power.fail_input)
     watchdog = Watchdog(
         stuck=lambda: [*_standing(buffer), *site.ended(), *_ended_parts(running)],
         headline=lambda: headline(picture()),
@@ -141,9 +143,10 @@ async def run(
     running: list[asyncio.Task[None]] = []
     log.info("gateway.start", id=keeper.gateway_id, epoch=f"{buffer.opening.epoch:08x}", opens=buffer.opening.opens)
     try:
-        async with asyncio.TaskGroup() as tasks:
+        async with power.listening(), asyncio.TaskGroup() as tasks:
             always: dict[str, Callable[[], Awaitable[None]]] = {
                 "buffer": buffer.run,
+                "power": power.run,
                 "clock": anchors.run,
                 "status": StatusSocket(data_dir, take=picture).run,
                 "watchdog": watchdog.run,

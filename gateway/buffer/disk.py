@@ -23,11 +23,11 @@ import contextlib
 import functools
 import secrets
 import sqlite3
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
@@ -36,7 +36,8 @@ from gateway.buffer.buffer import Completeness, LaneView, Opening, SealedBatch, 
 from gateway.buffer.declaring import declare, learn
 from gateway.buffer.dictionaries import Shelf
 from gateway.buffer.ledger import Instant
-from gateway.buffer.quota import Quota
+from gateway.buffer.quota import AWAITED, Quota
+from gateway.buffer.receipt import RowReceipt
 from gateway.buffer.recovery import newest, recover
 from gateway.buffer.relative import Writer
 from gateway.buffer.salvage import suspect
@@ -45,6 +46,7 @@ from gateway.buffer.sent import Sent
 from gateway.buffer.tail import Position, Tail, sync_folder
 from gateway.buffer.thinner import Thinner
 from gateway.buffer.urgent import EventReceipt, Taken, UrgentLane, gap_event, integrity_events
+from gateway.cancelling import whole
 from gateway.clock import Clock
 from gateway.errors import Rejected
 from gateway.reading import GroupShape, Lost, Row
@@ -66,39 +68,6 @@ BYTES_PER_READING = 1.6  # first guess of the encoded size; then as measured
 
 log = structlog.get_logger("gateway.buffer")
 T = TypeVar("T")
-P = ParamSpec("P")
-
-
-def whole(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Run a method to its end even if its caller is cancelled, so that memory never runs ahead of the files."""
-
-    @functools.wraps(method)
-    async def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        task = asyncio.ensure_future(method(*args, **kwargs))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await asyncio.wait([task])
-            raise
-
-    return run
-
-
-class RowReceipt:
-    """Rows up to a ticket; durable once a sync or a commit covered it, unless this one went for want of space."""
-
-    __slots__ = ("_buffer", "_group", "_mono_ms", "_ticket")
-
-    def __init__(self, buffer: DiskBuffer, ticket: int, group: int, mono_ms: int) -> None:
-        self._buffer = buffer
-        self._ticket = ticket
-        self._group = group
-        self._mono_ms = mono_ms
-
-    async def durable(self) -> None:
-        await self._buffer.synced(self._ticket)
-        if self._buffer.dropped(self._group, self._mono_ms):
-            raise Rejected("the row was dropped: neither disk nor memory had space; a gap says so")
 
 
 @dataclass(slots=True)
@@ -155,6 +124,8 @@ class DiskBuffer:
         self._flushed_ms = 0
         self._refusals: dict[str, str] = {}
         self._news = asyncio.Event()
+        self._power = asyncio.Event()
+        self._power.set()
         self._sync_done = asyncio.Condition()
         self._seal_lock = asyncio.Lock()
         self._flush_lock = asyncio.Lock()
@@ -295,6 +266,8 @@ class DiskBuffer:
         self._urgent.gap(ledger.lost_gap(group, self.opening.boot, lost))
 
     def event(self, kind: pb.EventKind.ValueType, detail: bytes, *, group: int = 0, severity: int = 0) -> EventReceipt:
+        if kind in AWAITED and not self._power.is_set():
+            raise Rejected("the power is failing; keep this one and send it again")
         message = pb.Event(group=group, kind=kind, severity=severity, detail=detail)
         return self._urgent.event(self._clock.mono_ms(), message)
 
@@ -331,22 +304,26 @@ class DiskBuffer:
     async def _flush_loop(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_EVERY_S)
+            await self._power.wait()
             if self._unflushed:
                 await self.flush()
 
     async def _sync_loop(self) -> None:
         while True:
             await asyncio.sleep(max(self._settings.sync_every_s, 0.05))
+            await self._power.wait()
             if self._synced_ticket < self._written_ticket:
                 await self._sync()
 
     async def _urgent_loop(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._urgent.news.wait(), REPEATED_LOOK_S)
+                async with asyncio.timeout(REPEATED_LOOK_S):
+                    await self._urgent.news.wait()
             if not self._urgent.news.is_set() and not self._urgent.due(self._clock.mono_ms()):
                 continue
             await asyncio.sleep(URGENT_WITHIN_S)
+            await self._power.wait()
             self._urgent.news.clear()
             try:
                 await self._seal_urgent()
@@ -359,6 +336,7 @@ class DiskBuffer:
         first = True  # whoever has just switched the box on waits for its first values
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
+            await self._power.wait()
             interval_s = min(FIRST_SEAL_S, self.batch_interval_s) if first else self.batch_interval_s
             if self._clock.mono_ms() - started < interval_s * 1000 and not self.wants_sealing():
                 continue
@@ -379,6 +357,7 @@ class DiskBuffer:
 
     async def _tidy_loop(self) -> None:
         while True:
+            await self._power.wait()
             try:
                 await self.tidy()
             except OSError as error:
@@ -444,6 +423,7 @@ class DiskBuffer:
     async def synced(self, ticket: int) -> None:
         """Return once rows up to `ticket` are on stable storage."""
         while self._synced_ticket < ticket:
+            await self._power.wait()
             await self.flush()
             await self._sync()
             if self._synced_ticket < ticket:
@@ -451,6 +431,26 @@ class DiskBuffer:
                     await self.seal()
             if self._synced_ticket < ticket:
                 await asyncio.sleep(RETRY_S)
+
+    async def secure(self) -> None:
+        """The power is failing: what was taken goes to stable storage, and nothing is written or confirmed after it.
+
+        Rows are still taken, into memory. Raises OSError; what it could not write is then where it was before.
+        """
+        self._power.clear()
+        written = asyncio.gather(self._secure_rows(), self._seal_urgent(), return_exceptions=True)
+        for outcome in await written:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _secure_rows(self) -> None:
+        await self.flush()
+        await self._sync()
+
+    def resume(self) -> None:
+        """The power is back: go on as before."""
+        self._flushed_ms = self._clock.mono_ms()  # nobody owed a write meanwhile
+        self._power.set()
 
     # --- sealing -------------------------------------------------------------------------------------
 
@@ -760,7 +760,7 @@ class DiskBuffer:
         """
         now_ms = self._clock.mono_ms()
         since = list(self._owed.values())
-        if self._unflushed:
+        if self._unflushed and self._power.is_set():
             since.append(max(self._unflushed[0][1].mono_ms, self._flushed_ms))
         return max(0, now_ms - min(since, default=now_ms))
 

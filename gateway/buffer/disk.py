@@ -591,16 +591,18 @@ class DiskBuffer:
 
     # --- space ---------------------------------------------------------------------------------------
 
-    @whole
     async def tidy(self) -> None:
-        """Keep to the limits of age and size, and measure."""
-        more = True
-        while more:
-            async with self._seal_lock:
-                more = await self._in("store", self._relieve)
+        """Keep to the limits of age and size, and measure; step by step, so that sealing goes on in between."""
+        while await self._relieved():
+            pass
         async with self._seal_lock:
             self._usage = await self._in("store", self._measured, sum(map(len, self._unsealed.values())))
             self._news.set()
+
+    @whole
+    async def _relieved(self) -> bool:
+        async with self._seal_lock:
+            return await self._in("store", self._relieve)
 
     def _relieve(self) -> bool:
         self._thinner.priorities = self._priorities

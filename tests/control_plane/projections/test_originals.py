@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import random
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,8 @@ from protos.comboio.v1 import batch_pb2 as pb
 from tests.control_plane.conftest import START_MS
 from tests.control_plane.projections.conftest import Road
 from tests.control_plane.sealing import batch, declare, hello, ranges, urgent
+from tests.gateway.buffer.boxes import Box
+from tests.gateway.buffer.test_thinning import SHAPES, at_rest, produce, squeeze
 
 LAST_MS = START_MS + 3_600_000
 FIRST = tuple(range(100, 110))
@@ -177,3 +181,31 @@ def test_ranges_that_make_no_sense_name_nothing(road: Road) -> None:
     road.project()
     assert road.lane()[0] == 1
     assert counted(road) == 1
+
+
+async def test_what_a_gateway_really_thinned_balances_alone_and_with_its_originals(road: Road, tmp_path: Path) -> None:
+    box = Box(tmp_path / "buffer")
+    buffer = await box.open(SHAPES)
+    try:
+        produced = await produce(box, 1800, random.Random(5), seal_every_s=300)
+        epoch = buffer.opening.epoch
+        originals = [one.envelope(epoch) for one in at_rest(buffer)]
+        await squeeze(box, 0.5)
+        sent = [one.envelope(epoch) for one in at_rest(buffer)]
+        road.hello(hello(epoch=epoch))
+        for said in await buffer.schemas():
+            road.declare(said)
+    finally:
+        await buffer.close()
+    readings = sum(len(row.values) for _, row in produced)
+    road.arrive(*sent)
+    road.project()
+    assert any(one.replaces for one in sent)
+    widths = dict(zip(box.ids, map(len, (shape.series for shape in SHAPES)), strict=True))
+    gone = sum(row._mapping["count"] * widths[row.group_id] for row in road.rows(gap))
+    assert gone > 0
+    assert counted(road) + gone == readings
+    assert road.lane()[0] == max(one.seq for one in sent)
+    road.arrive(*(one for one in originals if one.seq not in {other.seq for other in sent}))
+    road.project()
+    assert (counted(road), lost(road)) == (readings, [])

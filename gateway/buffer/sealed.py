@@ -502,7 +502,8 @@ class Sealed:
         for first, last in self._db.execute(query, (lane,)):
             held.add(first, last)
         if lane == pb.TELEMETRY:
-            for (replaces,) in self._db.execute("SELECT replaces FROM thinned WHERE replaces != x''"):
+            standing = "SELECT replaces FROM thinned JOIN batch USING (seq) WHERE lane = ? AND replaces != x''"
+            for (replaces,) in self._db.execute(standing, (lane,)):
                 held.update(Ranges.unpack(replaces))
         return held
 

@@ -13,6 +13,7 @@ the run count as accounted for from then on, and Hello names them as held, for t
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from gateway.buffer.buffer import SealedBatch
 from gateway.buffer.dictionaries import Shelf
 from gateway.buffer.sealed import Sealed, Sealing, Thinned
 from gateway.buffer.sent import Sent
-from gateway.buffer.thinning import HIGH, LAST_STAGE, NORMAL, STAGES, Rows
+from gateway.buffer.thinning import CLASSES, HIGH, LAST_STAGE, NORMAL, STAGES, Rows
 from gateway.buffer.urgent import gap_event
 from protos import columns
 from protos.comboio.v1 import batch_pb2 as pb
@@ -32,6 +33,7 @@ RUN_READINGS = 50_000
 RUN_BYTES = 512 << 10
 RUN_BATCHES = 256
 SAVES_AT_LEAST = 0.2
+FIRST_STEP = STAGES[: len(CLASSES)]
 STRETCHES = 2
 """A run covers so many stretches of its step at least, unless it can't grow: thinning seconds saves nothing."""
 _RAW = """SELECT seq, seq, schema, count, length(body), 0, 0, x'', sealed_ms FROM batch
@@ -108,11 +110,12 @@ class Thinner:
         self.written_bytes = 0
 
     def step(self) -> bool:
-        """Thin one run of the lowest stage there is one for; False if nothing can be thinned now."""
+        """Thin one run of the lowest stage there is one for, or find that it can't be; False if there is none."""
         for stage in STAGES:
-            while (run := self._run(stage)) is not None:
-                if self._thin(run, stage):
-                    return True
+            run = self._run(stage)
+            if run is not None:
+                self._thin(run, stage)
+                return True
         return False
 
     # --- choosing ------------------------------------------------------------------------------------
@@ -133,16 +136,26 @@ class Thinner:
         return run
 
     def _candidates(self, stage: int) -> list[Candidate]:
-        """Oldest first."""
+        """Oldest first, of schemas that have the class this stage thins; what is still whole begins with minutes."""
         state = self._store.lanes[pb.TELEMETRY]
         taken = self._sent.joined_with(state.acked)
         raw: list[Candidate] = []
-        for first, last in taken.missing(1, state.next_seq - 1):
+        for first, last in taken.missing(1, state.next_seq - 1) if stage in FIRST_STEP else ():
             raw += self._query(_RAW, pb.TELEMETRY, first, last, RUN_BATCHES - len(raw))
             if len(raw) >= RUN_BATCHES:
                 break
         rewritten = [one for one in self._query(_REWRITTEN, pb.TELEMETRY, stage) if one.seq not in taken]
-        return sorted([*raw, *rewritten], key=lambda one: one.first_seq)[:RUN_BATCHES]
+        class_ = thinning.thinned_class(stage)
+        has = {schema: self._has(schema, class_) for schema in {one.schema for one in (*raw, *rewritten)}}
+        chosen = [one for one in (*raw, *rewritten) if has[one.schema]]
+        return sorted(chosen, key=lambda one: one.first_seq)[:RUN_BATCHES]
+
+    def _has(self, schema: int, class_: int) -> bool:
+        try:
+            groups = self._codebook(schema).schema.groups.values()
+        except KeyError:
+            return False  # sending such a batch sets it aside
+        return any(self._class(group) == class_ for group in groups)
 
     def _query(self, query: str, *parameters: int) -> list[Candidate]:
         return [Candidate(*row) for row in self._store.query(query, parameters)]
@@ -166,8 +179,11 @@ class Thinner:
         return run
 
     def _decoded(self, candidate: Candidate) -> columns.Decoded | None:
-        query = "SELECT codec, dictionary, body, body_len FROM batch WHERE lane = ? AND seq = ?"
-        codec, name, body, body_len = self._store.query(query, (pb.TELEMETRY, candidate.seq)).fetchone()
+        """None for bytes that are not those that were sealed, or can't be read."""
+        query = "SELECT codec, dictionary, body, body_len, crc32 FROM batch WHERE lane = ? AND seq = ?"
+        codec, name, body, body_len, crc = self._store.query(query, (pb.TELEMETRY, candidate.seq)).fetchone()
+        if zlib.crc32(body) != crc:
+            return None
         held = self._shelf.find(name) if codec == pb.CODEC_ZSTD_DICT else None
         try:
             plain = columns.unpack(codec, body, body_len=body_len, dictionary=held[0] if held else None)
@@ -182,15 +198,15 @@ class Thinner:
             found = self._codebooks[schema] = sealing.Codebook.of(declared.body, declared.shape)
         return found
 
-    def _class(self, rows: Rows) -> int:
-        role = any(spec.attrs.get("role") == "cargo_temperature" for spec in rows.group.columns)
-        return self.priorities.get(rows.group.sensor, HIGH if role else NORMAL)
+    def _class(self, group: columns.GroupColumns) -> int:
+        role = any(spec.attrs.get("role") == "cargo_temperature" for spec in group.columns)
+        return self.priorities.get(group.sensor, HIGH if role else NORMAL)
 
     # --- rewriting -----------------------------------------------------------------------------------
 
-    def _thin(self, run: _Run, stage: int) -> bool:
-        """Rewrite the run at this stage, or the next one that saves enough; False if none does."""
-        classes = {group: self._class(rows) for group, rows in run.rows.items()}
+    def _thin(self, run: _Run, stage: int) -> None:
+        """Rewrite the run at this stage, or the next one that saves enough; where none does, leave it for dropping."""
+        classes = {group: self._class(rows.group) for group, rows in run.rows.items()}
         for further in range(stage, LAST_STAGE + 1):
             if thinning.thinned_class(further) not in classes.values():
                 continue
@@ -201,9 +217,8 @@ class Thinner:
             made = self._batch(run, kept)
             if len(made.body) <= (1 - SAVES_AT_LEAST) * run.size:
                 self._commit(run, made, further)
-                return True
+                return
         self._pass_over(run.members)
-        return False
 
     def _kept(self, rows: Rows, class_: int, stage: int) -> Sequence[int]:
         every_ms = thinning.every_ms(stage, class_)

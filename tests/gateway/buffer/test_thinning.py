@@ -347,6 +347,23 @@ async def test_rows_of_another_boot_or_schema_are_thinned_apart(box: Box) -> Non
     assert boots == {1, 2}
 
 
+async def test_damaged_bytes_are_not_made_into_readings(box: Box) -> None:
+    buffer = await box.open(SHAPES)
+    made = await produce(box, 3600, random.Random(1))
+    (body,) = buffer._store.query("SELECT body FROM batch WHERE lane = 0 AND seq = 2").fetchone()
+    for at in range(40, len(body) - 40, 97):
+        body = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
+    with buffer._store.transaction() as run:
+        run("UPDATE batch SET body = ? WHERE lane = 0 AND seq = 2", (body,))
+    await buffer._in("store", buffer._thinner.step)
+    whole, damaged = buffer._store.lease(pb.TELEMETRY, 0, 100_000)
+    assert [batch.seq for batch in damaged] == [2]
+    times, inside = await found(buffer, whole)
+    for group in box.ids:
+        produced = sum(other == group for other, _ in made)
+        assert len(times[group]) + sum(g.count for g in inside if g.group == group) == produced - 600
+
+
 async def test_a_kill_while_it_thins_leaves_one_or_the_other(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     buffer = await box.open(SHAPES)
     made = await produce(box, 3600, random.Random(1))

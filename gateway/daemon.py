@@ -18,6 +18,7 @@ import structlog
 
 from firmware_configs.loader import Profiles
 from gateway import checking, sensors
+from gateway.buffer import thinning
 from gateway.buffer.buffer import Buffer
 from gateway.buffer.disk import DiskBuffer
 from gateway.clock import Clock
@@ -33,6 +34,7 @@ from gateway.identity.keeper import Keeper
 from gateway.picturing import Picturing
 from gateway.pipeline.flow import Flow, flow
 from gateway.pipeline.silence import Silence
+from gateway.power import PowerFail
 from gateway.reading import GroupShape
 from gateway.sensors import BuiltSensor, Supervised
 from gateway.sensors.driver import Driver
@@ -133,6 +135,7 @@ async def run(
 
         return Supervised("page", Page(settings, data_dir=data_dir, clock=clock, take=picture).run)
 
+    power = PowerFail(buffer=buffer, clock=clock, fail_input=lambda: site.config.power.fail_input)
     watchdog = Watchdog(
         stuck=lambda: [*_standing(buffer), *site.ended(), *_ended_parts(running)],
         headline=lambda: headline(picture()),
@@ -140,9 +143,10 @@ async def run(
     running: list[asyncio.Task[None]] = []
     log.info("gateway.start", id=keeper.gateway_id, epoch=f"{buffer.opening.epoch:08x}", opens=buffer.opening.opens)
     try:
-        async with asyncio.TaskGroup() as tasks:
+        async with power.listening(), asyncio.TaskGroup() as tasks:
             always: dict[str, Callable[[], Awaitable[None]]] = {
                 "buffer": buffer.run,
+                "power": power.run,
                 "clock": anchors.run,
                 "status": StatusSocket(data_dir, take=picture).run,
                 "watchdog": watchdog.run,
@@ -253,7 +257,7 @@ class Site:
     async def open(self, plan: Plan) -> None:
         """Open the buffer for what will be read first."""
         self._plan = plan
-        self._buffer.limit(self.config.buffer)
+        self._buffer.limit(self.config.buffer, thinning.priorities(self.config.sensor))
         plan.bind(await self._buffer.open(plan.shapes))
 
     def begin(
@@ -280,7 +284,7 @@ class Site:
         before, after = self.config, config or self._local
         await _ended(self._running)
         self._plan = plan
-        self._buffer.limit(after.buffer)
+        self._buffer.limit(after.buffer, thinning.priorities(after.sensor))
         plan.bind(await self._buffer.declare(plan.shapes))
         self._start_sensors()
         if after.uplink != before.uplink:

@@ -170,6 +170,9 @@ class Picturing:
             gaps_open=sum(_losing(built, now_ms) for built in self.scene.sensors),
             standstill_s=self.buffer.standstill_ms() / 1000,
             refused=self.buffer.refused(),
+            thinned_readings=usage.thinned_readings,
+            urgent_bytes=usage.urgent_bytes,
+            urgent_limit_bytes=usage.urgent_limit_bytes,
         )
 
     def _configuration(self) -> ConfigurationPicture:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
 import grpc
 import structlog
@@ -272,9 +272,15 @@ def _sound(hello: wire.Hello) -> bool:
     for said in hello.moved:
         if said.lane not in pb.Lane.values() or said.agreed > MAX_SEQ:
             return False
-        last = 0
-        for seqs in said.seqs:
-            if not last < seqs.first <= seqs.last <= MAX_SEQ:
-                return False
-            last = seqs.last
+        if not _ascending(said.seqs) or not _ascending(said.replaced):
+            return False
+    return True
+
+
+def _ascending(ranges: Iterable[pb.Range]) -> bool:
+    last = 0
+    for one in ranges:
+        if not last < one.first <= one.last <= MAX_SEQ:
+            return False
+        last = one.last
     return True

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import accumulate, chain
 
 from protos.comboio.v1 import link_pb2 as wire
 from protos.ranges import Ranges
@@ -21,13 +21,14 @@ Place = tuple[int, int]  # (epoch, seq)
 class Renumbered:
     """The predecessor's seqs of one lane, in the order in which they live on, numbered from 1."""
 
-    __slots__ = ("_first", "_last", "_through", "agreed")
+    __slots__ = ("_first", "_last", "_replaced", "_through", "agreed")
 
-    def __init__(self, ranges: Ranges, *, agreed: int) -> None:
+    def __init__(self, ranges: Ranges, *, agreed: int, replaced: Ranges | None = None) -> None:
         pairs = list(iter(ranges))  # not by its length, which a Hello may make as large as it likes
         self._first = [first for first, _ in pairs]
         self._last = [last for _, last in pairs]
         self._through = list(accumulate(last - first + 1 for first, last in pairs))
+        self._replaced = replaced or Ranges()
         self.agreed = agreed
         """Below it a seq is certainly the batch that the server knows by it."""
 
@@ -55,9 +56,9 @@ class Renumbered:
         return Ranges(zip(self._first, self._last, strict=True))
 
     def certain(self) -> Ranges:
-        """Of these the ones of which the server may say that they live on."""
+        """Of these, and of what thinned ones among them stand for, those of which the server may say: they live on."""
         found = Ranges()
-        for first, last in self.ranges():
+        for first, last in chain(self.ranges(), self._replaced):
             found.add(first, min(last, self.agreed - 1))
         return found
 
@@ -70,7 +71,11 @@ class Heir:
     def __init__(self, hello: wire.Hello) -> None:
         self.predecessor = hello.predecessor_epoch
         self.lanes = {
-            int(said.lane): Renumbered(Ranges((r.first, r.last) for r in said.seqs), agreed=said.agreed)
+            int(said.lane): Renumbered(
+                Ranges((r.first, r.last) for r in said.seqs),
+                agreed=said.agreed,
+                replaced=Ranges((r.first, r.last) for r in said.replaced),
+            )
             for said in hello.moved
         }
 

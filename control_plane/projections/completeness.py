@@ -172,6 +172,8 @@ class CompletenessProjection:
         if envelope.urgent_seq:
             self.promise(connection, (envelope.gateway, envelope.epoch, pb.URGENT), envelope.urgent_seq, complete)
         lane.resolve(envelope.seq)
+        for first, last in envelope.replaces:
+            lane.resolve(first, last)
         self._touched.add(key)
 
     def _events(self, connection: Connection, decoded: Decoded, now_ms: int) -> None:
@@ -248,9 +250,9 @@ class CompletenessProjection:
         keep_first(connection, quarantine, row)
         record = pb.Gap(
             lane=pb.Lane.ValueType(envelope.lane),
-            seqs=[pb.Range(first=envelope.seq, last=envelope.seq)],
+            seqs=[pb.Range(first=first, last=last) for first, last in (*envelope.replaces, (envelope.seq,) * 2)],
             count=envelope.readings,
-            count_exact=True,
+            count_exact=not envelope.replaces,
             reason=pb.GAP_UNDECODABLE,
         )
         self.record_gap(

@@ -1,7 +1,8 @@
 """Gap records as they are kept: those that touch, of one group and reason, are one.
 
 A dead sensor is said every minute, for months. Each such record begins where the last one ended, and the row that is
-there grows instead of another one coming. Only records without seqs: the others name batches, which don't touch.
+there grows instead of another one coming. Only records without seqs: the others name batches, which don't touch. And
+none of thinning: those belong to their batch, and change with what becomes of its originals.
 
 Invariant: whatever the order in which the records of a chain come, the rows that are not joined to another cover the
 same stretches with the same counts. Records of one group and reason never overlap (a gateway's ledger makes none that
@@ -17,13 +18,14 @@ from sqlalchemy import Connection, Row, and_, or_, select, tuple_, update
 
 from control_plane.store.tables import gap
 from control_plane.store.upsert import keep_first
+from protos.comboio.v1 import batch_pb2 as pb
 
 FROM, TO = ("from_boot", "from_mono_ms"), ("to_boot", "to_mono_ms")
 
 
 def keep(connection: Connection, row: Mapping[str, Any]) -> None:
     """Write one record, or let the rows it touches grow over it."""
-    if row["seqs"] or row["from_boot"] == 0:
+    if row["seqs"] or row["from_boot"] == 0 or row["reason"] == pb.GAP_THINNED:
         keep_first(connection, gap, row)
         return
     before, after, within = _neighbours(connection, row)

@@ -55,6 +55,8 @@ class StateProjection:
         touched: set[str] = set()
         for decoded in portion.decoded:
             touched |= self._take(connection, decoded)
+        for gateway in touched & portion.doubled.keys():
+            self._known[gateway].readings -= portion.doubled[gateway]
         if not touched:
             return
         upsert(connection, state, [self._row(gateway, portion.now_ms) for gateway in sorted(touched)])

@@ -289,6 +289,21 @@ history = Table(
     comment="Which batch holds which minutes. The readings stay in the batch as it came.",
 )
 
+thinned = Table(
+    "thinned",
+    telemetry,
+    Column("batch_id", BigInteger, primary_key=True, autoincrement=False, comment="journal.batch.id"),
+    Column("gateway", String(16), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("first_seq", BigInteger, nullable=False),
+    Column("last_seq", BigInteger, nullable=False),
+    Column("replaces", LargeBinary, nullable=False, comment="ranges as in lane.above"),
+    Column("held", BigInteger, nullable=False, comment="its readings that an original holds too"),
+    Index(None, "gateway", "epoch", "seq"),
+    comment="Batches that stand for others; where those are here too, they win.",
+)
+
 series = Table(
     "series",
     telemetry,

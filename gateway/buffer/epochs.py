@@ -43,10 +43,13 @@ class _Numbers(NamedTuple):
 
 def descent(store: Sealed) -> Descent:
     """Where this epoch comes from."""
-    rows = store.query("SELECT lane, seqs, agreed FROM moved ORDER BY lane").fetchall()
+    rows = store.query("SELECT lane, seqs, replaced, agreed FROM moved ORDER BY lane").fetchall()
     return Descent(
         predecessor=store.fact("predecessor"),
-        moved=tuple(Moved(pb.Lane.ValueType(lane), Ranges.unpack(seqs), agreed) for lane, seqs, agreed in rows),
+        moved=tuple(
+            Moved(pb.Lane.ValueType(lane), Ranges.unpack(seqs), Ranges.unpack(replaced), agreed)
+            for lane, seqs, replaced, agreed in rows
+        ),
         last_session=store.fact("session"),
     )
 
@@ -108,6 +111,8 @@ def _let_go(run: Run, store: Sealed, received: Received) -> None:
         gone = [(lane, seq) for (seq,) in run(_SEQS, (lane,)).fetchall() if seq in acked and seq in both]
         for one in gone:
             run("DELETE FROM batch WHERE lane = ? AND seq = ?", one)
+            if lane == pb.TELEMETRY:
+                run("DELETE FROM thinned WHERE seq = ?", one[1:])
 
 
 def _remember(run: Run, store: Sealed, numbers: Mapping[int, _Numbers]) -> None:
@@ -116,8 +121,12 @@ def _remember(run: Run, store: Sealed, numbers: Mapping[int, _Numbers]) -> None:
         seqs = Ranges()
         for seq in numbers[lane].old:
             seqs.add(seq)
+        replaced = Ranges()
+        if lane == pb.TELEMETRY:
+            for (stands_for,) in run("SELECT replaces FROM thinned").fetchall():
+                replaced.update(Ranges.unpack(stands_for))
         (agreed,) = run("SELECT agreed FROM lane WHERE lane = ?", (lane,)).fetchone()
-        run("INSERT OR REPLACE INTO moved VALUES(?, ?, ?)", (lane, seqs.pack(), agreed))
+        run("INSERT OR REPLACE INTO moved VALUES(?, ?, ?, ?)", (lane, seqs.pack(), replaced.pack(), agreed))
 
 
 def _renumber(run: Run, numbers: Mapping[int, _Numbers]) -> None:
@@ -129,6 +138,10 @@ def _renumber(run: Run, numbers: Mapping[int, _Numbers]) -> None:
     for new, (old, urgent_seq) in enumerate(said, start=1):
         row = (new, urgent.new(urgent_seq), pb.TELEMETRY, old)
         run("UPDATE batch SET seq = ?, urgent_seq = ? WHERE lane = ? AND seq = ?", row)
+    # what a thinned batch stands for has numbers of the predecessor: Hello says them, the batch does not any more
+    for old, first in run("SELECT seq, first_seq FROM thinned ORDER BY seq").fetchall():
+        names = (telemetry.new(old), telemetry.new(first), old)
+        run("UPDATE thinned SET seq = ?, first_seq = ?, replaces = x'' WHERE seq = ?", names)
     for number, first in run("SELECT number, first_seq FROM dictionary").fetchall():
         run("UPDATE dictionary SET first_seq = ? WHERE number = ?", (telemetry.new(first - 1) + 1, number))
     # what was set aside is nobody's any more; only its number must not meet a later one

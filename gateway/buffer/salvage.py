@@ -19,7 +19,7 @@ from gateway.buffer.tail import sync_folder
 
 MAX_PROBED = 1_000_000
 LANE = "lane, next_seq, acked, complete_boot, complete_mono_ms"  # what the server agreed to is asked anew
-NEWER_TABLES = (("moved", 3), ("anchor", 3))
+NEWER_TABLES = (("moved", 4), ("anchor", 3), ("thinned", 5))
 PARTS = ("", "-wal", "-shm", "-journal")  # the file first: SQLite does away with a log whose file is new
 
 

@@ -20,7 +20,7 @@ import sqlite3
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
@@ -73,6 +73,20 @@ class Declared:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Thinned:
+    """A batch of TELEMETRY in place of others. `gone`: those deleted for it; `replaces`: whatever it stands for."""
+
+    seq: int
+    gone: Sequence[int]
+    replaces: Ranges
+    stage: int
+    lost: int
+    """Readings that are in none of them any more,"""
+    lost_now: int
+    """of which so many went with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sealing:
     """What one sealing transaction writes."""
 
@@ -86,6 +100,8 @@ class Sealing:
     """(lane, seq) of unacknowledged batches deleted for space; their gap record is among `batches`."""
     asides: Sequence[tuple[int, int, str]] = ()
     """(lane, seq, reason) of batches refused or damaged, likewise."""
+    thinned: Thinned | None = None
+    """What the one batch in `batches` stands for; those are deleted."""
     gaps_through: int = 0
     """Number of the newest gap record in `batches`, 0 if none of them is numbered."""
     anchors: Sequence[pb.Anchor] = ()
@@ -165,7 +181,8 @@ class Sealed:
                 run(statement)
             epoch = secrets.randbits(32) | 1
             facts = {"epoch": epoch, "opens": 0, "clean": 1, "tail_generation": 0, "tail_offset": 0}
-            facts |= {"dropped_readings": 0, "gaps_through": 0, "predecessor": 0, "session": 0, "created_ms": now_ms}
+            facts |= {"dropped_readings": 0, "thinned_readings": 0, "gaps_through": 0, "predecessor": 0, "session": 0}
+            facts |= {"created_ms": now_ms}
             for key, value in facts.items():
                 run("INSERT INTO meta VALUES(?, ?)", (key, value))
             for lane in LANES:
@@ -190,9 +207,10 @@ class Sealed:
         run("SELECT count(*), max(length(body)) FROM schema").fetchone()
         run("SELECT * FROM last_reading").fetchall()
         run("SELECT * FROM dictionary").fetchall()
+        run("SELECT * FROM thinned").fetchall()
         run("SELECT lane, max(seq) FROM batch GROUP BY lane").fetchall()
         run(f"SELECT {BATCH_COLUMNS}, sealed_ms FROM batch LIMIT 0")  # even names can be damaged
-        run("SELECT lane, seqs, agreed FROM moved").fetchall()
+        run("SELECT lane, seqs, replaced, agreed FROM moved").fetchall()
         run("SELECT boot, mono_ms, fact FROM anchor LIMIT 0")
         run("SELECT lane, seq, reason, at_ms, count, body FROM set_aside LIMIT 0")
         if set(self.lanes) != set(LANES):
@@ -302,6 +320,7 @@ class Sealed:
     def seal(self, sealing: Sealing, *, now_ms: int) -> None:
         """One durable transaction; `lanes` follows only after its commit."""
         with self.transaction() as run:
+            gone = self._remove(sealing, now_ms)  # first: what is new takes the pages
             if sealing.declared is not None:
                 body, shape = sealing.declared.body, sealing.declared.shape
                 run(
@@ -330,7 +349,6 @@ class Sealed:
                 self._raise("gaps_through", sealing.gaps_through)
             if sealing.anchors:
                 anchored.keep(run, sealing.anchors)
-            gone = self._remove(sealing, now_ms)
         if sealing.declared is not None:
             self._declared.add(sealing.declared.body.schema)
         for b in sealing.batches:
@@ -354,6 +372,8 @@ class Sealed:
         run = self._db.execute
         gone: dict[int, Ranges] = {}
         reasons = {(lane, seq): reason for lane, seq, reason in sealing.asides}
+        if sealing.thinned is not None:
+            gone[pb.TELEMETRY] = self._replace(sealing.thinned)
         for lane, seq in (*sealing.drops, *reasons):
             gone.setdefault(lane, self.lanes[lane].acked.copy()).add(seq)
             if (lane, seq) in reasons:
@@ -369,9 +389,24 @@ class Sealed:
                     (lane, seq),
                 )
             run("DELETE FROM batch WHERE lane = ? AND seq = ?", (lane, seq))
+            if lane == pb.TELEMETRY:
+                run("DELETE FROM thinned WHERE seq = ?", (seq,))
         for lane, acked in gone.items():
             run("UPDATE lane SET acked = ? WHERE lane = ?", (acked.pack(), lane))
         return gone
+
+    def _replace(self, new: Thinned) -> Ranges:
+        """Inside a sealing transaction: a thinned batch takes the place of others; returns the lane's new acked set."""
+        acked = self.lanes[pb.TELEMETRY].acked.copy()
+        for seq in new.gone:
+            acked.add(seq)
+            self._db.execute("DELETE FROM batch WHERE lane = ? AND seq = ?", (pb.TELEMETRY, seq))
+            self._db.execute("DELETE FROM thinned WHERE seq = ?", (seq,))
+        first_seq = next(iter(new.replaces))[0]
+        row = (new.seq, first_seq, new.stage, new.lost, new.replaces.pack())
+        self._db.execute("INSERT INTO thinned VALUES(?, ?, ?, ?, ?)", row)
+        self._db.execute("UPDATE meta SET value = value + ? WHERE key = 'thinned_readings'", (new.lost_now,))
+        return acked
 
     # --- sending -------------------------------------------------------------------------------------
 
@@ -391,7 +426,18 @@ class Sealed:
                 (whole if sound else damaged).append(batch)
             if len(whole) >= limit:
                 break
-        return whole, damaged
+        return self._standing_for(whole) if lane == pb.TELEMETRY else whole, damaged
+
+    def _standing_for(self, batches: list[SealedBatch]) -> list[SealedBatch]:
+        """The same, each with what it replaces."""
+        if not batches:
+            return batches
+        query = "SELECT seq, replaces FROM thinned WHERE seq BETWEEN ? AND ? AND replaces != x''"
+        found = dict(self._db.execute(query, (batches[0].seq, batches[-1].seq)).fetchall())
+        return [
+            replace(batch, replaces=tuple(Ranges.unpack(found[batch.seq]))) if batch.seq in found else batch
+            for batch in batches
+        ]
 
     def ack(self, lane: int, received: Ranges) -> bool:
         """Add to the acknowledged; True if that was news. Never beyond what exists."""
@@ -409,9 +455,9 @@ class Sealed:
 
     # --- space ---------------------------------------------------------------------------------------
 
-    def forget_acknowledged(self, *, sealed_before_ms: int, limit: int = 500) -> int:
+    def forget_acknowledged(self, *, sealed_before_ms: int, limit: int = 500, lanes: Sequence[int] = LANES) -> int:
         """Delete acknowledged batches sealed before then, oldest first; returns how many went."""
-        return sum(self._delete_acked(lane, sealed_before_ms, limit) for lane in LANES)
+        return sum(self._delete_acked(lane, sealed_before_ms, limit) for lane in lanes)
 
     def _delete_acked(self, lane: int, sealed_before_ms: int, limit: int) -> int:
         query = "SELECT seq FROM batch WHERE lane = ? AND sealed_ms < ? ORDER BY seq LIMIT ?"
@@ -420,18 +466,9 @@ class Sealed:
         if old:
             with self.transaction(synchronous="NORMAL"):
                 self._db.executemany("DELETE FROM batch WHERE lane = ? AND seq = ?", old)
+                if lane == pb.TELEMETRY:
+                    self._db.executemany("DELETE FROM thinned WHERE seq = ?", [(seq,) for _, seq in old])
         return len(old)
-
-    def oldest_waiting(self, lane: int, limit: int) -> list[tuple[int, int]]:
-        """(seq, readings) of the oldest unacknowledged batches."""
-        state = self.lanes[lane]
-        found: list[tuple[int, int]] = []
-        for first, last in state.acked.missing(1, state.next_seq - 1):
-            query = "SELECT seq, count FROM batch WHERE lane = ? AND seq BETWEEN ? AND ? ORDER BY seq LIMIT ?"
-            found += self._db.execute(query, (lane, first, last, limit - len(found))).fetchall()
-            if len(found) >= limit:
-                break
-        return found
 
     def checkpoint(self) -> None:
         """Move the write-ahead log into the file and empty it."""
@@ -466,7 +503,7 @@ class Sealed:
         return LaneView(
             lane=lane,
             next_seq=state.next_seq,
-            held=self.held(lane),
+            held=self._accounted(lane),
             complete_boot=state.complete_boot,
             complete_mono_ms=state.complete_mono_ms,
         )
@@ -479,6 +516,15 @@ class Sealed:
                    GROUP BY island"""
         for first, last in self._db.execute(query, (lane,)):
             held.add(first, last)
+        return held
+
+    def _accounted(self, lane: int) -> Ranges:
+        """Those, and what they stand for."""
+        held = self.held(lane)
+        if lane == pb.TELEMETRY:
+            standing = "SELECT replaces FROM thinned JOIN batch USING (seq) WHERE lane = ? AND replaces != x''"
+            for (replaces,) in self._db.execute(standing, (lane,)):
+                held.update(Ranges.unpack(replaces))
         return held
 
 

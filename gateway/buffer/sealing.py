@@ -66,6 +66,21 @@ def urgent(
     return _batch(pb.URGENT, seq, codebook.number, body, count, complete)
 
 
+def rewritten(
+    codebook: Codebook,
+    boot: int,
+    blocks: Sequence[columns.Block],
+    events: Sequence[tuple[int, pb.Event]],
+    *,
+    seq: int,
+    complete: Instant,
+    packer: columns.Packer | None,
+) -> SealedBatch:
+    """One batch of TELEMETRY made of what other batches held."""
+    body, count = columns.encode(codebook.schema, boot=boot, blocks=blocks, events=events)
+    return _batch(pb.TELEMETRY, seq, codebook.number, body, count, complete, packer)
+
+
 def sift(codebook: Codebook, boot: int, rows: Rows) -> tuple[dict[int, list[Row]], dict[int, list[Row]]]:
     """(encodable, refused) rows, for when a driver handed over something its declaration does not allow."""
     good: dict[int, list[Row]] = {}

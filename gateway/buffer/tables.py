@@ -10,10 +10,17 @@ CREATE TABLE dictionary(number INTEGER PRIMARY KEY, id INTEGER NOT NULL UNIQUE, 
                         schema INTEGER NOT NULL, first_seq INTEGER NOT NULL, data BLOB NOT NULL);
 """
 _EPOCHS = """
-CREATE TABLE moved(lane INTEGER PRIMARY KEY, seqs BLOB NOT NULL, agreed INTEGER NOT NULL);
+CREATE TABLE moved(lane INTEGER PRIMARY KEY, seqs BLOB NOT NULL, replaced BLOB NOT NULL, agreed INTEGER NOT NULL);
 CREATE TABLE anchor(boot INTEGER NOT NULL, mono_ms INTEGER NOT NULL, fact BLOB NOT NULL, PRIMARY KEY(boot, mono_ms))
        WITHOUT ROWID;
 """
+_THINNED = """
+CREATE TABLE thinned(seq INTEGER PRIMARY KEY, first_seq INTEGER NOT NULL, stage INTEGER NOT NULL, lost INTEGER NOT NULL,
+                     replaces BLOB NOT NULL);
+CREATE INDEX thinned_age ON thinned(first_seq);
+"""
+"""Beside the batches of TELEMETRY, for what stands after a body in a row is behind all of its pages. first_seq: of the
+oldest batch it stands for; stage: how far it is thinned; lost: readings that went, from it and what it replaces."""
 TABLES = f"""
 CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE boot(ordinal INTEGER PRIMARY KEY, boot_id BLOB NOT NULL UNIQUE);
@@ -29,14 +36,16 @@ CREATE TABLE batch(lane INTEGER NOT NULL, seq INTEGER NOT NULL, schema INTEGER N
                    sealed_ms INTEGER NOT NULL, body BLOB NOT NULL, UNIQUE(lane, seq));
 CREATE TABLE set_aside(lane INTEGER NOT NULL, seq INTEGER NOT NULL, reason TEXT NOT NULL, at_ms INTEGER NOT NULL,
                        count INTEGER NOT NULL, body BLOB NOT NULL, UNIQUE(lane, seq));
-{_DICTIONARY}{_EPOCHS}"""
-NEWER_FACTS = (("gaps_through", 0), ("predecessor", 0), ("session", 0))
+{_DICTIONARY}{_EPOCHS}{_THINNED}"""
+NEWER_FACTS = (("gaps_through", 0), ("predecessor", 0), ("session", 0), ("thinned_readings", 0))
 """Of `meta`: what the first files did not have."""
 STEPS = {
     1: _DICTIONARY + "INSERT OR IGNORE INTO meta VALUES('gaps_through', 0)",
     2: _EPOCHS
+    + _THINNED
     + """ALTER TABLE lane ADD COLUMN agreed INTEGER NOT NULL DEFAULT 1;
          INSERT OR IGNORE INTO meta VALUES('predecessor', 0);
-         INSERT OR IGNORE INTO meta VALUES('session', 0)""",
+         INSERT OR IGNORE INTO meta VALUES('session', 0);
+         INSERT OR IGNORE INTO meta VALUES('thinned_readings', 0)""",
 }
 """Version of a file that is there → what brings it to the next."""

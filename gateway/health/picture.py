@@ -86,7 +86,7 @@ class ClockPicture(Struct, frozen=True, kw_only=True):
 class BufferPicture(Struct, frozen=True, kw_only=True):
     """`gaps_open`: sensors with loss that no gap record names yet. `standstill_s`: since when the disk owes an answer.
 
-    `refused`: what the disk said last, empty once it takes writes again.
+    `refused`: what the disk said last, empty once it takes writes again. `urgent_bytes`: events, alarms, gap records.
     """
 
     bytes: int
@@ -96,6 +96,9 @@ class BufferPicture(Struct, frozen=True, kw_only=True):
     gaps_open: int
     standstill_s: float
     refused: str
+    thinned_readings: int = 0
+    urgent_bytes: int = 0
+    urgent_limit_bytes: int = 0
 
 
 class ConfigurationPicture(Struct, frozen=True, kw_only=True):

@@ -67,7 +67,10 @@ class Greeting:
             version=await asyncio.to_thread(self._version),
             run_id=opening.run_id,
             predecessor_epoch=descent.predecessor,
-            moved=[wire.Moved(lane=one.lane, seqs=_ranges(one.seqs), agreed=one.agreed) for one in descent.moved],
+            moved=[
+                wire.Moved(lane=one.lane, seqs=_ranges(one.seqs), agreed=one.agreed, replaced=_ranges(one.replaced))
+                for one in descent.moved
+            ],
             last_session=descent.last_session,
         )
 

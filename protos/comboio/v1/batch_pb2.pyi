@@ -513,6 +513,8 @@ class Condition(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     BELOW_FIELD_NUMBER: _builtins.int
     SINCE_MONO_MS_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    FIRST_MONO_MS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """the alarm's; empty for silence"""
     quantity: _builtins.str
@@ -523,6 +525,10 @@ class Condition(_message.Message):
     """else above"""
     since_mono_ms: _builtins.int
     """of this boot: when it began to hold, or to hold no more"""
+    count: _builtins.int
+    """statements of this key joined in this one, which is the last of them; 0 = one"""
+    first_mono_ms: _builtins.int
+    """since_mono_ms of the first of them"""
     def __init__(
         self,
         *,
@@ -532,10 +538,12 @@ class Condition(_message.Message):
         limit: _builtins.float = ...,
         below: _builtins.bool = ...,
         since_mono_ms: _builtins.int = ...,
+        count: _builtins.int = ...,
+        first_mono_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["below", b"below", "limit", b"limit", "name", b"name", "quantity", b"quantity", "since_mono_ms", b"since_mono_ms", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["below", b"below", "count", b"count", "first_mono_ms", b"first_mono_ms", "limit", b"limit", "name", b"name", "quantity", b"quantity", "since_mono_ms", b"since_mono_ms", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

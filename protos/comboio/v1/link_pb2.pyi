@@ -424,6 +424,7 @@ class Moved(_message.Message):
     LANE_FIELD_NUMBER: _builtins.int
     SEQS_FIELD_NUMBER: _builtins.int
     AGREED_FIELD_NUMBER: _builtins.int
+    REPLACED_FIELD_NUMBER: _builtins.int
     lane: _batch_pb2.Lane.ValueType
     agreed: _builtins.int
     """below it a seq of the predecessor is certainly the batch that the server knows by it"""
@@ -431,16 +432,21 @@ class Moved(_message.Message):
     def seqs(self) -> _containers.RepeatedCompositeFieldContainer[_batch_pb2.Range]:
         """ascending"""
 
+    @_builtins.property
+    def replaced(self) -> _containers.RepeatedCompositeFieldContainer[_batch_pb2.Range]:
+        """of the predecessor: thinned batches among them stand for these"""
+
     def __init__(
         self,
         *,
         lane: _batch_pb2.Lane.ValueType = ...,
         seqs: _abc.Iterable[_batch_pb2.Range] | None = ...,
         agreed: _builtins.int = ...,
+        replaced: _abc.Iterable[_batch_pb2.Range] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreed", b"agreed", "lane", b"lane", "seqs", b"seqs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreed", b"agreed", "lane", b"lane", "replaced", b"replaced", "seqs", b"seqs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

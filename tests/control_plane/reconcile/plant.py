@@ -62,12 +62,19 @@ class Gateway:
         group = pb.Group(id=GROUP, sensor="cargo", period_ms=period_ms, series=[series])
         return pb.Declare(epoch=EPOCH, schema=schema, groups=[group])
 
-    def readings(self, some: Sequence[Reading], *, boot: int = 1, complete_ms: int | None = None) -> pb.Batch:
+    def readings(
+        self,
+        some: Sequence[Reading],
+        *,
+        boot: int = 1,
+        complete_ms: int | None = None,
+        events: Sequence[tuple[int, pb.Event]] = (),
+    ) -> pb.Batch:
         """One TELEMETRY batch, complete up to its last reading or as told."""
         values = [round(value * 100) if math.isfinite(value) else value for _, value in some]
         block = Block(group=GROUP, times=[at for at, _ in some], columns=[values])
         complete = (boot, some[-1][0] if complete_ms is None else complete_ms)
-        return self._batch(pb.TELEMETRY, [block], [], complete)
+        return self._batch(pb.TELEMETRY, [block], events, complete)
 
     def anchors(self, *some: tuple[int, int, int], complete: tuple[int, int]) -> pb.Batch:
         """One URGENT batch of (boot, mono_ms, wall_ms)."""

@@ -15,7 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from gateway.buffer import thinner, thinning
 from gateway.buffer.buffer import SealedBatch
 from gateway.buffer.disk import DiskBuffer
 from gateway.reading import GroupShape, Lost, Row, SeriesShape
@@ -157,6 +159,17 @@ class Life:
         await self.buffer.tidy()
         self.buffer._limit_bytes = 1 << 30
 
+    async def thin(self) -> None:
+        """As under pressure, one step: what was seen and not acknowledged was not received, the server said since."""
+        await self.see()
+        await self.buffer.welcomed(1, {lane: state.acked for lane, state in self.buffer._store.lanes.items()})
+        with (
+            mock.patch.object(thinning, "STEPS_MS", (2_000, 10_000)),
+            mock.patch.multiple(thinner, SAVES_AT_LEAST=-9.0, STRETCHES=0),
+        ):
+            async with self.buffer._seal_lock:
+                await self.buffer._in("store", self.buffer._thinner.step)
+
     async def declare(self) -> None:
         shapes = [FAST, SLOW, TEXT] if len(self.groups) == 2 else [FAST, SLOW]
         self.groups = list(zip(await self.buffer.declare(shapes), shapes, strict=True))
@@ -183,7 +196,7 @@ class Life:
 
     async def live(self, acts: int, *, ordered: bool = False) -> None:
         """A script of so many acts, drawn by the seed; `ordered`: changes of epoch among them."""
-        rare: list[Callable[[], Any]] = [self.reject, self.tidy, self.declare, self.restart]
+        rare: list[Callable[[], Any]] = [self.reject, self.tidy, self.declare, self.restart, self.thin]
         rare += [self.begin_epoch] * ordered
         often: list[Callable[[], Any]] = [self.append_some, self.flush, self.durable, self.seal, self.event]
         often += [self.append_some, self.flush, self.acknowledge, self.lose, self.seal]
@@ -224,7 +237,7 @@ async def tell(buffer: DiskBuffer, batches: Sequence[SealedBatch], say: Callable
                 notes.append(event.detail.decode())
             elif event.kind != pb.EVENT_ANCHOR:  # told again in each epoch
                 events.append(int(event.detail))
-        say("seen", buffer.opening.epoch, batch.lane, batch.seq, batch.crc32, rows, gaps, events, notes)
+        say("seen", buffer.opening.epoch, batch.lane, batch.seq, batch.crc32, rows, gaps, events, notes, batch.replaces)
 
 
 def _gap(gap: pb.Gap) -> list[Any]:

@@ -124,7 +124,9 @@ def _balance(books: _Books, held: dict[Any, Any], last: dict[str, Any], promised
     has = {key: content for key, content in books.seen.items() if key in books.acked or key in held}
     delivered: defaultdict[int, int] = defaultdict(int)
     gaps, events, notes = [], defaultdict[int, int](int), []
-    for key, (_, rows, its_gaps, its_events, its_notes) in has.items():
+    told = set[tuple[int, int, int]]()
+    for key, (_, rows, its_gaps, its_events, its_notes, its_replaces) in has.items():
+        told |= {books.named((*key[:2], seq)) for first, final in its_replaces for seq in range(first, final + 1)}
         gaps += [(key[0], *gap) for gap in its_gaps]
         notes += its_notes
         for event in its_events:
@@ -133,18 +135,20 @@ def _balance(books: _Books, held: dict[Any, Any], last: dict[str, Any], promised
             delivered[n] += 1
             if books.rows.get(n) != (books.root(key[0]), group, boot, mono):
                 verdict.invented.append([n, group, boot, mono, books.rows.get(n)])
-    told = {
+    by_gap = {
         books.named((gap[0], gap[1], seq)) for gap in gaps for first, final in gap[2] for seq in range(first, final + 1)
     }  # by number
+    told |= by_gap
     for key in books.seen.keys() - has.keys() - told:
         epoch, lane, seq = key
         if damage and (epoch != last["epoch"] or seq < last["next_seq"][lane]):
             told.add(key)  # the server's accounting finds it
+            by_gap.add(key)
         else:
             verdict.changed.append([*key, "vanished"])
-    by_number = {row[1] for key in told for row in books.seen.get(key, [0, []])[1]}
+    by_number = {row[1] for key in by_gap for row in books.seen.get(key, [0, []])[1]}
     if damage:  # a gap record in a batch that is missing by its number is missing with it, and as well accounted for
-        gaps += [(key[0], *gap) for key in told & books.seen.keys() for gap in books.seen[key][2]]
+        gaps += [(key[0], *gap) for key in by_gap & books.seen.keys() for gap in books.seen[key][2]]
     verdict.delivered = len(delivered)
     verdict.doubled = [n for n, times in delivered.items() if times > 1]
     verdict.doubled += [-event for event, times in events.items() if times > 1]
@@ -159,7 +163,7 @@ def _balance(books: _Books, held: dict[Any, Any], last: dict[str, Any], promised
         if n in delivered or n in by_number or (new_epoch and epoch != last["epoch"]):
             continue
         covering = [gap for gap in gaps if _covers(gap, books, epoch, group, (boot, mono))]
-        if n in promised and not any(gap[-2] == pb.GAP_DROPPED for gap in covering):
+        if n in promised and not any(gap[-2] in {pb.GAP_DROPPED, pb.GAP_THINNED} for gap in covering):
             verdict.lost.append(n)
         elif covering or vanished:
             verdict.recorded += 1

@@ -190,10 +190,10 @@ async def test_a_file_of_the_version_before_is_brought_up_and_loses_nothing(box:
     epoch = buffer.opening.epoch
     await box.kill()
     with sqlite3.connect(box.folder / "sealed.db") as db:  # what version 1 was, to the letter
-        for table in ("dictionary", "moved", "anchor"):
+        for table in ("dictionary", "moved", "anchor", "thinned"):
             db.execute(f"DROP TABLE {table}")
         db.execute("ALTER TABLE lane DROP COLUMN agreed")
-        db.execute("DELETE FROM meta WHERE key IN ('gaps_through', 'predecessor', 'session')")
+        db.execute("DELETE FROM meta WHERE key IN ('gaps_through', 'predecessor', 'session', 'thinned_readings')")
         db.execute("PRAGMA user_version=1")
         before = db.execute("SELECT * FROM batch").fetchall()
     db.close()

@@ -65,7 +65,7 @@ async def test_what_is_held_gets_new_numbers_in_the_old_order_and_keeps_its_byte
     assert {declare.epoch for declare in await box.buffer.schemas()} == {box.buffer.opening.epoch}
     said = await box.buffer.descent()
     assert (said.predecessor, said.last_session) == (epoch, 0)
-    assert Moved(pb.TELEMETRY, Ranges([(1, 1), (4, 5)]), agreed=6) in said.moved
+    assert Moved(pb.TELEMETRY, Ranges([(1, 1), (4, 5)]), Ranges(), agreed=6) in said.moved
     await seal(box, 1)
     assert await seqs(box) == [1, 2, 3, 4]
 
@@ -181,8 +181,9 @@ async def test_a_store_of_format_2_is_brought_up(box: Box) -> None:
     with sqlite3.connect(box.folder / "sealed.db") as db:
         db.execute("DROP TABLE moved")
         db.execute("DROP TABLE anchor")
+        db.execute("DROP TABLE thinned")
         db.execute("ALTER TABLE lane DROP COLUMN agreed")
-        db.execute("DELETE FROM meta WHERE key IN ('predecessor', 'session')")
+        db.execute("DELETE FROM meta WHERE key IN ('predecessor', 'session', 'thinned_readings')")
         db.execute("PRAGMA user_version=2")
     db.close()
     await box.open()

@@ -76,6 +76,7 @@ def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
     from control_plane.fleet.settle import Settling
     from control_plane.projections.completeness import CompletenessProjection
     from control_plane.projections.history import HistoryProjection
+    from control_plane.projections.ledger import LedgerProjection
     from control_plane.projections.projector import Projector
     from control_plane.projections.reading import HistoryReader
     from control_plane.projections.state import StateProjection
@@ -96,7 +97,7 @@ def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
             telemetry=stores.telemetry,
             clock=clock,
             completeness=CompletenessProjection(),
-            others=(StateProjection(), HistoryProjection()),
+            others=(StateProjection(), HistoryProjection(), LedgerProjection()),
             seen=trainer.seen,
         )
         reconciler = Reconciler(

@@ -55,6 +55,13 @@ def _parser() -> argparse.ArgumentParser:
 
     buffer = commands.add_parser("buffer", help="what the buffer holds, and what was lost and why")
     buffer.set_defaults(run=_buffer)
+    told = buffer.add_subparsers(metavar="COMMAND")
+    ledger = told.add_parser("ledger", help="hour by hour: read, delivered, waiting, lost and why")
+    ledger.add_argument("sensor", nargs="?", metavar="SENSOR", help="a sensor, or sensor/quantity")
+    ledger.add_argument("--hours", type=_at_least_one, metavar="N", help="the newest N hours; without it, all of them")
+    ledger.add_argument("--data-dir", type=Path, default=argparse.SUPPRESS, metavar="DIR", help=f"default {DATA_DIR}")
+    ledger.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="answer as JSON")
+    ledger.set_defaults(run=_ledger)
 
     status = commands.add_parser("status", help="how this box is, asked of the running daemon")
     status.set_defaults(run=_status)
@@ -175,6 +182,20 @@ def _buffer(args: argparse.Namespace) -> int:
     report = inspect.report(args.data_dir / "buffer")
     print(json.dumps(report) if args.json else inspect.text(report))
     return 0
+
+
+def _ledger(args: argparse.Namespace) -> int:
+    from gateway.buffer import balance
+
+    lines = balance.ledger(args.data_dir / "buffer", sensor=args.sensor, hours=args.hours)
+    print(_json(lines) if args.json else balance.text(lines))
+    return 0
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text}: give a number of hours from 1")
+    return int(text)
 
 
 def _status(args: argparse.Namespace) -> int:

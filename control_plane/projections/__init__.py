@@ -3,5 +3,6 @@
 PROJECTIONS = {
     "state": "control_plane.projections.state:StateProjection",
     "history": "control_plane.projections.history:HistoryProjection",
+    "ledger": "control_plane.projections.ledger:LedgerProjection",
     "completeness": "control_plane.projections.completeness:CompletenessProjection",
 }

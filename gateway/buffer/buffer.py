@@ -41,6 +41,8 @@ class SealedBatch:
     complete_mono_ms: int
     urgent_seq: int = 0
     body: bytes
+    cells: bytes = b""
+    """Rows of each group and hour inside, packed by `tally`; for the ledger alone, and only when it is sealed."""
 
     def envelope(self, epoch: int) -> pb.Batch:
         return pb.Batch(

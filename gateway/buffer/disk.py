@@ -31,7 +31,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import structlog
 
-from gateway.buffer import layout, ledger, pressure, sealing, witness
+from gateway.buffer import held, layout, ledger, pressure, sealing, witness
 from gateway.buffer.buffer import Completeness, LaneView, Opening, SealedBatch, Usage
 from gateway.buffer.declaring import declare, learn
 from gateway.buffer.dictionaries import Shelf
@@ -489,7 +489,7 @@ class DiskBuffer:
         except (BodyError, TypeError, ValueError) as error:
             log.error("rows.refused", error=str(error))
             good, refused = sealing.sift(codebook, self.opening.boot, snapshot.rows)
-            snapshot.urgent.gaps += [_refused_gap(g, self.opening.boot, rows) for g, rows in refused.items()]
+            snapshot.urgent.gaps += [ledger.refused_gap(g, self.opening.boot, rows) for g, rows in refused.items()]
             telemetry = self._telemetry(codebook, snapshot, good)
         next_urgent = self._store.lanes[pb.URGENT].next_seq
         batches = snapshot.urgent.batch(codebook, seq=next_urgent)
@@ -588,6 +588,7 @@ class DiskBuffer:
             seal_with=self._commit_removal,
         )
         self._shelf.forget_unused()
+        self._store.join_old_hours()
         counts = self._store.counts()
         return Usage(
             bytes_on_disk=self._bytes(),
@@ -603,8 +604,8 @@ class DiskBuffer:
         )
 
     def _commit_removal(self, event: pb.Event, removing: Sealing) -> None:
-        mono_ms = self._clock.mono_ms()
-        self._commit_urgent(Taken((self.opening.boot, 0), [], [(mono_ms, event)]), removing)
+        told = held.with_rows(event, self._store.query)
+        self._commit_urgent(Taken((self.opening.boot, 0), [], [(self._clock.mono_ms(), told)]), removing)
 
     def _bytes(self) -> int:
         return self._store.bytes_used() + self._tail.bytes_on_disk
@@ -747,8 +748,3 @@ class DiskBuffer:
             raise OSError(f"{self._folder / 'sealed.db'}: {error}") from error
         finally:
             del self._owed[asked]
-
-
-def _refused_gap(group: int, boot: int, rows: Sequence[Row]) -> pb.Gap:
-    times = [row.mono_ms for row in rows]
-    return ledger.lost_gap(group, boot, Lost(min(times) - 1, max(times) + 1, len(rows), pb.GAP_REFUSED))

@@ -73,7 +73,10 @@ def pack_row(parts: list[bytes], rows: Sequence[tuple[int, Row]], values: struct
                 pass
             else:
                 continue
-        body = _encode((row.values, row.quality, row.device_ms))
+        try:
+            body = _encode((row.values, row.quality, row.device_ms))
+        except (OverflowError, TypeError):  # no wire value: it keeps its place, and whoever seals it refuses it
+            body = _encode(((None,) * len(row.values), None, None))
         parts += _ROW.pack(row.mono_ms, _PACKED), _LENGTH.pack(len(body)), body
 
 

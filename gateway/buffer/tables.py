@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from gateway.buffer.tally import STEP as LEDGER
+
 PAGE_BYTES = 1024
 """A commit rewrites whole pages: a batch of 10 s and the five facts beside it cost half the writes of 4096."""
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _DICTIONARY = """
 CREATE TABLE dictionary(number INTEGER PRIMARY KEY, id INTEGER NOT NULL UNIQUE, sha256 BLOB NOT NULL,
                         schema INTEGER NOT NULL, first_seq INTEGER NOT NULL, data BLOB NOT NULL);
@@ -13,18 +15,24 @@ TABLES = f"""
 CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE boot(ordinal INTEGER PRIMARY KEY, boot_id BLOB NOT NULL UNIQUE);
 CREATE TABLE schema(number INTEGER PRIMARY KEY, body BLOB NOT NULL, shape BLOB NOT NULL);
-CREATE TABLE last_reading(group_id INTEGER PRIMARY KEY, boot INTEGER NOT NULL, mono_ms INTEGER NOT NULL);
+CREATE TABLE last_reading(group_id INTEGER PRIMARY KEY, boot INTEGER NOT NULL, mono_ms INTEGER NOT NULL,
+                          in_hour INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE lane(lane INTEGER PRIMARY KEY, next_seq INTEGER NOT NULL, acked BLOB NOT NULL,
                   complete_boot INTEGER NOT NULL, complete_mono_ms INTEGER NOT NULL);
 CREATE TABLE batch(lane INTEGER NOT NULL, seq INTEGER NOT NULL, schema INTEGER NOT NULL, codec INTEGER NOT NULL,
                    dictionary INTEGER NOT NULL, count INTEGER NOT NULL, body_len INTEGER NOT NULL,
                    crc32 INTEGER NOT NULL,
                    complete_boot INTEGER NOT NULL, complete_mono_ms INTEGER NOT NULL, urgent_seq INTEGER NOT NULL,
-                   sealed_ms INTEGER NOT NULL, body BLOB NOT NULL, UNIQUE(lane, seq));
+                   sealed_ms INTEGER NOT NULL, cells BLOB NOT NULL DEFAULT x'', body BLOB NOT NULL,
+                   UNIQUE(lane, seq));
 CREATE TABLE set_aside(lane INTEGER NOT NULL, seq INTEGER NOT NULL, reason TEXT NOT NULL, at_ms INTEGER NOT NULL,
                        count INTEGER NOT NULL, body BLOB NOT NULL, UNIQUE(lane, seq));
-{_DICTIONARY}"""
+{_DICTIONARY}{LEDGER}"""
 NEWER_FACTS = (("gaps_through", 0),)
 """Of `meta`: what the first files did not have."""
-STEPS = {1: _DICTIONARY + "INSERT OR IGNORE INTO meta VALUES('gaps_through', 0)"}
+STEPS = {
+    1: _DICTIONARY + "INSERT OR IGNORE INTO meta VALUES('gaps_through', 0)",
+    2: "ALTER TABLE last_reading ADD COLUMN in_hour INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE batch ADD COLUMN cells BLOB NOT NULL DEFAULT x'';" + LEDGER,
+}
 """Version of a file that is there → what brings it to the next."""

@@ -12,6 +12,7 @@ from control_plane.journal.sql import SqlJournal
 from control_plane.projections import state as latest
 from control_plane.projections.completeness import CompletenessProjection
 from control_plane.projections.history import HistoryProjection
+from control_plane.projections.ledger import LedgerProjection
 from control_plane.projections.projector import Projector
 from control_plane.projections.reading import HistoryReader
 from control_plane.projections.state import StateProjection
@@ -41,7 +42,7 @@ class Road:
             telemetry=self.stores.telemetry,
             clock=self.clock,
             completeness=CompletenessProjection(),
-            others=(StateProjection(), HistoryProjection()),
+            others=(StateProjection(), HistoryProjection(), LedgerProjection()),
         )
 
     # --- what comes ------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from control_plane.journal.journal import BatchEntry, DeclareEntry, DuplicateEnt
 from control_plane.journal.sql import SqlJournal
 from control_plane.projections.completeness import CompletenessProjection
 from control_plane.projections.history import HistoryProjection
+from control_plane.projections.ledger import LedgerProjection
 from control_plane.projections.projector import Projector
 from control_plane.projections.reading import HistoryReader
 from control_plane.projections.state import StateProjection
@@ -132,7 +133,7 @@ class Road:
             telemetry=self.stores.telemetry,
             clock=self.clock,
             completeness=CompletenessProjection(),
-            others=(StateProjection(), HistoryProjection()),
+            others=(StateProjection(), HistoryProjection(), LedgerProjection()),
         )
         self.reconciler = Reconciler(
             stores=self.stores,

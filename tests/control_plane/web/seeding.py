@@ -16,6 +16,7 @@ from control_plane.journal.journal import BatchEntry, DeclareEntry, LaneMark, Pr
 from control_plane.journal.sql import SqlJournal
 from control_plane.projections.completeness import CompletenessProjection
 from control_plane.projections.history import HistoryProjection
+from control_plane.projections.ledger import LedgerProjection
 from control_plane.projections.projector import Projector
 from control_plane.projections.state import StateProjection
 from control_plane.reconcile.versions import Wanted, rfc3339, settle
@@ -130,7 +131,7 @@ def project(stores: Stores, clock: Clock) -> None:
     """Until nothing is left; as the worker does it."""
     projector = Projector(
         journal=stores.journal, telemetry=stores.telemetry, clock=clock, completeness=CompletenessProjection(),
-        others=(StateProjection(), HistoryProjection()),
+        others=(StateProjection(), HistoryProjection(), LedgerProjection()),
     )  # fmt: skip
     while projector.step():
         pass

@@ -92,6 +92,8 @@ class BleSensor:
                     await asyncio.sleep(LOOK_EVERY_S)
                     self._lose(self._heard.overdue(self._clock.mono_ms()))
         finally:
+            for mono_ms in self._waiting:  # nobody will know whether these were measurements
+                self._heard.failed(mono_ms, pb.GAP_QUEUE_FULL)
             self._lose(self._heard.end(self._clock.mono_ms()))
             self._heard = self._emit = None
             self._waiting.clear()

@@ -21,7 +21,7 @@ from gateway.sensors.driver import Emit
 from gateway.sensors.modbus_bus import ModbusBus
 from gateway.sensors.modbus_frames import Cause, ReadFailed
 from gateway.sensors.modbus_link import Link
-from gateway.sensors.outage import Outage
+from gateway.sensors.outage import Outage, Skipped
 from protos.config import ModbusSensor as SensorOptions
 
 
@@ -63,6 +63,7 @@ class ModbusSensor:
         self._gap_close_s = gap_close_s
         self._emit: Emit | None = None
         self._outage: Outage | None = None
+        self._skipped: Skipped | None = None
         self._began_ms: int | None = None
 
     def groups(self) -> Sequence[GroupShape]:
@@ -75,7 +76,9 @@ class ModbusSensor:
 
     async def run(self, emit: Emit) -> None:
         """Join the bus until cancelled; a gap still open then is closed and emitted on the way out."""
-        self._outage = Outage(started_ms=self._clock.mono_ms(), close_every_ms=round(self._gap_close_s * 1000))
+        started_ms, close_every_ms = self._clock.mono_ms(), round(self._gap_close_s * 1000)
+        self._outage = Outage(started_ms=started_ms, close_every_ms=close_every_ms)
+        self._skipped = Skipped(started_ms=started_ms, close_every_ms=close_every_ms)
         self._emit = emit
         try:
             with self._bus.joined(self):
@@ -85,10 +88,11 @@ class ModbusSensor:
         finally:
             if self._began_ms is not None:  # the device may have answered; nobody will hear it
                 self._outage.failed(self._began_ms)
-            lost = self._outage.end(self._clock.mono_ms())
-            self._emit = self._outage = None
-            if lost is not None:
-                emit.lost(0, lost)
+            now_ms = self._clock.mono_ms()
+            for lost in (self._outage.end(now_ms), self._skipped.end(now_ms)):
+                if lost is not None:
+                    emit.lost(0, lost)
+            self._emit = self._outage = self._skipped = None
 
     # --- called by the bus --------------------------------------------------------------------------
 
@@ -120,17 +124,19 @@ class ModbusSensor:
 
     def late(self, skipped: int) -> None:
         self.counters.late += skipped
+        if self._skipped is not None:
+            self._skipped.add(skipped)
 
     # --- outcomes -----------------------------------------------------------------------------------
 
     def _good(self, row: Row) -> None:
         self.counters.ok += 1
         self.problem = None
-        if self._emit is None or self._outage is None:
+        if self._emit is None or self._outage is None or self._skipped is None:
             return  # left the bus while reading
-        lost = self._outage.good(row.mono_ms)
-        if lost is not None:
-            self._emit.lost(0, lost)
+        for lost in (self._outage.good(row.mono_ms), self._skipped.good(row.mono_ms)):
+            if lost is not None:
+                self._emit.lost(0, lost)
         self._emit.row(0, row)
 
     def _failed(self, began_ms: int, failure: ReadFailed) -> Cause:

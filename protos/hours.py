@@ -45,7 +45,8 @@ def shares(gap: pb.Gap) -> list[Share]:
     if gap.rows:
         return [Share(Cell(one.group, one.boot, one.hour), one.rows, not one.rows) for one in gap.rows]
     first = Cell(gap.group, gap.from_boot, gap.from_mono_ms // HOUR_MS)
-    last = Cell(gap.group, gap.to_boot, max(0, gap.to_mono_ms - 1) // HOUR_MS)
+    within = gap.from_mono_ms if gap.from_boot == gap.to_boot else 0
+    last = Cell(gap.group, gap.to_boot, max(within, gap.to_mono_ms - 1) // HOUR_MS)
     if gap.seqs:
         return [Share(first, 0, unknown=True)]
     hours = last.hour - first.hour + 1

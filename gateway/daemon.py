@@ -24,6 +24,7 @@ from gateway.clock import Clock
 from gateway.desired.desired import Desired, Pinned
 from gateway.desired.state import Desk
 from gateway.errors import Misconfigured
+from gateway.explaining import Explaining
 from gateway.health.carrier import carrier
 from gateway.health.picture import STANDSTILL_S, headline
 from gateway.health.process import Process
@@ -128,6 +129,8 @@ async def run(
         version=functools.cache(version),
     )
 
+    explain = Explaining(scene=site, buffer=buffer, clock=clock, anchors=anchors, failures=failures)
+
     def page(settings: FieldSection) -> Supervised:
         from gateway.field.page import Page  # noqa: PLC0415 - aiohttp takes 15 MB; imported where it is asked for
 
@@ -144,7 +147,7 @@ async def run(
             always: dict[str, Callable[[], Awaitable[None]]] = {
                 "buffer": buffer.run,
                 "clock": anchors.run,
-                "status": StatusSocket(data_dir, take=picture).run,
+                "status": StatusSocket(data_dir, take=picture, explain=explain).run,
                 "watchdog": watchdog.run,
             }
             for name, run in always.items():

@@ -710,6 +710,10 @@ class DiskBuffer:
         """Rows in no batch yet."""
         return sum(map(len, self._unsealed.values()))
 
+    def unsealed_of(self, group: int) -> int:
+        """The same of one group."""
+        return len(self._unsealed.get(group, ()))
+
     def standstill_ms(self) -> int:
         """For how long the disk has owed an answer, or rows have waited for a loop to write them; 0: for nothing.
 

@@ -77,8 +77,8 @@ def test_it_is_asked_by_sensor_by_series_and_by_time(lived: Road) -> None:
     assert {one.sensor for one in walked(lived, sensor="door")} == {"door"}
     assert walked(lived, sensor="probe/temperature") == walked(lived, sensor="probe") != []
     assert walked(lived, sensor="probe/open") == walked(lived, gateway=OTHER) == []
-    hour = {"from_": moment(WALL_MS + HOUR_MS), "to": moment(WALL_MS + 2 * HOUR_MS)}
-    assert {(one.boot, one.hour) for one in walked(lived, **hour)} == {(1, 1)}
+    found = walked(lived, from_=moment(WALL_MS + HOUR_MS), to=moment(WALL_MS + 2 * HOUR_MS))
+    assert {(one.boot, one.hour) for one in found} == {(1, 1)}
 
 
 def test_a_caller_sees_its_own_gateways_only(lived: Road) -> None:

@@ -129,8 +129,7 @@ class Installation:
     def add(self, box: Box) -> None:
         """Simulators, link, enrolment, daemon."""
         env = self._simulate(box)
-        link = ["gateway", "simulate", "link", "--to", self.said["grpc"], "--listen", LOCAL, "--control", LOCAL]
-        box.link = self._family.child(f"{box.name}-link", *link, "--json").start()
+        box.link = self._link(box, LOCAL)
         home = self.folder / box.name
         home.mkdir(exist_ok=True)
         if box.pin:
@@ -142,6 +141,10 @@ class Installation:
         self.boxes.append(box)
         if box.messages:
             self._speak(box)
+
+    def _link(self, box: Box, listen: str) -> Child:
+        arguments = ["gateway", "simulate", "link", "--to", self.said["grpc"], "--listen", listen, "--control", LOCAL]
+        return self._family.child(f"{box.name}-link", *arguments, "--json").start()
 
     def _simulate(self, box: Box) -> dict[str, str]:
         """Start what there is to measure; returns the environment that the gateway finds it by."""
@@ -285,6 +288,16 @@ class Installation:
     def revive(self, box: Box) -> None:
         assert box.process is not None
         box.process.begin()
+
+    def kill_link(self, box: Box) -> None:
+        """SIGKILL what carries a gateway's connections."""
+        assert box.link is not None
+        box.link.kill()
+
+    def revive_link(self, box: Box) -> None:
+        """On the same port, passing everything."""
+        assert box.link is not None
+        box.link = self._link(box, f"127.0.0.1:{box.link.said['port']}")
 
     def kill_role(self, role: str) -> int:
         """SIGKILL one of the control plane's children; its supervisor starts it again. Returns the pid."""

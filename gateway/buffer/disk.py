@@ -37,6 +37,7 @@ from gateway.buffer.declaring import declare, learn
 from gateway.buffer.dictionaries import Shelf
 from gateway.buffer.ledger import Instant
 from gateway.buffer.recovery import newest, recover
+from gateway.buffer.relative import Writer
 from gateway.buffer.salvage import suspect
 from gateway.buffer.sealed import LANES, Declared, Sealed, Sealing, damaged
 from gateway.buffer.tail import Position, Tail, sync_folder
@@ -260,7 +261,7 @@ class DiskBuffer:
     def _use(self, declared: Declared) -> None:
         self._declared = declared
         self._codebook = sealing.Codebook.of(declared.body, declared.shape)
-        self._structs = layout.structs_of(declared.shape)
+        self._writer = Writer(layout.structs_of(declared.shape))
 
     # --- taking --------------------------------------------------------------------------------------
 
@@ -393,10 +394,12 @@ class DiskBuffer:
         if not rows:
             return True
         gaps = self._urgent.unlogged()
-        payload = layout.pack(self.opening.boot, rows, self._structs, gaps)
+        payload, relative = self._writer.pack(self.opening.boot, rows, gaps)
+        append = functools.partial(self._tail.append, relative=relative)
         try:
-            await self._in("tail", self._tail.append, payload, self._declared.body.schema)
+            await self._in("tail", append, payload, self._declared.body.schema)
         except OSError as error:
+            self._writer.forget()
             log.error("tail.unwritable", error=str(error), rows=len(rows))
             self._refusals["tail"] = str(error)
             return False
@@ -480,6 +483,7 @@ class DiskBuffer:
                 snapshot.unwritten = []
                 self._written_ticket = snapshot.ticket
             snapshot.position = self._tail.rotate(self._sealed_position)
+            self._writer.forget()
             return snapshot
 
     def _commit(self, snapshot: _Snapshot, learnt: Declared | None) -> int:

@@ -73,11 +73,24 @@ def pack_row(parts: list[bytes], rows: Sequence[tuple[int, Row]], values: struct
                 pass
             else:
                 continue
-        try:
-            body = _encode((row.values, row.quality, row.device_ms))
-        except (OverflowError, TypeError):  # no wire value: it keeps its place, and whoever seals it refuses it
-            body = _encode(((None,) * len(row.values), None, None))
-        parts += _ROW.pack(row.mono_ms, _PACKED), _LENGTH.pack(len(body)), body
+        parts += _ROW.pack(row.mono_ms, _PACKED), packed(row)
+
+
+def packed(row: Row) -> bytes:
+    """Everything of a row but its time, as MessagePack after its length."""
+    try:
+        body = _encode((row.values, row.quality, row.device_ms))
+    except (OverflowError, TypeError):  # no wire value: it keeps its place, and whoever seals it refuses it
+        body = _encode(((None,) * len(row.values), None, None))
+    return _LENGTH.pack(len(body)) + body
+
+
+def unpacked(payload: bytes, at: int, mono_ms: int) -> tuple[Row, int]:
+    """That row, and where it ends."""
+    (length,) = _LENGTH.unpack_from(payload, at)
+    at += _LENGTH.size
+    wires, quality, device_ms = _decode(payload[at : at + length])
+    return Row(mono_ms, tuple(wires), tuple(quality) if quality else None, device_ms), at + length
 
 
 def unpack(
@@ -89,7 +102,7 @@ def unpack(
     if at < len(payload):
         group, count = _RUN.unpack_from(payload, at)
         if group == _GAPS_GROUP:
-            gaps, at = _gaps(payload, at + _RUN.size, count)
+            gaps, at = unpack_gaps(payload, at + _RUN.size, count)
     return boot, gaps, _rows(payload, at, structs)
 
 
@@ -105,11 +118,8 @@ def _rows(payload: bytes, at: int, structs: dict[int, struct.Struct | None]) -> 
                 yield group, Row(mono_ms, values.unpack_from(payload, at))
                 at += values.size
             else:
-                (length,) = _LENGTH.unpack_from(payload, at)
-                at += _LENGTH.size
-                wires, quality, device_ms = _decode(payload[at : at + length])
-                at += length
-                yield group, Row(mono_ms, tuple(wires), tuple(quality) if quality else None, device_ms)
+                row, at = unpacked(payload, at, mono_ms)
+                yield group, row
 
 
 def pack_gaps(gaps: Iterable[tuple[int, pb.Gap]]) -> bytes:
@@ -121,13 +131,8 @@ def pack_gaps(gaps: Iterable[tuple[int, pb.Gap]]) -> bytes:
     return b"".join(parts)
 
 
-def unpack_gaps(payload: bytes) -> list[tuple[int, pb.Gap]]:
-    """(number, gap) pairs of a record of schema 0."""
-    return _gaps(payload, 0, None)[0]
-
-
-def _gaps(payload: bytes, at: int, count: int | None) -> tuple[list[tuple[int, pb.Gap]], int]:
-    """So many pairs, or all there are, and where they end."""
+def unpack_gaps(payload: bytes, at: int = 0, count: int | None = None) -> tuple[list[tuple[int, pb.Gap]], int]:
+    """So many (number, gap) pairs, or all there are to the payload's end (a record of schema 0), and where they end."""
     gaps: list[tuple[int, pb.Gap]] = []
     while at < len(payload) and (count is None or len(gaps) < count):
         number, length = _GAP.unpack_from(payload, at)

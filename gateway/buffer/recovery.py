@@ -1,8 +1,8 @@
 """What opening after a stop does: rows still in the tail become batches, holes and unreadable files become gaps.
 
 Crash argument: each step seals rows, and the gap records found among them, together with the tail position after
-them, so being killed here and starting again continues where this left off. A gap record that was sealed before the
-stop is told by its number.
+them, so being killed here and starting again continues where this left off: such a position is before a full record,
+which needs nothing from before it, or before a hole. A gap record sealed before the stop is told by its number.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import partial
 from gateway.buffer import layout, ledger, sealing, witness
 from gateway.buffer.buffer import SealedBatch
 from gateway.buffer.ledger import Instant
+from gateway.buffer.relative import Reader
 from gateway.buffer.sealed import Declared, Sealed, Sealing
 from gateway.buffer.tail import Position, Record, Tail
 from gateway.buffer.urgent import gap_event
@@ -80,6 +81,7 @@ class _Reading:
         self._declared = {d.body.schema: d for d in store.schemas()}
         self._gaps_through = store.gaps_through()
         self._step: _Step | None = None
+        self._reader = Reader()
         self._holed: dict[int, Instant] = {}
         """Groups that have not been met again since a hole, and their last reading before it."""
 
@@ -91,21 +93,23 @@ class _Reading:
 
     def _hole(self) -> None:
         self.seal()
+        self._reader.forget()
         self._holed = dict(self._found.last)
 
     def _take(self, record: Record) -> bool:
         if record.schema == witness.SCHEMA:
             return True
         if record.schema == layout.GAPS_SCHEMA:
-            return bool(self._declared) and self._take_gaps(layout.unpack_gaps(record.payload))
+            return bool(self._declared) and self._take_gaps(layout.unpack_gaps(record.payload)[0])
         declared = self._declared.get(record.schema)
         if declared is None:
             self._hole()
             self._found.undeclared = True
             return False
-        boot, gaps, pairs = layout.unpack(record.payload, layout.structs_of(declared.shape))
+        structs = layout.structs_of(declared.shape)
+        boot, gaps, pairs = self._reader.unpack(record.payload, structs, relative=record.relative)
         self._take_gaps(gaps)
-        step = self._step_for(declared, boot)
+        step = self._step_for(declared, boot, record)
         for group, row in pairs:
             if group in self._holed:
                 step.gaps.append(ledger.hole_gap(group, self._holed.pop(group), (boot, row.mono_ms)))
@@ -122,8 +126,9 @@ class _Reading:
                 self._step.gaps_through = number
         return True
 
-    def _step_for(self, declared: Declared, boot: int) -> _Step:
-        full = self._step is not None and self._step.readings > STEP_READINGS and not self._holed
+    def _step_for(self, declared: Declared, boot: int, record: Record) -> _Step:
+        enough = self._step is not None and self._step.readings > STEP_READINGS
+        full = enough and not self._holed and not record.relative
         if self._step is None or full or not self._step.takes(declared, boot):
             self.seal()
             self._step = _Step(declared, boot)

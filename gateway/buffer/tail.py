@@ -1,10 +1,10 @@
 """The unsealed tail: two preallocated files used in turn, append-only, a checksum per record.
 
 Layout. A *record* is one flush (everything appended in about 150 ms): a 24-byte header and a payload, padded to
-8 bytes. Header, little-endian: magic u16, flags u16 (bit 0: payload is zstd), length u32, generation u64,
-schema u32, crc32 u32 over the header before it and the payload. A *position* is (generation, offset). Each file holds
-one generation at a time; starting the next one overwrites from offset 0 without truncating, so records of an older
-generation may follow and are told by their number.
+8 bytes. Header, little-endian: magic u16, flags u16 (bit 0: payload is zstd; bit 1: it is relative to the records
+before it), length u32, generation u64, schema u32, crc32 u32 over the header before it and the payload. A *position*
+is (generation, offset). Each file holds one generation at a time; starting the next one overwrites from offset 0
+without truncating, so records of an older generation may follow and are told by their number.
 
 Invariants
 1. `append` returns only after write() took the whole record; what a torn write left is overwritten by the next append.
@@ -32,7 +32,7 @@ import zstandard
 
 MAGIC = 0xC0B1
 MAGIC_BYTES = MAGIC.to_bytes(2, "little")
-FLAG_ZSTD = 1
+FLAG_ZSTD, FLAG_RELATIVE = 1, 2
 HEADER = struct.Struct("<HHIQII")
 PREALLOCATE_BYTES = 256 * 1024
 MAX_RECORD_BYTES = 32 << 20
@@ -52,6 +52,7 @@ class Record(NamedTuple):
     end: Position
     schema: int
     payload: bytes
+    relative: bool
     hole: bool
 
 
@@ -87,13 +88,13 @@ class Tail:
         self._end = position if newest <= position.generation else Position(newest + 1, 0)
         return self._end
 
-    def append(self, payload: bytes, schema: int) -> Position:
+    def append(self, payload: bytes, schema: int, *, relative: bool = False) -> Position:
         """Write one record; returns the position after it. Raises OSError, after which nothing was appended."""
-        flags = 0
+        flags = FLAG_RELATIVE if relative else 0
         if len(payload) >= COMPRESS_FROM_BYTES:
             packed = self._compressor.compress(payload)
             if len(packed) < len(payload):
-                payload, flags = packed, FLAG_ZSTD
+                payload, flags = packed, flags | FLAG_ZSTD
         generation, offset = self._end
         head = HEADER.pack(MAGIC, flags, len(payload), generation, schema, 0)[:-4]
         crc = zlib.crc32(payload, zlib.crc32(head))
@@ -185,7 +186,8 @@ def _parse(data: bytes, offset: int, generation: int | None = None) -> Record | 
     if flags & FLAG_ZSTD:
         payload = zstandard.ZstdDecompressor().decompress(payload, max_output_size=MAX_RECORD_BYTES)
     end = Position(generation, start + length + (-length % 8))
-    return Record(Position(generation, offset), end, schema, payload, hole=False)
+    relative = bool(flags & FLAG_RELATIVE)
+    return Record(Position(generation, offset), end, schema, payload, relative=relative, hole=False)
 
 
 def _next_whole(data: bytes, offset: int, generation: int) -> int | None:

@@ -22,3 +22,29 @@ def chromium() -> Iterator[Browser]:
         browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=list(FLAGS))
         yield browser
         browser.close()
+
+
+KILLED = ("gateway", "ingest", "worker", "web", "link", "cut", "reads", "delivered", "in gaps", "lost", "invented")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of all rounds of kills that were run."""
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    ran = [report for report in reports if getattr(report, "when", "") == "call"]
+    rows = [row for report in ran for key, row in report.user_properties if key == "kills"]
+    if not rows:
+        return
+    terminalreporter.section("the whole road under random kills")
+    terminalreporter.write_line(f"{'database':<12}" + "".join(f"{name:>10}" for name in KILLED) + "  seed")
+    for row in rows:
+        terminalreporter.write_line(_line(str(row["database"]), row) + f"  {row['seed']}")
+    total = {name: sum(row[name] for row in rows) for name in KILLED}
+    terminalreporter.write_line(_line("together", total))
+    kills = sum(total[role] for role in ("gateway", "ingest", "worker", "web", "link"))
+    terminalreporter.write_line(
+        f"{kills} kills, {total['lost']} readings lost without a trace, {total['invented']} doubled or invented"
+    )
+
+
+def _line(name: str, row: dict[str, int]) -> str:
+    return f"{name:<12}" + "".join(f"{row[column]:>10}" for column in KILLED)

@@ -3,16 +3,20 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from control_plane.simulators import expected
-from control_plane.simulators.balance import answered
+from control_plane.simulators.balance import Account, answered
 from control_plane.simulators.scenario import Box, Installation
 from control_plane.simulators.sources import Device
-from tests.journeys.disturbances import Disturbances
+from tests.effort import tries
+from tests.journeys.disturbances import ROLES, SIXTY, TWENTY, Disturbances
 
+LONG = tries(1) > 1
+"""Then ten rounds of fifty kills on each database: a thousand."""
 RULE = expected.Rule(high=8.0, hysteresis=0.5, open_after_ms=2000, close_after_ms=2000)
 SETTINGS = """\
 [ingest]
@@ -59,31 +63,38 @@ def _box(name: str, folder: Path) -> Box:
 
 
 @pytest.mark.journey
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900 if LONG else 300)
+@pytest.mark.parametrize("round_", range(tries(1)))
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_twenty_kills_lose_nothing_double_nothing_and_invent_nothing(
-    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+def test_kills_lose_nothing_double_nothing_and_invent_nothing(
+    kind: str,
+    round_: int,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    record_property: Callable[[str, object], None],
 ) -> None:
     database = None
     if kind == "postgresql":
         database = request.getfixturevalue("postgresql").new_database()
     seed = int(os.environ.get("COMBOIO_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 30)
     print(f"COMBOIO_SEED={seed}")
+    plan = SIXTY if LONG else TWENTY
     with Installation(tmp_path, database=database, settings=SETTINGS) as here:
         here.start()
         for name in ("north", "south"):
             here.add(_box(name, tmp_path))
         here.behave(fail="after_commit", **{"for": 1})
-        disturbed = Disturbances(here, seed)
+        disturbed = Disturbances(here, seed, plan)
         disturbed.run()
         here.stop_devices()
-        accounts = here.settle(timeout_s=45)
+        accounts = here.settle(timeout_s=120 if LONG else 45)
+        record_property("kills", _row(kind, seed, disturbed, accounts))
         for one in accounts:
             assert one.produced > 100, f"{one.sensor}: hardly any load"
             assert not one.missing, f"{one.sensor}: {len(one.missing)} reads lost without a trace, seed {seed}"
             assert not one.invented, f"{one.sensor}: {len(one.invented)} doubled or invented, seed {seed}"
-        assert min(disturbed.kills.values()) >= 3, disturbed.kills
-        assert sum(disturbed.kills.values()) + disturbed.cuts == 20
+        assert min(disturbed.kills[role] for role in ROLES) >= 3, disturbed.kills
+        assert disturbed.kills.total() + disturbed.cuts == sum(plan.values()) + plan["twice"]
         for box in here.boxes:
             _lost_only_what_was_not_written(here, box, seed)
         verdict = _events(here, tmp_path)
@@ -92,6 +103,21 @@ def test_twenty_kills_lose_nothing_double_nothing_and_invent_nothing(
         assert verdict.requests > verdict.effects, (
             "no delivery was ever repeated: the reply that was lost tested nothing"
         )
+
+
+def _row(kind: str, seed: int, disturbed: Disturbances, accounts: list[Account]) -> dict[str, object]:
+    """What the table at the end adds up."""
+    return {
+        "database": kind,
+        "seed": seed,
+        **{role: disturbed.kills[role] for role in ROLES},
+        "cut": disturbed.cuts,
+        "reads": sum(one.produced for one in accounts),
+        "delivered": sum(one.delivered for one in accounts),
+        "in gaps": sum(one.in_gaps for one in accounts),
+        "lost": sum(len(one.missing) for one in accounts),
+        "invented": sum(len(one.invented) for one in accounts),
+    }
 
 
 def _lost_only_what_was_not_written(here: Installation, box: Box, seed: int) -> None:

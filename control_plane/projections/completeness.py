@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from sqlalchemy import Connection, select
 
 from control_plane.journal.journal import MAX_SEQ
+from control_plane.projections.boots import anchored
 from control_plane.projections.conditions import KINDS, condition_row, sensor_of
 from control_plane.projections.gaps import keep
 from control_plane.projections.ledger import lose
@@ -225,6 +226,7 @@ class CompletenessProjection:
                 "source": fact.source,
             }
             keep_first(connection, anchor, row)
+            anchored(connection, envelope.gateway, envelope.epoch, fact.boot, now_ms)
         elif event.kind == pb.EVENT_INTEGRITY:
             text = event.detail.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
             id_ = f"event-{envelope.id}-{number}"

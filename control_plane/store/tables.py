@@ -289,6 +289,23 @@ anchor = Table(
     PrimaryKeyConstraint("gateway", "epoch", "boot", "mono_ms"),
 )
 
+boot = Table(
+    "boot",
+    telemetry,
+    Column("gateway", String(16), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("boot", BigInteger, nullable=False),
+    Column("first_ms", BigInteger, nullable=False, comment="when it was first heard of, by the server's clock"),
+    Column("anchored", Integer, nullable=False, comment="1 = an anchor places it"),
+    Column("wall_ms", BigInteger, nullable=True, comment="of its mono_ms 0, where no anchor ever came"),
+    Column("err_ms", BigInteger, nullable=True),
+    Column("placed_ms", BigInteger, nullable=True, comment="when it was placed so"),
+    PrimaryKeyConstraint("gateway", "epoch", "boot"),
+    Index(None, "anchored"),
+    Index(None, "placed_ms"),
+    comment="Boots of gateways; those without an anchor are placed between their neighbours.",
+)
+
 gap = Table(
     "gap",
     telemetry,

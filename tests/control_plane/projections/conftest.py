@@ -10,6 +10,7 @@ from control_plane.api.readings import ReadingsAnswer, ReadingsQuery, ReadingsRo
 from control_plane.journal.journal import BatchEntry, DeclareEntry, Entry, HeartbeatEntry, LaneMark, RejectEntry
 from control_plane.journal.sql import SqlJournal
 from control_plane.projections import state as latest
+from control_plane.projections.boots import BootsProjection
 from control_plane.projections.completeness import CompletenessProjection
 from control_plane.projections.history import HistoryProjection
 from control_plane.projections.ledger import LedgerProjection
@@ -42,7 +43,7 @@ class Road:
             telemetry=self.stores.telemetry,
             clock=self.clock,
             completeness=CompletenessProjection(),
-            others=(StateProjection(), HistoryProjection(), LedgerProjection()),
+            others=(BootsProjection(), StateProjection(), HistoryProjection(), LedgerProjection()),
         )
 
     # --- what comes ------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from sqlalchemy import Row, select
 from control_plane.ingest.accept import Lane
 from control_plane.journal.journal import BatchEntry, DeclareEntry, DuplicateEntry, Entry, HeartbeatEntry
 from control_plane.journal.sql import SqlJournal
+from control_plane.projections.boots import BootsProjection
 from control_plane.projections.completeness import CompletenessProjection
 from control_plane.projections.history import HistoryProjection
 from control_plane.projections.ledger import LedgerProjection
@@ -133,7 +134,7 @@ class Road:
             telemetry=self.stores.telemetry,
             clock=self.clock,
             completeness=CompletenessProjection(),
-            others=(StateProjection(), HistoryProjection(), LedgerProjection()),
+            others=(BootsProjection(), StateProjection(), HistoryProjection(), LedgerProjection()),
         )
         self.reconciler = Reconciler(
             stores=self.stores,

@@ -39,6 +39,7 @@ from gateway.sensors import BuiltSensor, Supervised
 from gateway.sensors.driver import Driver
 from gateway.supervise import Failures, supervised
 from gateway.uplink.anchors import Anchors
+from gateway.uplink.hardware_clock import HardwareClock
 from gateway.uplink.health import LinkHealth
 from gateway.uplink.link import Link
 from gateway.uplink.spending import Spending
@@ -100,7 +101,8 @@ async def run(
     def set_batch_interval(seconds: float) -> None:
         buffer.batch_interval_s = seconds
 
-    anchors = Anchors(clock=clock, boot=buffer.opening.boot, record=record)
+    hardware = HardwareClock(data_dir / "hardware-clock.json")
+    anchors = Anchors(clock=clock, boot=buffer.opening.boot, record=record, hardware=hardware)
     spending = Spending(data_dir / "uplink-day.json", clock=clock)
 
     def link(settings: GatewayConfig) -> Link:

@@ -39,6 +39,7 @@ from gateway.sensors import BuiltSensor, Supervised
 from gateway.sensors.driver import Driver
 from gateway.supervise import Failures, supervised
 from gateway.uplink.anchors import Anchors
+from gateway.uplink.gps import Gpsd
 from gateway.uplink.hardware_clock import HardwareClock
 from gateway.uplink.health import LinkHealth
 from gateway.uplink.link import Link
@@ -152,6 +153,8 @@ async def run(
                 "status": StatusSocket(data_dir, take=picture, explain=explain).run,
                 "watchdog": watchdog.run,
             }
+            if site.config.gateway.gpsd:
+                always["gps"] = Gpsd(site.config.gateway.gpsd, clock=clock, offer=anchors.from_gps).run
             for name, run in always.items():
                 running.append(tasks.create_task(supervised(name, run, failures=failures), name=name))
             site.begin(tasks, link, page)

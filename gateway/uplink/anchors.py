@@ -111,6 +111,12 @@ class Anchors:
         half = (now - asked_mono_ms + 1) // 2
         self._offer(now, server_ms + half, half + 1, pb.CLOCK_SERVER)
 
+    def from_gps(self, mono_ms: int, wall_ms: int, err_ms: int) -> None:
+        """Take the satellites' time, unless NTP is surer."""
+        kernel = self._kernel()
+        if kernel is None or err_ms < kernel:
+            self._offer(mono_ms, wall_ms, err_ms, pb.CLOCK_GPS)
+
     def _offer(self, mono_ms: int, wall_ms: int, err_ms: int, source: pb.ClockSource.ValueType) -> None:
         last = self._last
         guessed = last is not None and last.source == pb.CLOCK_RTC and err_ms < last.err_ms

@@ -25,6 +25,7 @@ from gateway.clock import Clock
 from gateway.desired.desired import Desired, Pinned
 from gateway.desired.state import Desk
 from gateway.errors import Misconfigured
+from gateway.explaining import Explaining
 from gateway.health.carrier import carrier
 from gateway.health.picture import STANDSTILL_S, headline
 from gateway.health.process import Process
@@ -40,6 +41,8 @@ from gateway.sensors import BuiltSensor, Supervised
 from gateway.sensors.driver import Driver
 from gateway.supervise import Failures, supervised
 from gateway.uplink.anchors import Anchors
+from gateway.uplink.gps import Gpsd
+from gateway.uplink.hardware_clock import HardwareClock
 from gateway.uplink.health import LinkHealth
 from gateway.uplink.link import Link
 from gateway.uplink.spending import Spending
@@ -101,7 +104,8 @@ async def run(
     def set_batch_interval(seconds: float) -> None:
         buffer.batch_interval_s = seconds
 
-    anchors = Anchors(clock=clock, boot=buffer.opening.boot, record=record)
+    hardware = HardwareClock(data_dir / "hardware-clock.json")
+    anchors = Anchors(clock=clock, boot=buffer.opening.boot, record=record, hardware=hardware)
     spending = Spending(data_dir / "uplink-day.json", clock=clock)
 
     def link(settings: GatewayConfig) -> Link:
@@ -130,6 +134,8 @@ async def run(
         version=functools.cache(version),
     )
 
+    explain = Explaining(scene=site, buffer=buffer, clock=clock, anchors=anchors, failures=failures)
+
     def page(settings: FieldSection) -> Supervised:
         from gateway.field.page import Page  # noqa: PLC0415 - aiohttp takes 15 MB; imported where it is asked for
 
@@ -148,9 +154,11 @@ async def run(
                 "buffer": buffer.run,
                 "power": power.run,
                 "clock": anchors.run,
-                "status": StatusSocket(data_dir, take=picture).run,
+                "status": StatusSocket(data_dir, take=picture, explain=explain).run,
                 "watchdog": watchdog.run,
             }
+            if site.config.gateway.gpsd:
+                always["gps"] = Gpsd(site.config.gateway.gpsd, clock=clock, offer=anchors.from_gps).run
             for name, run in always.items():
                 running.append(tasks.create_task(supervised(name, run, failures=failures), name=name))
             site.begin(tasks, link, page)

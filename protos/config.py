@@ -33,6 +33,8 @@ class GatewaySection(Frozen, frozen=True, kw_only=True):
     """Free text shown to people."""
     asset: AssetPath | None = None
     """What this box is mounted on."""
+    gpsd: Annotated[str, Meta(pattern=r"^$|^[^\s:]+:[0-9]{1,5}$", title="host:port, e.g. 127.0.0.1:2947")] = ""
+    """Take the time from gpsd there, where nothing better is at hand. Empty: off. Taken at the daemon's start."""
 
 
 Hours = Annotated[

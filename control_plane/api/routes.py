@@ -21,6 +21,7 @@ from control_plane.api.gateways import GatewayRoutes
 from control_plane.api.groups import GroupRoutes
 from control_plane.api.health import Health
 from control_plane.api.join_tokens import JoinTokenRoutes
+from control_plane.api.ledger import Ledger
 from control_plane.api.live import LiveRoutes
 from control_plane.api.me import MeRoutes
 from control_plane.api.places import PlaceRoutes
@@ -39,6 +40,7 @@ from control_plane.fleet.revisions import Revisions
 from control_plane.fleet.sensors import Sensors
 from control_plane.fleet.status import Statuses
 from control_plane.fleet.users import Users
+from control_plane.projections.balances import Balances
 from control_plane.projections.reading import HistoryReader
 from control_plane.settings import Settings
 from control_plane.store.engine import Stores
@@ -82,6 +84,7 @@ def routes(parts: Parts) -> tuple[Route, ...]:
         *ReadingsRoutes(telemetry=stores.telemetry, reader=parts.reader, clock=clock).routes(),
         *Gaps(store=stores.telemetry).routes(),
         *Completeness(store=stores.telemetry).routes(),
+        *Ledger(balances=Balances(journal=stores.journal, telemetry=stores.telemetry)).routes(),
         *Events(store=stores.business).routes(),
         *Deliveries(store=stores.business, clock=clock).routes(),
         *LiveRoutes(stores=stores, clock=clock, broadcaster=parts.broadcaster).routes(),

@@ -17,13 +17,16 @@ from sqlalchemy import Connection, select
 
 from control_plane.journal.journal import MAX_SEQ
 from control_plane.journal.lineage import Lineage
+from control_plane.projections.boots import anchored
 from control_plane.projections.conditions import KINDS, condition_row, sensor_of
 from control_plane.projections.gaps import keep
+from control_plane.projections.ledger import lose
 from control_plane.projections.projection import Bad, Decoded, Envelope, Portion
 from control_plane.store.tables import anchor, condition, integrity, progress, quarantine
 from control_plane.store.upsert import keep_first, upsert
 from protos.columns import MAX_TIME_MS
 from protos.comboio.v1 import batch_pb2 as pb
+from protos.hours import HOUR_MS, placeable
 from protos.ranges import Ranges
 
 MOST_MARKS = 64
@@ -155,7 +158,8 @@ class CompletenessProjection:
             "reason": record.reason,
             "recorded_ms": now_ms,
         }
-        keep(connection, row)
+        if keep(connection, row):
+            lose(connection, gateway=gateway, epoch=epoch, record=record)
         if seqs:
             self.resolve(connection, (gateway, epoch, record.lane), seqs)
 
@@ -207,6 +211,8 @@ class CompletenessProjection:
             record = pb.Gap.FromString(event.detail)
             _within(record.from_mono_ms, record.to_mono_ms, limit=MAX_TIME_MS)
             _within(record.count, *(r.last for r in record.seqs), limit=MAX_SEQ)
+            if not placeable(record):
+                raise ValueError("rows are out of range")
             self.record_gap(
                 connection,
                 id_=f"{envelope.id}-{number}",
@@ -229,6 +235,7 @@ class CompletenessProjection:
                 "source": fact.source,
             }
             keep_first(connection, anchor, row)
+            anchored(connection, envelope.gateway, envelope.epoch, fact.boot, now_ms)
         elif event.kind == pb.EVENT_INTEGRITY:
             text = event.detail.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
             id_ = f"event-{envelope.id}-{number}"
@@ -254,6 +261,7 @@ class CompletenessProjection:
             count=envelope.readings,
             count_exact=not envelope.replaces,
             reason=pb.GAP_UNDECODABLE,
+            rows=[pb.RowCount(boot=envelope.complete_boot, hour=envelope.complete_mono_ms // HOUR_MS)],
         )
         self.record_gap(
             connection,

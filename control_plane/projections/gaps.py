@@ -23,17 +23,15 @@ from protos.comboio.v1 import batch_pb2 as pb
 FROM, TO = ("from_boot", "from_mono_ms"), ("to_boot", "to_mono_ms")
 
 
-def keep(connection: Connection, row: Mapping[str, Any]) -> None:
-    """Write one record, or let the rows it touches grow over it."""
+def keep(connection: Connection, row: Mapping[str, Any]) -> bool:
+    """Write one record, or let the rows it touches grow over it; False if it is a repeat."""
     if row["seqs"] or row["from_boot"] == 0 or row["reason"] == pb.GAP_THINNED:
-        keep_first(connection, gap, row)
-        return
+        return keep_first(connection, gap, row)
     before, after, within = _neighbours(connection, row)
     if within:
-        return
+        return False
     if before is None and after is None:
-        keep_first(connection, gap, row)
-        return
+        return keep_first(connection, gap, row)
     grown = before if before is not None else after
     assert grown is not None
     ends: dict[str, Any] = {name: row[name] for name in (TO if before is not None else FROM)}
@@ -44,6 +42,7 @@ def keep(connection: Connection, row: Mapping[str, Any]) -> None:
         _change(connection, after.id, {"joined_to": before.id, "recorded_ms": row["recorded_ms"]})
     changed = {"count": count, "count_exact": exact, "recorded_ms": row["recorded_ms"]}
     _change(connection, grown.id, ends | changed)
+    return True
 
 
 def _neighbours(connection: Connection, row: Mapping[str, Any]) -> tuple[Row[Any] | None, Row[Any] | None, bool]:

@@ -347,6 +347,23 @@ anchor = Table(
     PrimaryKeyConstraint("gateway", "epoch", "boot", "mono_ms"),
 )
 
+boot = Table(
+    "boot",
+    telemetry,
+    Column("gateway", String(16), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("boot", BigInteger, nullable=False),
+    Column("first_ms", BigInteger, nullable=False, comment="when it was first heard of, by the server's clock"),
+    Column("anchored", Integer, nullable=False, comment="1 = an anchor places it"),
+    Column("wall_ms", BigInteger, nullable=True, comment="of its mono_ms 0, where no anchor ever came"),
+    Column("err_ms", BigInteger, nullable=True),
+    Column("placed_ms", BigInteger, nullable=True, comment="when it was placed so"),
+    PrimaryKeyConstraint("gateway", "epoch", "boot"),
+    Index(None, "anchored"),
+    Index(None, "placed_ms"),
+    comment="Boots of gateways; those without an anchor are placed between their neighbours.",
+)
+
 gap = Table(
     "gap",
     telemetry,
@@ -418,6 +435,33 @@ quarantine = Table(
     Column("error", Text, nullable=False),
     Column("at_ms", BigInteger, nullable=False),
     comment="Journalled batches that could not be decoded; raw bytes stay in the journal.",
+)
+
+received = Table(
+    "received",
+    telemetry,
+    Column("gateway", String(16), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("boot", BigInteger, nullable=False),
+    Column("hour", BigInteger, nullable=False, comment="mono_ms / 3 600 000"),
+    Column("body", LargeBinary, nullable=False, comment="group u32, rows u32 of each group, little-endian"),
+    PrimaryKeyConstraint("gateway", "epoch", "boot", "hour"),
+    comment="The loss ledger: how many rows of each group came, per hour of a boot's clock.",
+)
+
+loss = Table(
+    "loss",
+    telemetry,
+    Column("gateway", String(16), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("boot", BigInteger, nullable=False, comment="0 = nobody knows when"),
+    Column("hour", BigInteger, nullable=False),
+    Column("group_id", BigInteger, nullable=False, comment="0 = nobody knows of which group"),
+    Column("reason", Integer, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("unknown", Integer, nullable=False, comment="1 = besides, rows were lost that nobody could count"),
+    PrimaryKeyConstraint("gateway", "epoch", "boot", "hour", "group_id", "reason"),
+    comment="The loss ledger: rows that gap records account for.",
 )
 
 integrity = Table(

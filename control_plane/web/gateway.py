@@ -18,6 +18,7 @@ from control_plane.errors import Conflict, NotFound
 from control_plane.fleet.clones import Clones
 from control_plane.fleet.enrolment import Enrolment
 from control_plane.fleet.presence import Fleet, Standing
+from control_plane.projections.balances import Balances, Sum, summed
 from control_plane.projections.latest import LatestValue, latest_values
 from control_plane.projections.lost import PlacedGap, placed_gaps
 from control_plane.store.engine import Store
@@ -28,6 +29,7 @@ from control_plane.web.visit import PageRoute, Visit, path_of
 DAY_MS = 86_400_000
 GAPS_SHOWN = 20
 EVENTS_SHOWN = 8
+LINES_SUMMED = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,7 @@ class Seen(NamedTuple):
     standing: Standing | None
     values: list[LatestValue]
     gaps: list[PlacedGap]
+    sums: list[Sum]
     panel: ConfigPanel | None
 
 
@@ -70,6 +73,7 @@ class GatewayPages:
         *,
         fleet: Fleet,
         telemetry: Store,
+        balances: Balances,
         events: Events,
         enrolment: Enrolment,
         clones: Clones,
@@ -80,6 +84,7 @@ class GatewayPages:
     ) -> None:
         self._fleet = fleet
         self._telemetry = telemetry
+        self._balances = balances
         self._events = events
         self._enrolment = enrolment
         self._clones = clones
@@ -137,8 +142,9 @@ class GatewayPages:
         with self._telemetry.read() as connection:
             values = latest_values(connection, gateway_id)
             gaps = placed_gaps(connection, gateway_id, from_ms=now_ms - DAY_MS, to_ms=now_ms)
+        lines = self._balances.lines(gateway_id, from_ms=now_ms - DAY_MS, to_ms=now_ms, limit=LINES_SUMMED)
         panel = self._config_view(gateway_id) if self._config_view is not None else None
-        return Seen(now_ms, standing, values, gaps, panel)
+        return Seen(now_ms, standing, values, gaps, summed(lines), panel)
 
 
 def _shown(seen: Seen) -> dict[str, Any]:
@@ -148,6 +154,7 @@ def _shown(seen: Seen) -> dict[str, Any]:
         "sensors": sensors,
         "gaps": list(reversed(seen.gaps))[:GAPS_SHOWN],
         "more_gaps": max(0, len(seen.gaps) - GAPS_SHOWN),
+        "sums": seen.sums,
         "panel": seen.panel,
         "now_ms": seen.now_ms,
     }

@@ -15,6 +15,7 @@ from control_plane.errors import NotFound
 from control_plane.fleet.browser_sessions import BrowserSessions
 from control_plane.fleet.clones import Clones
 from control_plane.fleet.presence import Fleet
+from control_plane.projections.balances import Balances
 from control_plane.web.app import Pages
 from control_plane.web.charts import ChartData
 from control_plane.web.configuration import configuration_view
@@ -59,6 +60,7 @@ def page_routes(
         *GatewayPages(
             fleet=fleet,
             telemetry=stores.telemetry,
+            balances=Balances(journal=stores.journal, telemetry=stores.telemetry),
             events=events,
             enrolment=parts.enrolment,
             clones=Clones(stores=stores, clock=clock),

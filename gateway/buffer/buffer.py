@@ -44,6 +44,8 @@ class SealedBatch:
     body: bytes
     replaces: tuple[tuple[int, int], ...] = ()
     """Ranges of seqs of this lane that a thinned batch stands for."""
+    cells: bytes = b""
+    """Rows of each group and hour inside, packed by `tally`; for the ledger alone, and only when it is sealed."""
 
     def envelope(self, epoch: int) -> pb.Batch:
         return pb.Batch(

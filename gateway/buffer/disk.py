@@ -31,7 +31,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from gateway.buffer import anchored, epochs, layout, ledger, pressure, sealing, witness
+from gateway.buffer import anchored, epochs, held, layout, ledger, pressure, sealing, witness
 from gateway.buffer.buffer import Completeness, Descent, LaneView, Opening, SealedBatch, Usage
 from gateway.buffer.declaring import declare, learn
 from gateway.buffer.dictionaries import Shelf
@@ -507,7 +507,7 @@ class DiskBuffer:
         except (BodyError, TypeError, ValueError) as error:
             log.error("rows.refused", error=str(error))
             good, refused = sealing.sift(codebook, self.opening.boot, snapshot.rows)
-            snapshot.urgent.gaps += [_refused_gap(g, self.opening.boot, rows) for g, rows in refused.items()]
+            snapshot.urgent.gaps += [ledger.refused_gap(g, self.opening.boot, rows) for g, rows in refused.items()]
             telemetry = self._telemetry(codebook, snapshot, good)
         next_urgent = self._store.lanes[pb.URGENT].next_seq
         batches = snapshot.urgent.batch(codebook, seq=next_urgent)
@@ -621,6 +621,7 @@ class DiskBuffer:
     def _measured(self, unsealed_rows: int) -> Usage:
         self._shelf.forget_unused()
         self._quota.measure(self._store, now_ms=self._clock.wall_ms())
+        self._store.join_old_hours()
         counts = self._store.counts()
         return Usage(
             bytes_on_disk=self._bytes(),
@@ -639,8 +640,11 @@ class DiskBuffer:
         )
 
     def _commit_removal(self, event: pb.Event, removing: Sealing) -> None:
-        mono_ms = self._clock.mono_ms()
-        self._commit_urgent(Taken((self.opening.boot, 0), [], [(mono_ms, event)]), removing)
+        asides = [(lane, seq) for lane, seq, _ in removing.asides]
+        before = self._thinner.lost_before(seq for lane, seq in (*removing.drops, *asides) if lane == pb.TELEMETRY)
+        told = held.with_rows(event, self._store.query, before)
+        removing = replace(removing, counted=before)
+        self._commit_urgent(Taken((self.opening.boot, 0), [], [(self._clock.mono_ms(), told)]), removing)
 
     def _bytes(self) -> int:
         return self._store.bytes_used() + self._tail.bytes_on_disk
@@ -775,6 +779,10 @@ class DiskBuffer:
         """Rows in no batch yet."""
         return sum(map(len, self._unsealed.values()))
 
+    def unsealed_of(self, group: int) -> int:
+        """The same of one group."""
+        return len(self._unsealed.get(group, ()))
+
     def standstill_ms(self) -> int:
         """For how long the disk has owed an answer, or rows have waited for a loop to write them; 0: for nothing.
 
@@ -813,8 +821,3 @@ class DiskBuffer:
             raise OSError(f"{self._folder / 'sealed.db'}: {error}") from error
         finally:
             del self._owed[asked]
-
-
-def _refused_gap(group: int, boot: int, rows: Sequence[Row]) -> pb.Gap:
-    times = [row.mono_ms for row in rows]
-    return ledger.lost_gap(group, boot, Lost(min(times) - 1, max(times) + 1, len(rows), pb.GAP_REFUSED))

@@ -23,7 +23,7 @@ from gateway.buffer import anchored, sealing
 from gateway.buffer.anchored import Run
 from gateway.buffer.buffer import Descent, Moved
 from gateway.buffer.ledger import Instant
-from gateway.buffer.sealed import LANES, Declared, Sealed
+from gateway.buffer.sealed import BATCH_COLUMNS, LANES, Declared, Sealed
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.ranges import Ranges
 
@@ -167,10 +167,10 @@ def _tell_anchors(run: Run, store: Sealed, codebook: sealing.Codebook, here: Ins
     said = store.lanes[pb.URGENT]
     b = sealing.urgent(codebook, boot, events, seq=seq, complete=(said.complete_boot, said.complete_mono_ms))
     run(
-        "INSERT INTO batch VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        f"INSERT INTO batch({BATCH_COLUMNS}, sealed_ms) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?)",
         (
             *(b.lane, b.seq, b.schema, b.codec, b.dictionary, b.count, b.body_len, b.crc32),
-            *(b.complete_boot, b.complete_mono_ms, b.urgent_seq, now_ms, b.body),
+            *(b.complete_boot, b.complete_mono_ms, b.urgent_seq, b.body, now_ms),
         ),
     )
     run("UPDATE lane SET next_seq = ? WHERE lane = ?", (seq + 1, b.lane))

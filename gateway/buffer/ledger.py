@@ -5,9 +5,9 @@ A gap is open at both ends: it covers what lies strictly after `from` and strict
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from gateway.reading import Lost
+from gateway.reading import Lost, Row
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.ranges import Ranges
 
@@ -39,6 +39,12 @@ def lost_gap(group: int, boot: int, lost: Lost) -> pb.Gap:
         count_exact=True,
         reason=lost.reason,
     )
+
+
+def refused_gap(group: int, boot: int, rows: Sequence[Row]) -> pb.Gap:
+    """Rows that are not what their declaration allows."""
+    times = [row.mono_ms for row in rows]
+    return lost_gap(group, boot, Lost(min(times) - 1, max(times) + 1, len(rows), pb.GAP_REFUSED))
 
 
 def batches_gap(lane: int, seqs: Ranges, readings: int, reason: pb.GapReason.ValueType) -> pb.Gap:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
-from gateway.buffer import anchored
+from gateway.buffer import anchored, tally
 from gateway.buffer import salvage as replacement
 from gateway.buffer.buffer import LaneView, SealedBatch
 from gateway.buffer.tables import PAGE_BYTES, SCHEMA_VERSION, STEPS, TABLES
@@ -106,6 +106,10 @@ class Sealing:
     """Number of the newest gap record in `batches`, 0 if none of them is numbered."""
     anchors: Sequence[pb.Anchor] = ()
     """Of `batches`: a new epoch will need them again."""
+    gaps: Sequence[pb.Gap] = ()
+    """Gap records in batches of another lane than URGENT."""
+    counted: Sequence[pb.Gap] = ()
+    """Of other gap records here what was counted before, under another reason."""
 
 
 class Sealed:
@@ -119,6 +123,7 @@ class Sealed:
             self._prepare(now_ms)
             self.clean = bool(int(self._meta("clean")))
             self.load()
+            self._joined_at: int | None = None
             self._declared = {number for (number,) in self._db.execute("SELECT number FROM schema")}
         except BaseException:
             self._db.close()
@@ -208,8 +213,9 @@ class Sealed:
         run("SELECT * FROM last_reading").fetchall()
         run("SELECT * FROM dictionary").fetchall()
         run("SELECT * FROM thinned").fetchall()
+        run("SELECT * FROM ledger LIMIT 0")
         run("SELECT lane, max(seq) FROM batch GROUP BY lane").fetchall()
-        run(f"SELECT {BATCH_COLUMNS}, sealed_ms FROM batch LIMIT 0")  # even names can be damaged
+        run(f"SELECT {BATCH_COLUMNS}, sealed_ms, cells FROM batch LIMIT 0")  # even names can be damaged
         run("SELECT lane, seqs, replaced, agreed FROM moved").fetchall()
         run("SELECT boot, mono_ms, fact FROM anchor LIMIT 0")
         run("SELECT lane, seq, reason, at_ms, count, body FROM set_aside LIMIT 0")
@@ -329,20 +335,25 @@ class Sealed:
                 )
             for b in sealing.batches:
                 run(
-                    "INSERT INTO batch VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                    f"INSERT INTO batch({BATCH_COLUMNS}, sealed_ms, cells) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                     (
                         *(b.lane, b.seq, b.schema, b.codec, b.dictionary, b.count, b.body_len, b.crc32),
-                        *(b.complete_boot, b.complete_mono_ms, b.urgent_seq, now_ms, b.body),
+                        *(b.complete_boot, b.complete_mono_ms, b.urgent_seq, b.body, now_ms, b.cells),
                     ),
                 )
                 run(
                     "UPDATE lane SET next_seq = ?, complete_boot = ?, complete_mono_ms = ? WHERE lane = ?",
                     (b.seq + 1, b.complete_boot, b.complete_mono_ms, b.lane),
                 )
-            for group, (boot, mono) in sealing.last_readings.items():
-                run("INSERT OR REPLACE INTO last_reading VALUES(?, ?, ?)", (group, boot, mono))
+            tally.record(
+                run,
+                batches=sealing.batches,
+                gaps=sealing.gaps,
+                counted=sealing.counted,
+                last_readings=sealing.last_readings,
+            )
             for group in sealing.retired:
-                run("DELETE FROM last_reading WHERE group_id = ?", (group,))
+                tally.retire(run, group)
             if sealing.tail is not None:
                 self._move(sealing.tail)
             if sealing.gaps_through:
@@ -469,6 +480,14 @@ class Sealed:
                 if lane == pb.TELEMETRY:
                     self._db.executemany("DELETE FROM thinned WHERE seq = ?", [(seq,) for _, seq in old])
         return len(old)
+
+    def join_old_hours(self) -> None:
+        """Keep the ledger within its bounds; looks once for each hour that was begun."""
+        (newest,) = self._db.execute("SELECT max(boot << 40 | mono_ms / 3600000) FROM last_reading").fetchone()
+        if newest != self._joined_at:
+            with self.transaction(synchronous="NORMAL") as run:
+                tally.join_old(run)
+            self._joined_at = newest
 
     def checkpoint(self) -> None:
         """Move the write-ahead log into the file and empty it."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from gateway.buffer import tally
 from gateway.buffer.buffer import SealedBatch
 from gateway.buffer.ledger import Instant
 from gateway.reading import Row
@@ -53,7 +54,8 @@ def telemetry(
         blocks = [_block(codebook, group, members) for group, members in part.items() if members]
         body, count = columns.encode(codebook.schema, boot=boot, blocks=blocks)
         said = complete if index == len(parts) - 1 else before
-        batches.append(_batch(pb.TELEMETRY, first_seq + index, codebook.number, body, count, said, packer))
+        made = _batch(pb.TELEMETRY, first_seq + index, codebook.number, body, count, said, packer)
+        batches.append(replace(made, cells=tally.pack(tally.rows_of(part, boot))))
     return batches
 
 

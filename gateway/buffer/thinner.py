@@ -14,11 +14,12 @@ the run count as accounted for from then on, and Hello names them as held, for t
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from gateway.buffer import sealing, thinning
+from gateway.buffer import sealing, tally, thinning
 from gateway.buffer.buffer import SealedBatch
 from gateway.buffer.dictionaries import Shelf
 from gateway.buffer.sealed import Sealed, Sealing, Thinned
@@ -27,6 +28,7 @@ from gateway.buffer.thinning import CLASSES, HIGH, LAST_STAGE, NORMAL, STAGES, R
 from gateway.buffer.urgent import gap_event
 from protos import columns
 from protos.comboio.v1 import batch_pb2 as pb
+from protos.hours import HOUR_MS, Cell
 from protos.ranges import Ranges
 
 RUN_READINGS = 50_000
@@ -38,9 +40,10 @@ STRETCHES = 2
 """A run covers so many stretches of its step at least, unless it can't grow: thinning seconds saves nothing."""
 _RAW = """SELECT seq, seq, schema, count, length(body), 0, 0, x'', sealed_ms FROM batch
           WHERE lane = ? AND seq BETWEEN ? AND ? AND seq NOT IN (SELECT seq FROM thinned) ORDER BY seq LIMIT ?"""
-_REWRITTEN = """SELECT batch.seq, first_seq, schema, count, length(body), stage, lost, replaces, sealed_ms
-                FROM thinned JOIN batch ON batch.lane = ? AND batch.seq = thinned.seq
-                WHERE stage < ? ORDER BY first_seq"""
+_OF_THINNED = """SELECT batch.seq, first_seq, schema, count, length(body), stage, lost, replaces, sealed_ms
+                 FROM thinned JOIN batch ON batch.lane = ? AND batch.seq = thinned.seq """
+_REWRITTEN = _OF_THINNED + "WHERE stage < ? ORDER BY first_seq"
+_ONE_REWRITTEN = _OF_THINNED + "WHERE batch.seq = ?"
 
 
 class Candidate(NamedTuple):
@@ -117,6 +120,13 @@ class Thinner:
                 self._thin(run, stage)
                 return True
         return False
+
+    def lost_before(self, seqs: Iterable[int]) -> list[pb.Gap]:
+        """What was thinned of these batches, by the records inside them; of those that can be read."""
+        found = [one for seq in seqs for one in self._query(_ONE_REWRITTEN, pb.TELEMETRY, seq)]
+        read = [decoded for one in found if (decoded := self._decoded(one)) is not None]
+        told = [pb.Gap.FromString(e.detail) for one in read for _, e in one.events if e.kind == pb.EVENT_GAP]
+        return [gap for gap in told if gap.reason == pb.GAP_THINNED]
 
     # --- choosing ------------------------------------------------------------------------------------
 
@@ -214,9 +224,11 @@ class Thinner:
             left = sum(len(some) * len(run.rows[group].columns) for group, some in kept.items())
             if left > (1 - SAVES_AT_LEAST) * run.readings:
                 continue
-            made = self._batch(run, kept)
+            new = [thinning.gone(run.rows[group], some, boot=run.boot) for group, some in kept.items()]
+            gaps = [gap for gap in new if gap is not None]
+            made = self._batch(run, kept, gaps)
             if len(made.body) <= (1 - SAVES_AT_LEAST) * run.size:
-                self._commit(run, made, further)
+                self._commit(run, made, gaps, further)
                 return
         self._pass_over(run.members)
 
@@ -224,9 +236,8 @@ class Thinner:
         every_ms = thinning.every_ms(stage, class_)
         return range(len(rows.times)) if every_ms is None else thinning.kept_rows(rows, every_ms)
 
-    def _batch(self, run: _Run, kept: Mapping[int, Sequence[int]]) -> SealedBatch:
-        new = [thinning.gone(run.rows[group], some, boot=run.boot) for group, some in kept.items()]
-        gaps = thinning.united([*run.gaps, *(gap for gap in new if gap is not None)])
+    def _batch(self, run: _Run, kept: Mapping[int, Sequence[int]], new: Sequence[pb.Gap]) -> SealedBatch:
+        gaps = thinning.united([*run.gaps, *new])
         events = [*run.events, *((gap.to_mono_ms, gap_event(gap)) for gap in gaps)]
         state = self._store.lanes[pb.TELEMETRY]
         replaces = Ranges((one.seq, one.seq) for one in run.members)
@@ -241,9 +252,12 @@ class Thinner:
             complete=(state.complete_boot, state.complete_mono_ms),
             packer=self._shelf.packer,
         )
-        return replace(made, replaces=tuple(replaces))
+        left = Counter(
+            Cell(group, run.boot, run.rows[group].times[row] // HOUR_MS) for group, some in kept.items() for row in some
+        )
+        return replace(made, replaces=tuple(replaces), cells=tally.pack(left))
 
-    def _commit(self, run: _Run, made: SealedBatch, stage: int) -> None:
+    def _commit(self, run: _Run, made: SealedBatch, new: Sequence[pb.Gap], stage: int) -> None:
         lost_now = run.readings - made.count
         thinned = Thinned(
             seq=made.seq,
@@ -254,7 +268,7 @@ class Thinner:
             lost_now=lost_now,
         )
         sealed_ms = min(one.sealed_ms for one in run.members)
-        self._store.seal(Sealing(batches=[made], thinned=thinned), now_ms=sealed_ms)
+        self._store.seal(Sealing(batches=[made], thinned=thinned, gaps=new), now_ms=sealed_ms)
         self.written_bytes += 2 * len(made.body)
 
     def _pass_over(self, members: Sequence[Candidate]) -> None:

@@ -8,12 +8,14 @@ change of a quality, or a change of a text.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.config import SensorBase
+from protos.hours import HOUR_MS, Cell, listed
 from protos.scaling import to_wire
 from protos.schema import Block, DecodedBlock, GroupColumns, Value
 
@@ -163,6 +165,7 @@ def gone(rows: Rows, kept: Sequence[int], *, boot: int) -> pb.Gap | None:
         count=len(times),
         count_exact=True,
         reason=pb.GAP_THINNED,
+        rows=listed(Counter(Cell(rows.group.id, boot, at // HOUR_MS) for at in times)),
     )
 
 
@@ -179,4 +182,8 @@ def united(gaps: Iterable[pb.Gap]) -> list[pb.Gap]:
         whole.to_mono_ms = max(whole.to_mono_ms, gap.to_mono_ms)
         whole.count += gap.count
         whole.count_exact = whole.count_exact and gap.count_exact
+        lost = Counter({Cell(one.group, one.boot, one.hour): one.rows for one in whole.rows})
+        lost.update({Cell(one.group, one.boot, one.hour): one.rows for one in gap.rows})
+        del whole.rows[:]
+        whole.rows.extend(listed(lost))
     return [found[group] for group in sorted(found)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from firmware_configs.budget import plan
@@ -18,11 +18,14 @@ from gateway.decoders.registers import compile_registers, series_of
 from gateway.errors import Misconfigured
 from gateway.reading import GroupShape, Row
 from gateway.sensors.driver import Emit
+from gateway.sensors.explains import ago
 from gateway.sensors.modbus_bus import ModbusBus
 from gateway.sensors.modbus_frames import Cause, ReadFailed
 from gateway.sensors.modbus_link import Link
-from gateway.sensors.outage import Outage
+from gateway.sensors.outage import Outage, Skipped
 from protos.config import ModbusSensor as SensorOptions
+
+REQUESTS_SHOWN = 8
 
 
 @dataclass(slots=True)
@@ -55,6 +58,7 @@ class ModbusSensor:
         self.counters = PollCounters()
         self.problem: str | None = None
         """Why the last poll gave nothing; None after a good one."""
+        self._registers = registers
         self._requests = plan(registers, profile.limits)
         self._decode = compile_registers(registers, self._requests)
         self._group = _group(options, profile)
@@ -63,7 +67,9 @@ class ModbusSensor:
         self._gap_close_s = gap_close_s
         self._emit: Emit | None = None
         self._outage: Outage | None = None
+        self._skipped: Skipped | None = None
         self._began_ms: int | None = None
+        self._answers: tuple[int, Sequence[Sequence[int]]] | None = None
 
     def groups(self) -> Sequence[GroupShape]:
         return (self._group,)
@@ -75,7 +81,9 @@ class ModbusSensor:
 
     async def run(self, emit: Emit) -> None:
         """Join the bus until cancelled; a gap still open then is closed and emitted on the way out."""
-        self._outage = Outage(started_ms=self._clock.mono_ms(), close_every_ms=round(self._gap_close_s * 1000))
+        started_ms, close_every_ms = self._clock.mono_ms(), round(self._gap_close_s * 1000)
+        self._outage = Outage(started_ms=started_ms, close_every_ms=close_every_ms)
+        self._skipped = Skipped(started_ms=started_ms, close_every_ms=close_every_ms)
         self._emit = emit
         try:
             with self._bus.joined(self):
@@ -85,10 +93,35 @@ class ModbusSensor:
         finally:
             if self._began_ms is not None:  # the device may have answered; nobody will hear it
                 self._outage.failed(self._began_ms)
-            lost = self._outage.end(self._clock.mono_ms())
-            self._emit = self._outage = None
-            if lost is not None:
-                emit.lost(0, lost)
+            now_ms = self._clock.mono_ms()
+            for lost in (self._outage.end(now_ms), self._skipped.end(now_ms)):
+                if lost is not None:
+                    emit.lost(0, lost)
+            self._emit = self._outage = self._skipped = None
+
+    # --- asked by a person --------------------------------------------------------------------------
+
+    def plan(self, quantity: str | None) -> Iterator[str]:
+        requests = ", ".join(f"{one.function} {one.address}+{one.length}" for one in self._requests[:REQUESTS_SHOWN])
+        more = f" and {len(self._requests) - REQUESTS_SHOWN} more" if len(self._requests) > REQUESTS_SHOWN else ""
+        yield f"unit {self.unit} on bus {self._bus.options.id}, every {self.every_s:g} s: {requests}{more}"
+        for register in self._registers:
+            if register.quantity == quantity:
+                yield f"{quantity} is {register.function} {register.address}, {register.type}"
+
+    def last_frame(self, quantity: str | None, now_ms: int) -> Iterator[str]:
+        if self._answers is None:
+            return
+        at_ms, answers = self._answers
+        wanted = [one for one in self._registers if one.quantity == quantity]
+        for request, words in zip(self._requests, answers, strict=True):
+            for one in wanted:
+                first = one.address - request.address
+                if one.function == request.function and 0 <= first < request.length:
+                    shown = " ".join(f"{word:04x}" for word in words[first : first + one.width])
+                    yield f"{one.function} {one.address} held {shown} (hex), {ago(now_ms, at_ms)}"
+        if not wanted:
+            yield f"{sum(map(len, answers))} registers came {ago(now_ms, at_ms)}"
 
     # --- called by the bus --------------------------------------------------------------------------
 
@@ -98,6 +131,7 @@ class ModbusSensor:
         try:
             answers = [await link.read(self.unit, request) for request in self._requests]
             ended_ms = self._clock.mono_ms()
+            self._answers = (ended_ms, answers)
             values, quality = self._decode(answers)
         except ReadFailed as failure:
             return self._failed(began_ms, failure)
@@ -120,17 +154,19 @@ class ModbusSensor:
 
     def late(self, skipped: int) -> None:
         self.counters.late += skipped
+        if self._skipped is not None:
+            self._skipped.add(skipped)
 
     # --- outcomes -----------------------------------------------------------------------------------
 
     def _good(self, row: Row) -> None:
         self.counters.ok += 1
         self.problem = None
-        if self._emit is None or self._outage is None:
+        if self._emit is None or self._outage is None or self._skipped is None:
             return  # left the bus while reading
-        lost = self._outage.good(row.mono_ms)
-        if lost is not None:
-            self._emit.lost(0, lost)
+        for lost in (self._outage.good(row.mono_ms), self._skipped.good(row.mono_ms)):
+            if lost is not None:
+                self._emit.lost(0, lost)
         self._emit.row(0, row)
 
     def _failed(self, began_ms: int, failure: ReadFailed) -> Cause:

@@ -26,4 +26,6 @@ class LinkHealth:
     connections: int = 0
     last_error: str = ""
     acked_batches: int = 0
+    last_ack_ms: int | None = None
+    """Monotonic: when the control plane last acknowledged a batch."""
     sent_bytes: int = 0

@@ -276,6 +276,7 @@ class Link:
             if sender.acked_batches > before:
                 self._backoff.reset()
                 self.health.acked_batches += sender.acked_batches - before
+                self.health.last_ack_ms = self._clock.mono_ms()
         elif kind == "reject":
             await sender.rejected(message.reject)
         elif kind == "dictionary":

@@ -14,8 +14,10 @@ from sqlalchemy import Row, select
 from control_plane.ingest.accept import Lane
 from control_plane.journal.journal import BatchEntry, DeclareEntry, DuplicateEntry, Entry, HeartbeatEntry
 from control_plane.journal.sql import SqlJournal
+from control_plane.projections.boots import BootsProjection
 from control_plane.projections.completeness import CompletenessProjection
 from control_plane.projections.history import HistoryProjection
+from control_plane.projections.ledger import LedgerProjection
 from control_plane.projections.projector import Projector
 from control_plane.projections.reading import HistoryReader
 from control_plane.projections.state import StateProjection
@@ -139,7 +141,7 @@ class Road:
             telemetry=self.stores.telemetry,
             clock=self.clock,
             completeness=CompletenessProjection(),
-            others=(StateProjection(), HistoryProjection()),
+            others=(BootsProjection(), StateProjection(), HistoryProjection(), LedgerProjection()),
         )
         self.reconciler = Reconciler(
             stores=self.stores,

@@ -7,12 +7,13 @@ import math
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 
 import pytest
 
-from gateway.buffer import thinning
+from gateway.buffer import balance, thinning
 from gateway.buffer.buffer import SealedBatch
 from gateway.buffer.disk import DiskBuffer
 from gateway.buffer.sealed import Sealed
@@ -445,3 +446,23 @@ async def test_a_thinned_batch_keeps_what_it_stands_for_over_a_change_of_epoch(b
     assert list(telemetry.held) == [(1, len(bodies))]
     await squeeze(box, 0.6)
     assert all(last <= telemetry.next_seq for batch in at_rest(buffer) for _, last in batch.replaces)
+
+
+async def test_the_ledger_counts_each_row_once_however_often_it_is_thinned_and_then_dropped(box: Box) -> None:
+    buffer = await box.open(SHAPES)
+    made = await produce(box, 2 * 3600, random.Random(3))
+    for share in (0.8, 0.5, 0.5, 0.0):
+        if share:
+            await squeeze(box, share)
+        else:
+            buffer._limit_bytes = 1
+            await buffer.tidy()
+        lines = balance.ledger(box.folder)
+        assert sum(line.produced for line in lines) == sum(line.read for line in lines) == len(made)
+        assert all(line.delivered == 0 for line in lines), "what went was counted as delivered"
+        lost = Counter[str]()
+        for line in lines:
+            lost.update({reason: count for reason, count in line.lost.items() if count})
+        assert set(lost) == ({"thinned"} if share else {"dropped"})
+    assert sum(line.waiting for line in lines) == 0
+    assert lost["dropped"] == len(made)

@@ -607,6 +607,7 @@ class DiskBuffer:
             return await self._in("store", self._relieve)
 
     def _relieve(self) -> bool:
+        self._store.join_old_hours()  # what writes comes before what counts
         self._thinner.priorities = self._priorities
         return pressure.relieve(
             self._store,
@@ -621,7 +622,6 @@ class DiskBuffer:
     def _measured(self, unsealed_rows: int) -> Usage:
         self._shelf.forget_unused()
         self._quota.measure(self._store, now_ms=self._clock.wall_ms())
-        self._store.join_old_hours()
         counts = self._store.counts()
         return Usage(
             bytes_on_disk=self._bytes(),

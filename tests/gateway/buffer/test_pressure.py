@@ -23,7 +23,7 @@ BATCH_S = 600 if LONG else 3600
 TEN_MS = STEPS_MS[-1]
 PERIOD_MS, GROUPS, COLUMNS = (1000, 5, 10) if LONG else (20_000, 2, 3)
 """The 50 readings a second of a box, where there is time for them."""
-LIMIT_BYTES = 12_000_000 if LONG else 650_000
+LIMIT_BYTES = 12_500_000 if LONG else 760_000
 STEPS = (-1, 0, 0, 1)
 LOG_BYTES = 2_500_000
 SHAPES = [

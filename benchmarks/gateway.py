@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from benchmarks.figures import Figure
 from benchmarks.gateway_full import full
 from benchmarks.gateway_outage import figures as outage
+from benchmarks.gateway_power import power
 from benchmarks.gateway_rig import Fleet, Rig, Site, Watch, rig, rss_mb, written
 from benchmarks.gateway_storage import storage
 from benchmarks.recordings import folder
@@ -36,6 +37,7 @@ def figures(*, seconds: float = 30.0, every_ms: float = 20.0) -> Iterator[Figure
         yield from starts(running)
         yield from full(running, seconds=seconds, every_ms=every_ms)
     yield from storage(folder())
+    yield from power()
     yield from outage()
 
 

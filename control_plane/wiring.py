@@ -30,6 +30,7 @@ def run_ingest(settings: Settings, ready: Callable[[], None]) -> None:
     """The identity listener in threads of its own, beside the gateways' streams. Returns on SIGTERM."""
     from control_plane.first_start import certificate_names
     from control_plane.fleet.authority import Authority
+    from control_plane.fleet.clones import Clones
     from control_plane.fleet.enrolment import Enrolment
     from control_plane.fleet.offers import Offers
     from control_plane.ingest.identity import IdentityService, PeerLimit, serving
@@ -65,6 +66,7 @@ def run_ingest(settings: Settings, ready: Callable[[], None]) -> None:
                     stop=stop,
                     offers=Offers(stores, authority.config_key, settings.configuration.probation_s),
                     dictionaries=Issued(stores.journal),
+                    released=Clones(stores=stores, clock=clock).released,
                 )
             )
 
@@ -74,8 +76,11 @@ def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
     from control_plane.dictionaries.trainer import Trainer
     from control_plane.fleet.revisions import Revisions
     from control_plane.fleet.settle import Settling
+    from control_plane.projections.boots import BootsProjection
     from control_plane.projections.completeness import CompletenessProjection
     from control_plane.projections.history import HistoryProjection
+    from control_plane.projections.ledger import LedgerProjection
+    from control_plane.projections.placing import Placing
     from control_plane.projections.projector import Projector
     from control_plane.projections.reading import HistoryReader
     from control_plane.projections.state import StateProjection
@@ -96,7 +101,7 @@ def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
             telemetry=stores.telemetry,
             clock=clock,
             completeness=CompletenessProjection(),
-            others=(StateProjection(), HistoryProjection()),
+            others=(BootsProjection(), StateProjection(), HistoryProjection(), LedgerProjection()),
             seen=trainer.seen,
         )
         reconciler = Reconciler(
@@ -110,9 +115,11 @@ def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
         settling = Settling(
             revisions=Revisions(stores=stores, clock=clock, profiles=Profiles()), stores=stores, clock=clock
         )
+        placing = Placing(stores=stores, clock=clock, hold_max_s=settings.rules.hold_max_s)
         loops = [
             Loop("projections", threaded(projector.step)),
             Loop("reconcile", threaded(reconciler.step), idle_s=0.3),
+            Loop("boots", threaded(placing.step), idle_s=1.0),
             Loop("configuration", threaded(settling.step), idle_s=1.0),
             Loop("dictionaries", threaded(trainer.step), idle_s=0.5),
         ]

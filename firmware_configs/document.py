@@ -18,6 +18,8 @@ from protos.config import GatewayConfig, ModbusSensor, MqttSensor, Sensor, Simul
 TEXT, SWITCH, COUNTER, NUMBER = "a text", "a switch", "an unsigned 64-bit counter", "a number"
 KINDS = {"string": TEXT, "boolean": SWITCH, "bool": SWITCH}
 EVERYTHING_ELSE = "*"
+UNWARNED_SYNC_S = 10.0
+"""What may be lost where nothing tells that the power fails."""
 
 
 def disagreements(config: GatewayConfig, profiles: Profiles) -> Iterator[str]:
@@ -35,6 +37,8 @@ def disagreements(config: GatewayConfig, profiles: Profiles) -> Iterator[str]:
     for index, via in enumerate(config.uplink.via):
         if via.source and not _is_address(via.source):
             yield f"uplink.via[{index}].source: {via.source!r} is not an IP address"
+    if config.buffer.sync_every_s > UNWARNED_SYNC_S and not config.power.fail_input:
+        yield f"buffer.sync_every_s: more than {UNWARNED_SYNC_S:g} s needs power.fail_input; a power cut costs as much"
     for index, sensor in enumerate(config.sensor):
         for problem in (*_references(sensor, config), *_sections(sensor, profiles)):
             yield f"sensor[{index}].{problem}"

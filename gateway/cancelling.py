@@ -1,12 +1,14 @@
-"""Cancelling what may swallow it."""
+"""Cancelling what may swallow it, or must not be left half done."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+import functools
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 async def apart(run: Callable[[], Awaitable[T]]) -> T:
@@ -29,3 +31,18 @@ async def apart(run: Callable[[], Awaitable[T]]) -> T:
             task.exception()  # what it failed with while it ended interests nobody any more
         raise
     return task.result()
+
+
+def whole(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Run a method to its end even if its caller is cancelled, so that memory never runs ahead of the files."""
+
+    @functools.wraps(method)
+    async def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        task = asyncio.ensure_future(method(*args, **kwargs))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task])
+            raise
+
+    return run

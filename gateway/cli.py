@@ -1,7 +1,7 @@
-"""comboio-gateway: enrol, run, status, sensors, check-config, plan, buffer, field, simulate.
+"""comboio-gateway: enrol, run, status, sensors, explain, check-config, plan, buffer, field, simulate.
 
 Exit status: 0 done · 1 refused, with the reason on stderr · 2 wrong usage · 3 the control plane can't be reached.
-Of `status` and `sensors`: 0 healthy · 1 something is red · 3 the daemon is not running.
+Of `status`, `sensors` and `explain`: 0 healthy · 1 something is red · 3 the daemon is not running.
 """
 
 from __future__ import annotations
@@ -58,6 +58,13 @@ def _parser() -> argparse.ArgumentParser:
 
     buffer = commands.add_parser("buffer", help="what the buffer holds, and what was lost and why")
     buffer.set_defaults(run=_buffer)
+    told = buffer.add_subparsers(metavar="COMMAND")
+    ledger = told.add_parser("ledger", help="hour by hour: read, delivered, waiting, lost and why")
+    ledger.add_argument("sensor", nargs="?", metavar="SENSOR", help="a sensor, or sensor/quantity")
+    ledger.add_argument("--hours", type=_at_least_one, metavar="N", help="the newest N hours; without it, all of them")
+    ledger.add_argument("--data-dir", type=Path, default=argparse.SUPPRESS, metavar="DIR", help=f"default {DATA_DIR}")
+    ledger.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="answer as JSON")
+    ledger.set_defaults(run=_ledger)
 
     status = commands.add_parser("status", help="how this box is, asked of the running daemon")
     status.set_defaults(run=_status)
@@ -66,17 +73,21 @@ def _parser() -> argparse.ArgumentParser:
     live.add_argument("--watch", action="store_true", help="again every second, until stopped")
     live.set_defaults(run=_sensors)
 
+    explain = commands.add_parser("explain", help="the way of one quantity, from its device to the control plane")
+    explain.add_argument("tag", metavar="TAG", help="sensor/quantity, or a sensor")
+    explain.set_defaults(run=_explain)
+
     field = commands.add_parser("field", help="the box's own page").add_subparsers(required=True, metavar="COMMAND")
     pin = field.add_parser("set-pin", help="set the PIN that opens it; those signed in must sign in again")
     pin.add_argument("--stdin", action="store_true", help="read it from standard input")
     pin.add_argument("--pin-file", type=Path, metavar="FILE", help="as field.pin_file of the configuration has it")
     pin.set_defaults(run=_set_pin)
 
-    for command in (enrol, run, buffer, status, live, pin):
+    for command in (enrol, run, buffer, status, live, explain, pin):
         command.add_argument("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help=f"default {DATA_DIR}")
     for command in (run, check, plan):
         command.add_argument("--config", type=Path, default=CONFIG, metavar="FILE", help=f"default {CONFIG}")
-    for command in (enrol, run, check, plan, buffer, status, live):
+    for command in (enrol, run, check, plan, buffer, status, live, explain):
         command.add_argument("--json", action="store_true", help="answer as JSON")
 
     simulate = commands.add_parser("simulate", help="simulated devices and links, for trying things out")
@@ -189,6 +200,20 @@ def _buffer(args: argparse.Namespace) -> int:
     return 0
 
 
+def _ledger(args: argparse.Namespace) -> int:
+    from gateway.buffer import balance
+
+    lines = balance.ledger(args.data_dir / "buffer", sensor=args.sensor, hours=args.hours)
+    print(_json(lines) if args.json else balance.text(lines))
+    return 0
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text}: give a number of hours from 1")
+    return int(text)
+
+
 def _status(args: argparse.Namespace) -> int:
     from gateway.health import table
     from gateway.health.status import ask
@@ -216,6 +241,24 @@ def _sensors(args: argparse.Namespace) -> int:
         if not args.watch:
             return 1 if any(sensor.problem is not None for sensor in picture.sensors) else 0
         time.sleep(1.0)
+
+
+def _explain(args: argparse.Namespace) -> int:
+    from gateway.buffer.position import positions
+    from gateway.health import explanation
+    from gateway.health.status import ask_why
+    from gateway.resting import by_the_files
+
+    running = ask_why(args.data_dir, args.tag)
+    if running is not None and not running.known:
+        found = running
+    else:
+        where = positions(args.data_dir / "buffer", args.tag.partition("/")[0])
+        found = by_the_files(args.tag, where, running)
+    print(_json(found) if args.json else explanation.text(found))
+    if running is None:
+        return 3
+    return 1 if found.wrong else 0
 
 
 def _not_running(args: argparse.Namespace) -> int:

@@ -19,12 +19,14 @@ import structlog
 from firmware_configs.buses import overloads
 from firmware_configs.loader import Profiles
 from gateway import checking, sensors
+from gateway.buffer import thinning
 from gateway.buffer.buffer import Buffer
 from gateway.buffer.disk import DiskBuffer
 from gateway.clock import Clock
 from gateway.desired.desired import Desired, Pinned
 from gateway.desired.state import Desk
 from gateway.errors import Misconfigured
+from gateway.explaining import Explaining
 from gateway.health.carrier import carrier
 from gateway.health.picture import STANDSTILL_S, headline
 from gateway.health.process import Process
@@ -34,11 +36,14 @@ from gateway.identity.keeper import Keeper
 from gateway.picturing import Picturing
 from gateway.pipeline.flow import Flow, flow
 from gateway.pipeline.silence import Silence
+from gateway.power import PowerFail
 from gateway.reading import GroupShape
 from gateway.sensors import BuiltSensor, Supervised
 from gateway.sensors.driver import Driver
 from gateway.supervise import Failures, supervised
 from gateway.uplink.anchors import Anchors
+from gateway.uplink.gps import Gpsd
+from gateway.uplink.hardware_clock import HardwareClock
 from gateway.uplink.health import LinkHealth
 from gateway.uplink.link import Link
 from gateway.uplink.spending import Spending
@@ -100,7 +105,8 @@ async def run(
     def set_batch_interval(seconds: float) -> None:
         buffer.batch_interval_s = seconds
 
-    anchors = Anchors(clock=clock, boot=buffer.opening.boot, record=record)
+    hardware = HardwareClock(data_dir / "hardware-clock.json")
+    anchors = Anchors(clock=clock, boot=buffer.opening.boot, record=record, hardware=hardware)
     spending = Spending(data_dir / "uplink-day.json", clock=clock)
 
     def link(settings: GatewayConfig) -> Link:
@@ -129,11 +135,14 @@ async def run(
         version=functools.cache(version),
     )
 
+    explain = Explaining(scene=site, buffer=buffer, clock=clock, anchors=anchors, failures=failures)
+
     def page(settings: FieldSection) -> Supervised:
         from gateway.field.page import Page  # noqa: PLC0415 - aiohttp takes 15 MB; imported where it is asked for
 
         return Supervised("page", Page(settings, data_dir=data_dir, clock=clock, take=picture).run)
 
+    power = PowerFail(buffer=buffer, clock=clock, fail_input=lambda: site.config.power.fail_input)
     watchdog = Watchdog(
         stuck=lambda: [*_standing(buffer), *site.ended(), *_ended_parts(running)],
         headline=lambda: headline(picture()),
@@ -143,13 +152,16 @@ async def run(
         log.warning("bus.overloaded", why=overload)
     log.info("gateway.start", id=keeper.gateway_id, epoch=f"{buffer.opening.epoch:08x}", opens=buffer.opening.opens)
     try:
-        async with asyncio.TaskGroup() as tasks:
+        async with power.listening(), asyncio.TaskGroup() as tasks:
             always: dict[str, Callable[[], Awaitable[None]]] = {
                 "buffer": buffer.run,
+                "power": power.run,
                 "clock": anchors.run,
-                "status": StatusSocket(data_dir, take=picture).run,
+                "status": StatusSocket(data_dir, take=picture, explain=explain).run,
                 "watchdog": watchdog.run,
             }
+            if site.config.gateway.gpsd:
+                always["gps"] = Gpsd(site.config.gateway.gpsd, clock=clock, offer=anchors.from_gps).run
             for name, run in always.items():
                 running.append(tasks.create_task(supervised(name, run, failures=failures), name=name))
             site.begin(tasks, link, page)
@@ -256,7 +268,7 @@ class Site:
     async def open(self, plan: Plan) -> None:
         """Open the buffer for what will be read first."""
         self._plan = plan
-        self._buffer.limit(self.config.buffer)
+        self._buffer.limit(self.config.buffer, thinning.priorities(self.config.sensor))
         plan.bind(await self._buffer.open(plan.shapes))
 
     def begin(
@@ -283,7 +295,7 @@ class Site:
         before, after = self.config, config or self._local
         await _ended(self._running)
         self._plan = plan
-        self._buffer.limit(after.buffer)
+        self._buffer.limit(after.buffer, thinning.priorities(after.sensor))
         plan.bind(await self._buffer.declare(plan.shapes))
         self._start_sensors()
         if after.uplink != before.uplink:

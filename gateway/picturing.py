@@ -148,6 +148,7 @@ class Picturing:
             sent_bytes=health.sent_bytes,
             via=health.via,
             held_back=health.held_back,
+            paused=health.paused,
             day_bytes=health.day_bytes,
             day_limit_bytes=health.day_limit_bytes,
         )
@@ -169,6 +170,9 @@ class Picturing:
             gaps_open=sum(_losing(built, now_ms) for built in self.scene.sensors),
             standstill_s=self.buffer.standstill_ms() / 1000,
             refused=self.buffer.refused(),
+            thinned_readings=usage.thinned_readings,
+            urgent_bytes=usage.urgent_bytes,
+            urgent_limit_bytes=usage.urgent_limit_bytes,
         )
 
     def _configuration(self) -> ConfigurationPicture:

@@ -33,6 +33,8 @@ class GatewaySection(Frozen, frozen=True, kw_only=True):
     """Free text shown to people."""
     asset: AssetPath | None = None
     """What this box is mounted on."""
+    gpsd: Annotated[str, Meta(pattern=r"^$|^[^\s:]+:[0-9]{1,5}$", title="host:port, e.g. 127.0.0.1:2947")] = ""
+    """Take the time from gpsd there, where nothing better is at hand. Empty: off. Taken at the daemon's start."""
 
 
 Hours = Annotated[
@@ -75,15 +77,24 @@ class UplinkSection(Frozen, frozen=True, kw_only=True):
 
 class BufferSection(Frozen, frozen=True, kw_only=True):
     limit_mb: Annotated[float, Meta(ge=1)] = 1024.0
-    """Everything the buffer keeps on disk, logs included."""
-    sync_every_s: Annotated[float, Meta(ge=0.0, le=60.0)] = 2.0
-    """What a power cut may cost."""
+    """Everything the buffer keeps on disk, logs included; then telemetry is thinned, and only then dropped."""
+    urgent_limit_mb: Annotated[float, Meta(gt=0)] = 64.0
+    """Of these, what events, alarms and gap records may take; at the limit field events are refused."""
+    sync_every_s: Annotated[float, Meta(ge=0.0, le=30.0)] = 2.0
+    """What a power cut may cost; more than 10 needs power.fail_input."""
     seal_max_rows: Annotated[int, Meta(ge=1)] = 20_000
     """Seal telemetry at this many rows even before the interval."""
     seal_max_kb: Annotated[int, Meta(ge=1, le=1024)] = 64
     """Seal telemetry at about this encoded size."""
     keep_acknowledged_h: Annotated[float, Meta(ge=0.0)] = 24.0
     """Keep acknowledged batches this long, while space allows, to re-offer them to a restored server."""
+
+
+class PowerSection(Frozen, frozen=True, kw_only=True):
+    """How the box hears that its power is failing, while a capacitor or battery still carries it."""
+
+    fail_input: Annotated[str, Meta(pattern=r"^(|SIGPWR|/.+)$", title="a path from / on, or SIGPWR")] = ""
+    """A FIFO or sysfs file that reads 1 then and 0 when it is back, or SIGPWR, which is heeded anyway; empty: none."""
 
 
 class FieldSection(Frozen, frozen=True, kw_only=True):
@@ -198,6 +209,9 @@ class SensorBase(Frozen, frozen=True, kw_only=True):
     report: dict[str, Report] = field(default_factory=dict)
     """Per quantity; "*" for those not named. Without: every reading is sent."""
     alarm: tuple[Alarm, ...] = ()
+    priority: Literal["low", "normal", "high"] | None = None
+    """What is thinned first when the buffer is full: low, then normal, then high. Left out: normal, and high for a
+    sensor with cargo temperature (attribute role)."""
 
 
 class ModbusSensor(SensorBase, frozen=True, kw_only=True, tag_field="driver", tag="modbus"):
@@ -263,6 +277,7 @@ class GatewayConfig(Frozen, frozen=True, kw_only=True):
     gateway: GatewaySection = GatewaySection()
     uplink: UplinkSection = UplinkSection()
     buffer: BufferSection = BufferSection()
+    power: PowerSection = PowerSection()
     field: FieldSection = FieldSection()
     bus: tuple[ModbusBus, ...] = ()
     broker: tuple[Broker, ...] = ()

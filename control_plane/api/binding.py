@@ -50,6 +50,7 @@ AREA_OF = {
     "readings": Area.DATA,
     "gaps": Area.DATA,
     "completeness": Area.DATA,
+    "ledger": Area.DATA,
     "events": Area.EVENTS,
     "deliveries": Area.DELIVERIES,
     "destinations": Area.DELIVERIES,

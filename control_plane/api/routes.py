@@ -9,6 +9,7 @@ from control_plane.api.api_tokens import ApiTokens
 from control_plane.api.assets import AssetRoutes
 from control_plane.api.binding import Route
 from control_plane.api.broadcast import Broadcaster
+from control_plane.api.clones import CloneRoutes
 from control_plane.api.completeness import Completeness
 from control_plane.api.configuration import ConfigurationRoutes
 from control_plane.api.deliveries import Deliveries
@@ -20,6 +21,7 @@ from control_plane.api.gateways import GatewayRoutes
 from control_plane.api.groups import GroupRoutes
 from control_plane.api.health import Health
 from control_plane.api.join_tokens import JoinTokenRoutes
+from control_plane.api.ledger import Ledger
 from control_plane.api.live import LiveRoutes
 from control_plane.api.me import MeRoutes
 from control_plane.api.places import PlaceRoutes
@@ -30,6 +32,7 @@ from control_plane.clock import Clock
 from control_plane.fleet.accounts import Accounts
 from control_plane.fleet.assets import Assets
 from control_plane.fleet.authority import Authority
+from control_plane.fleet.clones import Clones
 from control_plane.fleet.enrolment import Enrolment
 from control_plane.fleet.gateways import Gateways
 from control_plane.fleet.places import Places
@@ -37,6 +40,7 @@ from control_plane.fleet.revisions import Revisions
 from control_plane.fleet.sensors import Sensors
 from control_plane.fleet.status import Statuses
 from control_plane.fleet.users import Users
+from control_plane.projections.balances import Balances
 from control_plane.projections.reading import HistoryReader
 from control_plane.settings import Settings
 from control_plane.store.engine import Stores
@@ -71,6 +75,7 @@ def routes(parts: Parts) -> tuple[Route, ...]:
         *UserRoutes(users=users).routes(),
         *JoinTokenRoutes(join_tokens=parts.enrolment.join_tokens, clock=clock).routes(),
         *gateways(parts).routes(),
+        *CloneRoutes(clones=Clones(stores=stores, clock=clock)).routes(),
         *SensorRoutes(sensors=Sensors(stores=stores, clock=clock), assets=assets).routes(),
         *AssetRoutes(assets=assets).routes(),
         *PlaceRoutes(places=Places(store=stores.business, clock=clock)).routes(),
@@ -79,6 +84,7 @@ def routes(parts: Parts) -> tuple[Route, ...]:
         *ReadingsRoutes(telemetry=stores.telemetry, reader=parts.reader, clock=clock).routes(),
         *Gaps(store=stores.telemetry).routes(),
         *Completeness(store=stores.telemetry).routes(),
+        *Ledger(balances=Balances(journal=stores.journal, telemetry=stores.telemetry)).routes(),
         *Events(store=stores.business).routes(),
         *Deliveries(store=stores.business, clock=clock).routes(),
         *LiveRoutes(stores=stores, clock=clock, broadcaster=parts.broadcaster).routes(),

@@ -1,4 +1,4 @@
-"""comboio health, join-token, readings, events, deliveries, gaps, completeness, destinations, replay."""
+"""comboio health, join-token, readings, events, deliveries, gaps, completeness, ledger, destinations, replay."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ DELIVERIES = rows(("id", "state", "key", "delivered", "last_error"))
 GAPS = rows(("gateway", "sensor", "reason", "count", "count_exact", "recorded"))
 COMPLETENESS = rows(("gateway", "watermark", "urgent", "telemetry", "epoch"), of=lambda one: {**one, **_lanes(one)})
 DESTINATIONS = rows(("name", "state", "host", "open", "oldest_open", "last_error"))
+LEDGER = rows(("hour", "sensor", "received", "lost", "why"), of=lambda one: {**one, **_account(one)})
 JOIN_TOKENS = rows(("id", "gateway_name", "asset", "state", "expires", "used_by"))
 VALUE_NAMES = ("values", "quality", "min", "max", "mean", "last", "count")
 EVERYTHING = 100_000
@@ -41,6 +42,12 @@ def add(commands: Commands) -> None:
         "completeness", _asking("/completeness", "gateway"), COMPLETENESS, "up to when everything is here"
     )
     filters(complete, "gateway")
+    ledger = commands.command("ledger", _ledger, LEDGER, "what a gateway delivered and lost, hour by hour")
+    ledger.add_argument("gateway")
+    ledger.add_argument("--sensor", help="a sensor, or sensor/quantity")
+    ledger.add_argument("--from", dest="start", help="RFC 3339")
+    ledger.add_argument("--to", dest="end", help="RFC 3339")
+    ledger.add_argument("--limit", type=int, default=100, help="rows at most; default 100")
     _add_events(commands)
     _add_deliveries(commands)
 
@@ -103,6 +110,11 @@ def _join_token(client: Client, options: Any) -> Any:
     return client.post("/join-tokens", {"gateway_name": options.name, "asset": options.asset, "ttl_s": options.ttl_s})
 
 
+def _ledger(client: Client, options: Any) -> Any:
+    asked = {"gateway": options.gateway, "sensor": options.sensor, "from": options.start, "to": options.end}
+    return client.listed("/ledger", limit=options.limit, **asked)
+
+
 def _readings(client: Client, options: Any) -> Any:
     asked = {"from": options.start, "to": options.end, "max_points": options.max_points}
     return client.get("/readings", series=options.series, **asked)
@@ -118,6 +130,19 @@ def short(event_type: str) -> str:
 
 def _lanes(one: Any) -> dict[str, Any]:
     return {lane["lane"]: f"seq {lane['seq']}" for lane in one["lanes"]}
+
+
+def _account(one: Any) -> dict[str, Any]:
+    """An hour nobody can place is named by its boot; what nobody could count is a question mark."""
+    lost = one["lost"]
+    unknown = any(some["unknown"] for some in lost)
+    why = [f"{some['reason']} {some['rows'] or ''}{'?' if some['unknown'] else ''}" for some in lost]
+    return {
+        "hour": one["from"] or f"boot {one['boot']}, hour {one['hour']}",
+        "sensor": one["sensor"] or "(every sensor)",
+        "lost": f"{sum(some['rows'] for some in lost)}{'+?' if unknown else ''}",
+        "why": ", ".join(why),
+    }
 
 
 def _show_health(answer: Any) -> None:

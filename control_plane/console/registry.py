@@ -66,6 +66,13 @@ def _add_gateways(commands: Commands) -> None:
     assign.add_argument("--no-groups", action="store_true")
     _one(
         action,
+        "release-clone",
+        _release_clone,
+        said("{released} goes on when it says Hello, within two minutes."),
+        "let it go on after two boxes used its identity, once the second one is gone",
+    )
+    _one(
+        action,
         "retire",
         lambda c, o: deleted(c, path("gateways", o.id)),
         said("{deleted} is retired; what it delivered stays."),
@@ -76,6 +83,11 @@ def _add_gateways(commands: Commands) -> None:
 def _register(client: Client, options: Any) -> Any:
     body = {"name": options.name, "asset": options.asset, "groups": options.group, "ttl_s": options.ttl_s}
     return client.post("/gateways", body)
+
+
+def _release_clone(client: Client, options: Any) -> Any:
+    client.post(path("gateways", options.id, "clone", "release"), {})
+    return {"released": options.id}
 
 
 def _token(client: Client, options: Any) -> Any:

@@ -19,6 +19,7 @@ from control_plane.fleet.status import WAYS, Facts, State, Way, judge, said_by, 
 from control_plane.store.engine import Stores
 from control_plane.store.tables import (
     certificate,
+    clone,
     config_desired,
     config_offer,
     config_status,
@@ -45,6 +46,7 @@ SAID = tuple(
     presence.c[name]
     for name in ("gateway", "connected_ms", "heard_ms", "left_ms", "why", "version", "heartbeat", "running")
 )
+PAUSED = select(clone.c.gateway, clone.c.since_ms).where(clone.c.released_ms.is_(None))
 
 
 class Status(StrEnum):
@@ -65,6 +67,7 @@ class Why(StrEnum):
     LEFT = "left"
     NEVER = "never"
     RETIRED = "retired"
+    CLONE = "clone"
 
 
 class Presence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -98,6 +101,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     presence: Presence | None
     data_ms: int | None
     readings: int
+    paused_ms: int | None
+    """Since when nothing is taken of it, because two boxes use its identity."""
     status: Status
     why: Why
     configuration: State | None
@@ -131,12 +136,13 @@ class Fleet:
             ).one()
             offered = connection.execute(select(func.max(config_offer.c.offered_ms))).scalar()
             told = connection.execute(select(func.max(config_status.c.id))).scalar()
+            paused = connection.execute(select(func.max(clone.c.since_ms), func.max(clone.c.released_ms))).one()
         with self._stores.telemetry.read() as connection:
             data = connection.execute(select(func.max(state.c.updated_ms))).scalar()
         with self._stores.business.read() as connection:
             known = connection.execute(select(func.count(), func.max(gateway.c.retired_ms)).select_from(gateway)).one()
             wanted = connection.execute(select(func.max(config_desired.c.change))).scalar()
-        return (*heard, data, *known, offered, told, wanted)
+        return (*heard, data, *known, offered, told, wanted, *paused)
 
     def _standings(self, registry: Select[Any], only: str | None = None) -> list[Standing]:
         now_ms = self._clock.now_ms()
@@ -149,13 +155,20 @@ class Fleet:
             wanted = _by_gateway(connection, config_desired, "generation", "hash", only=only)
         with self._stores.journal.read() as connection:
             streams = self._streams(connection.execute(said).all(), whole=only is None)
+            paused = {row.gateway: row.since_ms for row in connection.execute(PAUSED)}
             offered = _by_gateway(connection, config_offer, "generation", only=only)
             states = _configurations(connection, [row[0] for row in known], wanted, offered, streams)
         with self._stores.telemetry.read() as connection:
             data = {key: (at_ms, readings) for key, at_ms, readings in connection.execute(held)}
         return [
             _standing(
-                row, expiries.get(row[0]), streams.get(row[0]), data.get(row[0], (None, 0)), states.get(row[0]), now_ms
+                row,
+                expiries.get(row[0]),
+                streams.get(row[0]),
+                data.get(row[0], (None, 0)),
+                states.get(row[0]),
+                paused.get(row[0]),
+                now_ms,
             )
             for row in known
         ]
@@ -258,11 +271,14 @@ def _standing(
     said: Presence | None,
     held: tuple[int | None, int],
     configured: State | None,
+    paused_ms: int | None,
     now_ms: int,
 ) -> Standing:
     gateway_id, name, asset, hardware, serial, created_ms, retired_ms = row
     data_ms, readings = held
     status, why = _judged(retired_ms, said, data_ms, now_ms)
+    if paused_ms is not None and retired_ms is None:
+        status, why = Status.OFFLINE, Why.CLONE
     return Standing(
         id=gateway_id,
         name=name,
@@ -275,6 +291,7 @@ def _standing(
         presence=said,
         data_ms=data_ms,
         readings=readings,
+        paused_ms=paused_ms,
         status=status,
         why=why,
         configuration=None if retired_ms is not None else configured,

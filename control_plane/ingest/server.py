@@ -75,6 +75,7 @@ async def serve(
     stop: threading.Event,
     offers: Offers | None = None,
     dictionaries: Issued | None = None,
+    released: Callable[[str], int | None] = lambda _gateway: None,
 ) -> None:
     """Serve until `stop`; then say goodbye, commit what is queued, and return within a few seconds."""
     writer = Writer(journal, linger_s=settings.linger_ms / 1000)
@@ -86,7 +87,13 @@ async def serve(
     )
     pace = wire.Pace(batch_interval_ms=round(settings.batch_interval_s * 1000))
     service = LinkService(
-        journal=journal, writer=writer, clock=clock, limits=limits, pace=pace, admit=admission.why_not
+        journal=journal,
+        writer=writer,
+        clock=clock,
+        limits=limits,
+        pace=pace,
+        admit=admission.why_not,
+        released=released,
     )
     pusher = Pusher(offers=offers, sessions=lambda: service.sessions, clock=clock) if offers is not None else None
     if pusher is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
 import grpc
 import structlog
@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from control_plane.clock import Clock
 from control_plane.ingest.session import Goodbye, Send, Session, welcome
 from control_plane.ingest.writer import Writer
+from control_plane.journal.epochs import SUSPECTED
 from control_plane.journal.journal import MAX_SEQ, Journal, SessionStart
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
@@ -20,6 +21,8 @@ from protos.comboio.v1 import link_pb2 as wire
 METHOD_SERVICE = "comboio.v1.Link"
 HELLO_TIMEOUT_S = 20.0
 DRAIN_RETURN_MS = 1000
+CLOSE_WITHIN_S = 5.0
+CLONE_RETURN_MS = 60_000
 RETURN_PER_S = 500
 """Gateways sent away together come back at this rate: a TLS handshake costs a millisecond or two of CPU."""
 URN = "urn:comboio:gateway:"
@@ -30,7 +33,11 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
 class LinkService:
-    """All streams of this process. `admit(gateway, serial)` returns why a peer may not come in, or None."""
+    """All streams of this process.
+
+    `admit(gateway, serial)` returns why a peer may not come in, or None; `released(gateway)` which suspicion of a clone
+    an administrator has settled, by its time; it may block.
+    """
 
     def __init__(
         self,
@@ -42,6 +49,7 @@ class LinkService:
         pace: wire.Pace,
         admit: Callable[[str, int], str | None],
         odd: Callable[[str, str], None] = lambda _gateway, _note: None,
+        released: Callable[[str], int | None] = lambda _gateway: None,
     ) -> None:
         self.moved: Callable[[str], None] = lambda _: None
         """Told of each gateway that greets, or says that something else runs now."""
@@ -54,6 +62,7 @@ class LinkService:
         self._pace = pace
         self._admit = admit
         self._odd = odd
+        self._released = released
         self._sessions: dict[str, Session] = {}
         self._serials: dict[str, int] = {}
         self._crc_seen: dict[tuple[str, int, int, int], int] = {}
@@ -114,6 +123,12 @@ class LinkService:
             sorry = Goodbye(wire.GOODBYE_STORAGE, "the journal can't be written", return_after_ms=2000)
             await send(wire.Downlink(goodbye=sorry.message))
             return
+        if start.paused_ms is not None:
+            await send(wire.Downlink(goodbye=self._suspect(gateway, start).message))
+            return
+        if start.new_epoch:
+            await self._order_epoch(gateway, start, context, send)
+            return
         session = self._begin(gateway, serial, hello, start)
         log.info("stream.open", gateway=gateway, session=start.session)
         try:
@@ -131,10 +146,35 @@ class LinkService:
     async def _open(self, gateway: str, hello: wire.Hello) -> SessionStart:
         now_ms = self._clock.now_ms()
         start = await self._writer.call(lambda: self._journal.open_session(gateway, hello, now_ms=now_ms))
+        if start.paused_ms is not None:
+            settled = await asyncio.to_thread(self._released, gateway)
+            if settled == start.paused_ms:
+                start = await self._writer.call(
+                    lambda: self._journal.open_session(gateway, hello, now_ms=now_ms, released_ms=settled)
+                )
         if start.note:
             log.error("integrity.store", gateway=gateway, note=start.note)
             self._odd(gateway, start.note)
         return start
+
+    def _suspect(self, gateway: str, start: SessionStart) -> Goodbye:
+        """Two boxes: whichever is connected goes too."""
+        text = f"{SUSPECTED} ({start.note}): nothing is taken of either until an administrator releases it"
+        goodbye = Goodbye(wire.GOODBYE_CLONE_SUSPECTED, text, return_after_ms=CLONE_RETURN_MS)
+        if (older := self._sessions.get(gateway)) is not None:
+            older.end(goodbye)
+        return goodbye
+
+    async def _order_epoch(self, gateway: str, start: SessionStart, context: Context, send: Send) -> None:
+        """Say what is held, and leave the rest to the store; whatever else it says on this stream is not taken."""
+        self._fence(gateway)
+        greeting = welcome(start, limits=self._limits, pace=self._pace, now_ms=self._clock.now_ms())
+        log.warning("epoch.ordered", gateway=gateway, why=start.note)
+        await send(wire.Downlink(welcome=greeting))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_WITHIN_S):
+                while isinstance(await context.read(), bytes):
+                    pass
 
     def _begin(self, gateway: str, serial: int, hello: wire.Hello, start: SessionStart) -> Session:
         session = Session(
@@ -147,12 +187,15 @@ class LinkService:
             crc_seen=self._crc_seen,
             moved=self._moved,
         )
-        older = self._sessions.get(gateway)
-        if older is not None:
-            older.end(Goodbye(wire.GOODBYE_FENCED, "a newer connection of this gateway took over"))
+        self._fence(gateway)
         self._sessions[gateway] = session
         self._serials[gateway] = serial
         return session
+
+    def _fence(self, gateway: str) -> None:
+        """The newest Hello wins."""
+        if (older := self._sessions.get(gateway)) is not None:
+            older.end(Goodbye(wire.GOODBYE_FENCED, "a newer connection of this gateway took over"))
 
     def _moved(self, gateway: str) -> None:
         self.moved(gateway)
@@ -217,4 +260,27 @@ def _hello(message: wire.Uplink) -> wire.Hello:
         raise Goodbye(wire.GOODBYE_PROTOCOL, "Hello names a lane that does not exist")
     if hello.opens > MAX_INT64 or any(lane.next_seq > MAX_SEQ for lane in hello.lanes):
         raise Goodbye(wire.GOODBYE_PROTOCOL, "Hello counts further than any store can have come")
+    if hello.last_session > MAX_INT64 or not _sound(hello):
+        raise Goodbye(wire.GOODBYE_PROTOCOL, "what Hello says of the epoch before can't be")
     return hello
+
+
+def _sound(hello: wire.Hello) -> bool:
+    """Seqs that moved come from another epoch, each once, in their order."""
+    if hello.moved and hello.predecessor_epoch in {0, hello.epoch}:
+        return False
+    for said in hello.moved:
+        if said.lane not in pb.Lane.values() or said.agreed > MAX_SEQ:
+            return False
+        if not _ascending(said.seqs) or not _ascending(said.replaced):
+            return False
+    return True
+
+
+def _ascending(ranges: Iterable[pb.Range]) -> bool:
+    last = 0
+    for one in ranges:
+        if not last < one.first <= one.last <= MAX_SEQ:
+            return False
+        last = one.last
+    return True

@@ -341,6 +341,7 @@ def welcome(start: SessionStart, *, limits: wire.Limits, pace: wire.Pace, now_ms
     return wire.Welcome(
         session=start.session,
         lanes=[received(mark) for mark in start.lanes.values()],
+        new_epoch=start.new_epoch,
         schema=_contiguous(start.schemas),
         server_ms=now_ms,
         limits=limits,

@@ -149,6 +149,10 @@ class SessionStart:
     schemas: frozenset[int]
     dictionaries: frozenset[int] = frozenset()
     """Names of those held for this gateway."""
+    new_epoch: bool = False
+    """The store must begin a new epoch; until it says so, nothing is taken of it."""
+    paused_ms: int | None = None
+    """Since when two boxes are suspected behind this gateway: nothing is taken of either, and nothing else is said."""
     note: str = ""
     """What is odd about this Hello, for the integrity log; empty if nothing."""
 
@@ -163,8 +167,13 @@ class Committed:
 
 
 class Journal(Protocol):
-    def open_session(self, gateway: str, hello: wire.Hello, *, now_ms: int) -> SessionStart:
-        """Take the fencing token, remember the Hello, say what is held. Durable when it returns."""
+    def open_session(
+        self, gateway: str, hello: wire.Hello, *, now_ms: int, released_ms: int | None = None
+    ) -> SessionStart:
+        """Take the fencing token, remember the Hello, say what is held. Durable when it returns.
+
+        `released_ms`: the suspicion (its `paused_ms`) that an administrator has settled, if any.
+        """
 
     def commit(self, entries: Sequence[Entry]) -> Committed:
         """One durable transaction. Raises sqlalchemy.exc.DBAPIError when the store refuses."""

@@ -5,18 +5,19 @@ Invariants
 2. (gateway, epoch, lane, seq) is unique. The same key with other content is kept in `conflict`.
 3. A declaration or a dictionary is written before, or in the same transaction as, the first batch naming it, and
    never changes.
+4. Bytes that came again under another name, after an ordered change of epoch, are in `known` and not a second batch.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from sqlalchemy import Connection, LargeBinary, bindparam, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.sql.dml import Insert
 
+from control_plane.journal import epochs
 from control_plane.journal.dictionaries import Issue, add, in_order, names
 from control_plane.journal.journal import (
     BatchEntry,
@@ -33,6 +34,20 @@ from control_plane.journal.journal import (
     RejectEntry,
     SessionStart,
     StatusEntry,
+)
+from control_plane.journal.lineage import Lineage
+from control_plane.journal.rows import (
+    batch_row,
+    conflict_row,
+    effective_row,
+    heard_row,
+    heartbeat_row,
+    lane_row,
+    offer_row,
+    presence_row,
+    reject_row,
+    status_row,
+    unpack_ranges,
 )
 from control_plane.store.engine import Store
 from control_plane.store.tables import (
@@ -54,16 +69,7 @@ from protos.columns import Dictionary, dictionary_id
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
 
-_PAIR = struct.Struct("<QQ")
-TEXT_LIMIT = 1000
-
-
-def pack_ranges(ranges: Iterable[tuple[int, int]]) -> bytes:
-    return b"".join(_PAIR.pack(*pair) for pair in ranges)
-
-
-def unpack_ranges(data: bytes) -> tuple[tuple[int, int], ...]:
-    return tuple((first, last) for first, last in _PAIR.iter_unpack(data))
+ORDERED = "it was told to begin a new epoch"
 
 
 class SqlJournal:
@@ -71,6 +77,8 @@ class SqlJournal:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._lineages: dict[str, Lineage] = {}
+        """Of gateways whose newest Hello named a predecessor: what they send may be here under another name."""
         insert = sqlite_insert if store.sqlite else pg_insert
         self._insert_batch = insert(batch)
         self._insert_declare = insert(declare).on_conflict_do_nothing()
@@ -79,7 +87,7 @@ class SqlJournal:
         new_lane = insert(lane)
         self._upsert_lane: Insert = new_lane.on_conflict_do_update(
             index_elements=["gateway", "epoch", "lane"],
-            set_={name: new_lane.excluded[name] for name in ("cum", "above", "max_seen")},
+            set_={name: new_lane.excluded[name] for name in ("cum", "above", "max_seen", "session")},
         )
         beat = insert(heartbeat)
         said = ("seq", "complete_boot", "complete_mono_ms", "received_ms")
@@ -109,12 +117,22 @@ class SqlJournal:
 
     # --- sessions ------------------------------------------------------------------------------------
 
-    def open_session(self, gateway: str, hello_: wire.Hello, *, now_ms: int) -> SessionStart:
+    def open_session(
+        self, gateway: str, hello_: wire.Hello, *, now_ms: int, released_ms: int | None = None
+    ) -> SessionStart:
         with self._store.write() as connection:
             in_order(self._store, connection)
+            pause = epochs.pause(connection, gateway, hello_, now_ms=now_ms, released_ms=released_ms)
+            if pause is not None and not pause.fresh:
+                return SessionStart(session=0, lanes={}, schemas=frozenset(), paused_ms=pause.since_ms, note=pause.why)
             number = connection.execute(self._next_session, {"gateway": gateway, "session": 1}).scalar_one()
-            note = self._oddity(connection, gateway, hello_)
-            connection.execute(
+            if pause is not None:  # the token is taken: whoever is connected is fenced
+                return SessionStart(
+                    session=number, lanes={}, schemas=frozenset(), paused_ms=pause.since_ms, note=pause.why
+                )
+            lanes = self._lanes(connection, gateway, hello_.epoch)
+            why = epochs.why_new(connection, gateway, hello_, lanes)
+            made = connection.execute(
                 hello.insert(),
                 {
                     "gateway": gateway,
@@ -126,40 +144,31 @@ class SqlJournal:
                     "boot_id": hello_.boot_id,
                     "received_ms": now_ms,
                     "body": hello_.SerializeToString(),
+                    "why": why or None,
                 },
             )
-            connection.execute(self._upsert_presence, _presence_row(gateway, number, hello_, now_ms))
-            lanes = self._lanes(connection, gateway, hello_.epoch)
-            for state in hello_.lanes:
-                held = lanes.get(state.lane)
-                if held and state.next_seq <= held.max_seen and not note:
-                    note = f"lane {state.lane} continues at {state.next_seq} but {held.max_seen} was already seen"
+            row = presence_row(gateway, number, hello_, now_ms)
+            connection.execute(self._upsert_presence, row | ({"left_ms": now_ms, "why": ORDERED} if why else {}))
+            if not why:
+                (hello_id,) = made.inserted_primary_key or (0,)
+                self._begin(connection, gateway, hello_, hello_id)
             known = select(declare.c.schema).where(declare.c.gateway == gateway, declare.c.epoch == hello_.epoch)
             schemas = frozenset(connection.execute(known).scalars())
             dictionaries = names(connection, gateway)
-        return SessionStart(session=number, lanes=lanes, schemas=schemas, dictionaries=dictionaries, note=note)
+        return SessionStart(
+            session=number, lanes=lanes, schemas=schemas, dictionaries=dictionaries, new_epoch=bool(why), note=why
+        )
+
+    def _begin(self, connection: Connection, gateway: str, said: wire.Hello, hello_id: int) -> None:
+        epochs.accepted(connection, gateway, said, hello_id)
+        self._lineages.pop(gateway, None)
+        if said.predecessor_epoch:
+            self._lineages[gateway] = epochs.lineage_of(connection, gateway)
 
     def everyone_left(self, *, now_ms: int, why: str) -> None:
         """Close every open presence: for a start at which nobody can be connected yet."""
         with self._store.write() as connection:
             connection.execute(update(presence).where(presence.c.left_ms.is_(None)).values(left_ms=now_ms, why=why))
-
-    def _oddity(self, connection: Connection, gateway: str, now: wire.Hello) -> str:
-        """A restored or cloned store shows an `opens` that went back, or one opening under two names."""
-        query = (
-            select(hello.c.opens, hello.c.run_id)
-            .where(hello.c.gateway == gateway, hello.c.epoch == now.epoch)
-            .order_by(hello.c.id.desc())
-            .limit(1)
-        )
-        last = connection.execute(query).one_or_none()
-        if last is None:
-            return ""
-        if now.opens < last.opens:
-            return f"the store was opened {last.opens} times before, now it says {now.opens}: restored or cloned"
-        if now.opens == last.opens and bytes(now.run_id) != bytes(last.run_id):
-            return f"two openings of the store both say {now.opens}: restored or cloned"
-        return ""
 
     def _lanes(self, connection: Connection, gateway: str, epoch: int) -> dict[int, LaneMark]:
         query = select(lane).where(lane.c.gateway == gateway, lane.c.epoch == epoch)
@@ -181,17 +190,19 @@ class SqlJournal:
                 if isinstance(entry, DictionaryEntry):
                     self._dictionary(connection, entry)
             batches = [e for e in live if isinstance(e, BatchEntry)]
+            if self._lineages:
+                batches = epochs.settle_known(connection, self._lineages, batches)
             if batches:
-                connection.execute(self._insert_batch, [_batch_row(e) for e in batches])
+                connection.execute(self._insert_batch, [batch_row(e) for e in batches])
             self._duplicates(connection, [e for e in live if isinstance(e, DuplicateEntry)], done)
             rejects = [e for e in live if isinstance(e, RejectEntry)]
             if rejects:
-                connection.execute(self._insert_reject, [_reject_row(e) for e in rejects])
-            marks = {e.mark[:3]: e.mark for e in live if isinstance(e, BatchEntry | RejectEntry)}
+                connection.execute(self._insert_reject, [reject_row(e) for e in rejects])
+            marks = {e.mark[:3]: lane_row(e.mark, e.session) for e in live if isinstance(e, BatchEntry | RejectEntry)}
             if marks:
-                connection.execute(self._upsert_lane, [_lane_row(mark) for _, mark in sorted(marks.items())])
+                connection.execute(self._upsert_lane, [row for _, row in sorted(marks.items())])
             beats = {
-                (e.gateway, e.epoch, said.lane): _heartbeat_row(e, said)
+                (e.gateway, e.epoch, said.lane): heartbeat_row(e, said)
                 for e in live
                 if isinstance(e, HeartbeatEntry)
                 for said in e.lanes
@@ -199,19 +210,19 @@ class SqlJournal:
             if beats:
                 connection.execute(self._upsert_heartbeat, [row for _, row in sorted(beats.items())])
             self._configuration(connection, live)
-            heard = [_heard_row(e) for e in live if isinstance(e, PresenceEntry)]
+            heard = [heard_row(e) for e in live if isinstance(e, PresenceEntry)]
             if heard:
                 connection.execute(self._update_presence, heard)
         return done
 
     def _configuration(self, connection: Connection, live: Sequence[Entry]) -> None:
-        offers = {e.gateway: _offer_row(e) for e in live if isinstance(e, OfferEntry)}
+        offers = {e.gateway: offer_row(e) for e in live if isinstance(e, OfferEntry)}
         upsert(connection, config_offer, [row for _, row in sorted(offers.items())])
-        effective = {e.gateway: _effective_row(e) for e in live if isinstance(e, EffectiveEntry)}
+        effective = {e.gateway: effective_row(e) for e in live if isinstance(e, EffectiveEntry)}
         upsert(connection, effective_config, [row for _, row in sorted(effective.items())])
         for entry in live:
             if isinstance(entry, StatusEntry):
-                self._status(connection, _status_row(entry))
+                self._status(connection, status_row(entry))
 
     def _status(self, connection: Connection, row: dict[str, object]) -> None:
         """Unless the gateway's newest row says the same already."""
@@ -276,143 +287,8 @@ class SqlJournal:
                 for entry in keyed[row.gateway, row.epoch, row.lane, row.seq]:
                     said = entry.batch
                     if (row.crc32, row.body_len, row.schema) != (said.crc32, said.body_len, said.schema):
-                        connection.execute(self._insert_conflict, _conflict_row(entry))
+                        connection.execute(self._insert_conflict, conflict_row(entry))
                         done.conflicts += 1
-
-
-def _batch_row(entry: BatchEntry) -> dict[str, object]:
-    b = entry.batch
-    extra = None
-    if b.replaces or b.signature:
-        extra = pb.Batch(replaces=b.replaces, signature=b.signature).SerializeToString()
-    return {
-        "gateway": entry.gateway,
-        "epoch": b.epoch,
-        "lane": b.lane,
-        "seq": b.seq,
-        "schema": b.schema,
-        "codec": b.codec,
-        "dictionary": b.dictionary,
-        "count": b.count,
-        "body_len": b.body_len,
-        "crc32": b.crc32,
-        "complete_boot": b.complete_boot,
-        "complete_mono_ms": b.complete_mono_ms,
-        "urgent_seq": b.urgent_seq,
-        "received_ms": entry.received_ms,
-        "extra": extra,
-        "body": b.body,
-    }
-
-
-def _lane_row(mark: LaneMark) -> dict[str, object]:
-    return {
-        "gateway": mark.gateway,
-        "epoch": mark.epoch,
-        "lane": mark.lane,
-        "cum": mark.cum,
-        "above": pack_ranges(mark.above),
-        "max_seen": mark.max_seen,
-    }
-
-
-def _reject_row(entry: RejectEntry) -> dict[str, object]:
-    r = entry.reject
-    return {
-        "gateway": entry.gateway,
-        "epoch": r.epoch,
-        "lane": r.lane,
-        "seq": r.seq,
-        "code": r.code,
-        "reason": r.reason,
-        "received_ms": entry.received_ms,
-    }
-
-
-def _heartbeat_row(entry: HeartbeatEntry, said: wire.LaneComplete) -> dict[str, object]:
-    return {
-        "gateway": entry.gateway,
-        "epoch": entry.epoch,
-        "lane": said.lane,
-        "seq": said.seq,
-        "complete_boot": said.complete_to.boot,
-        "complete_mono_ms": said.complete_to.mono_ms,
-        "received_ms": entry.received_ms,
-    }
-
-
-def _presence_row(gateway: str, number: int, said: wire.Hello, now_ms: int) -> dict[str, object]:
-    return {
-        "gateway": gateway,
-        "session": number,
-        "connected_ms": now_ms,
-        "heard_ms": now_ms,
-        "left_ms": None,
-        "version": _text(said.version),
-        "heartbeat": None,
-        "running": said.running.SerializeToString() if said.HasField("running") else None,
-        "why": None,
-    }
-
-
-def _heard_row(entry: PresenceEntry) -> dict[str, object]:
-    return {
-        "of": entry.gateway,
-        "in_session": entry.session,
-        "heard": entry.heard_ms,
-        "left": entry.left_ms,
-        "because": entry.why,
-        "said": entry.heartbeat,
-        "runs": entry.running,
-    }
-
-
-def _text(said: str) -> str:
-    """What a column can hold: PostgreSQL refuses NUL."""
-    return said.replace("\0", "")[:TEXT_LIMIT]
-
-
-def _offer_row(entry: OfferEntry) -> dict[str, object]:
-    return entry._asdict()
-
-
-def _status_row(entry: StatusEntry) -> dict[str, object]:
-    said = entry.status
-    return {
-        "gateway": entry.gateway,
-        "generation": said.generation,
-        "hash": said.hash,
-        "phase": said.phase,
-        "reason": said.reason,
-        "pointer": _text(said.pointer),
-        "text": _text(said.text),
-        "retry_at_ms": said.retry_at_ms,
-        "received_ms": entry.received_ms,
-    }
-
-
-def _effective_row(entry: EffectiveEntry) -> dict[str, object]:
-    said = entry.effective
-    return {
-        "gateway": entry.gateway,
-        "pushed_hash": said.pushed_hash,
-        "local_hash": said.local_hash,
-        "body": said.body,
-        "received_ms": entry.received_ms,
-    }
-
-
-def _conflict_row(entry: DuplicateEntry) -> dict[str, object]:
-    b = entry.batch
-    return {
-        "gateway": entry.gateway,
-        "epoch": b.epoch,
-        "lane": b.lane,
-        "seq": b.seq,
-        "crc32": b.crc32,
-        "received_ms": entry.received_ms,
-        "body": b.SerializeToString(),
-    }
 
 
 def count_batches(store: Store) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -16,13 +16,17 @@ from google.protobuf.message import DecodeError
 from sqlalchemy import Connection, select
 
 from control_plane.journal.journal import MAX_SEQ
+from control_plane.journal.lineage import Lineage
+from control_plane.projections.boots import anchored
 from control_plane.projections.conditions import KINDS, condition_row, sensor_of
 from control_plane.projections.gaps import keep
+from control_plane.projections.ledger import lose
 from control_plane.projections.projection import Bad, Decoded, Envelope, Portion
 from control_plane.store.tables import anchor, condition, integrity, progress, quarantine
 from control_plane.store.upsert import keep_first, upsert
 from protos.columns import MAX_TIME_MS
 from protos.comboio.v1 import batch_pb2 as pb
+from protos.hours import HOUR_MS, placeable
 from protos.ranges import Ranges
 
 MOST_MARKS = 64
@@ -87,10 +91,16 @@ class CompletenessProjection:
     def __init__(self) -> None:
         self._lanes: dict[LaneKey, LaneProgress] = {}
         self._touched: set[LaneKey] = set()
+        self._lineages: defaultdict[str, Lineage] = defaultdict(Lineage)
 
     def forget(self) -> None:
         self._lanes.clear()
         self._touched.clear()
+        self._lineages.clear()
+
+    def lineage(self, gateway: str) -> Lineage:
+        """What is known of its changes of epoch; add to it before the batches of a new one come."""
+        return self._lineages[gateway]
 
     def apply(self, connection: Connection, portion: Portion) -> None:
         for decoded in portion.decoded:
@@ -148,7 +158,8 @@ class CompletenessProjection:
             "reason": record.reason,
             "recorded_ms": now_ms,
         }
-        keep(connection, row)
+        if keep(connection, row):
+            lose(connection, gateway=gateway, epoch=epoch, record=record)
         if seqs:
             self.resolve(connection, (gateway, epoch, record.lane), seqs)
 
@@ -165,6 +176,8 @@ class CompletenessProjection:
         if envelope.urgent_seq:
             self.promise(connection, (envelope.gateway, envelope.epoch, pb.URGENT), envelope.urgent_seq, complete)
         lane.resolve(envelope.seq)
+        for first, last in envelope.replaces:
+            lane.resolve(first, last)
         self._touched.add(key)
 
     def _events(self, connection: Connection, decoded: Decoded, now_ms: int) -> None:
@@ -198,11 +211,13 @@ class CompletenessProjection:
             record = pb.Gap.FromString(event.detail)
             _within(record.from_mono_ms, record.to_mono_ms, limit=MAX_TIME_MS)
             _within(record.count, *(r.last for r in record.seqs), limit=MAX_SEQ)
+            if not placeable(record):
+                raise ValueError("rows are out of range")
             self.record_gap(
                 connection,
                 id_=f"{envelope.id}-{number}",
                 gateway=envelope.gateway,
-                epoch=envelope.epoch,
+                epoch=self._epoch_meant(envelope) if record.seqs else envelope.epoch,
                 sensor=sensor_of(declare, record.group),
                 record=record,
                 now_ms=now_ms,
@@ -220,10 +235,16 @@ class CompletenessProjection:
                 "source": fact.source,
             }
             keep_first(connection, anchor, row)
+            anchored(connection, envelope.gateway, envelope.epoch, fact.boot, now_ms)
         elif event.kind == pb.EVENT_INTEGRITY:
             text = event.detail.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
             id_ = f"event-{envelope.id}-{number}"
             self.note(connection, id_=id_, gateway=envelope.gateway, kind="gateway", text=text, now_ms=now_ms)
+
+    def _epoch_meant(self, envelope: Envelope) -> int:
+        """Whose seqs a gap record names: those of the epoch in which its batch was sealed."""
+        of = self._lineages.get(envelope.gateway)
+        return envelope.epoch if of is None else of.origin(envelope.epoch, envelope.lane, envelope.seq)[0]
 
     def _quarantine(self, connection: Connection, bad: Bad, now_ms: int) -> None:
         envelope = bad.envelope
@@ -236,10 +257,11 @@ class CompletenessProjection:
         keep_first(connection, quarantine, row)
         record = pb.Gap(
             lane=pb.Lane.ValueType(envelope.lane),
-            seqs=[pb.Range(first=envelope.seq, last=envelope.seq)],
+            seqs=[pb.Range(first=first, last=last) for first, last in (*envelope.replaces, (envelope.seq,) * 2)],
             count=envelope.readings,
-            count_exact=True,
+            count_exact=not envelope.replaces,
             reason=pb.GAP_UNDECODABLE,
+            rows=[pb.RowCount(boot=envelope.complete_boot, hour=envelope.complete_mono_ms // HOUR_MS)],
         )
         self.record_gap(
             connection,

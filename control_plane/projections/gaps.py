@@ -1,7 +1,8 @@
 """Gap records as they are kept: those that touch, of one group and reason, are one.
 
 A dead sensor is said every minute, for months. Each such record begins where the last one ended, and the row that is
-there grows instead of another one coming. Only records without seqs: the others name batches, which don't touch.
+there grows instead of another one coming. Only records without seqs: the others name batches, which don't touch. And
+none of thinning: those belong to their batch, and change with what becomes of its originals.
 
 Invariant: whatever the order in which the records of a chain come, the rows that are not joined to another cover the
 same stretches with the same counts. Records of one group and reason never overlap (a gateway's ledger makes none that
@@ -17,21 +18,20 @@ from sqlalchemy import Connection, Row, and_, or_, select, tuple_, update
 
 from control_plane.store.tables import gap
 from control_plane.store.upsert import keep_first
+from protos.comboio.v1 import batch_pb2 as pb
 
 FROM, TO = ("from_boot", "from_mono_ms"), ("to_boot", "to_mono_ms")
 
 
-def keep(connection: Connection, row: Mapping[str, Any]) -> None:
-    """Write one record, or let the rows it touches grow over it."""
-    if row["seqs"] or row["from_boot"] == 0:
-        keep_first(connection, gap, row)
-        return
+def keep(connection: Connection, row: Mapping[str, Any]) -> bool:
+    """Write one record, or let the rows it touches grow over it; False if it is a repeat."""
+    if row["seqs"] or row["from_boot"] == 0 or row["reason"] == pb.GAP_THINNED:
+        return keep_first(connection, gap, row)
     before, after, within = _neighbours(connection, row)
     if within:
-        return
+        return False
     if before is None and after is None:
-        keep_first(connection, gap, row)
-        return
+        return keep_first(connection, gap, row)
     grown = before if before is not None else after
     assert grown is not None
     ends: dict[str, Any] = {name: row[name] for name in (TO if before is not None else FROM)}
@@ -42,6 +42,7 @@ def keep(connection: Connection, row: Mapping[str, Any]) -> None:
         _change(connection, after.id, {"joined_to": before.id, "recorded_ms": row["recorded_ms"]})
     changed = {"count": count, "count_exact": exact, "recorded_ms": row["recorded_ms"]}
     _change(connection, grown.id, ends | changed)
+    return True
 
 
 def _neighbours(connection: Connection, row: Mapping[str, Any]) -> tuple[Row[Any] | None, Row[Any] | None, bool]:

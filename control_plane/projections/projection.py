@@ -8,8 +8,8 @@ called when a transaction failed, and it must then reload from the store.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from sqlalchemy import Connection
@@ -32,6 +32,8 @@ class Envelope(NamedTuple):
     complete_mono_ms: int
     urgent_seq: int
     received_ms: int
+    replaces: tuple[tuple[int, int], ...] = ()
+    """Ranges of seqs of the same lane that a thinned batch stands for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class Portion:
     decoded: Sequence[Decoded]
     bad: Sequence[Bad]
     now_ms: int
+    doubled: Mapping[str, int] = field(default_factory=dict)
+    """Gateway → readings that came thinned and whole: they count once."""
 
 
 class Projection(Protocol):

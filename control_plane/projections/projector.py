@@ -19,9 +19,11 @@ from sqlalchemy import Connection, Row, select
 
 from control_plane.clock import Clock
 from control_plane.journal.dictionaries import Dictionaries
+from control_plane.journal.journal import MAX_SEQ
 from control_plane.projections.completeness import CompletenessProjection
 from control_plane.projections.decode import Bulk, Table, decode_all, joined
 from control_plane.projections.history import check_names
+from control_plane.projections.originals import Originals
 from control_plane.projections.projection import Bad, Decoded, Envelope, Portion, Projection
 from control_plane.projections.vanished import Vanished
 from control_plane.store.engine import Store
@@ -29,6 +31,7 @@ from control_plane.store.tables import batch, cursor, declare
 from control_plane.store.upsert import upsert
 from protos import columns
 from protos.comboio.v1 import batch_pb2 as pb
+from protos.ranges import Ranges
 
 CURSOR = "telemetry"
 MAX_BATCHES = 512
@@ -68,6 +71,7 @@ class Projector:
         self._completeness = completeness
         self._projections: tuple[Projection, ...] = (*others, completeness)
         self._dictionaries = Dictionaries(journal, kept=DICTIONARIES_KEPT)
+        self._originals = Originals(journal=journal)
         self._vanished = Vanished(journal=journal, completeness=completeness)
         self._tables: OrderedDict[tuple[str, int, int], tuple[Table, pb.Declare]] = OrderedDict()
         self._shared: OrderedDict[bytes, Table] = OrderedDict()
@@ -84,15 +88,17 @@ class Projector:
         try:
             with self._telemetry.write() as connection:
                 if rows:
-                    portion = self._decode(rows, now_ms)
+                    portion = self._originals.weigh(connection, self._decode(rows, now_ms))
                     for projection in self._projections:
                         projection.apply(connection, portion)
+                    self._originals.correct(connection, now_ms)
                     self._move(connection, rows[-1].id)
                 self._vanished.apply(connection, drained=drained, now_ms=now_ms)
                 self._completeness.save(connection, now_ms)
         except BaseException:
             self._position = None
             self._vanished.forget()
+            self._originals.forget()
             for projection in self._projections:
                 projection.forget()
             raise
@@ -212,7 +218,16 @@ def _envelope(row: Row[Any]) -> Envelope:
         complete_mono_ms=row.complete_mono_ms,
         urgent_seq=row.urgent_seq,
         received_ms=row.received_ms,
+        replaces=_replaces(row.extra),
     )
+
+
+def _replaces(extra: bytes | None) -> tuple[tuple[int, int], ...]:
+    """Of a thinned batch. What makes no sense as a range is left out."""
+    if extra is None:
+        return ()
+    named = pb.Batch.FromString(extra).replaces
+    return tuple(Ranges((r.first, r.last) for r in named if 0 < r.first <= r.last < MAX_SEQ))
 
 
 def _trim(cache: OrderedDict) -> None:  # type: ignore[type-arg]

@@ -18,11 +18,13 @@ from control_plane.journal.dictionaries import Dictionaries
 from control_plane.projections.decode import Bulk, Table, decode_many, exact
 from control_plane.projections.walltime import WallTime, load_all
 from control_plane.store.engine import Store
-from control_plane.store.tables import batch, declare, history
+from control_plane.store.tables import batch, declare, history, thinned
 from protos.columns import Value
 from protos.comboio.v1 import batch_pb2 as pb
 
 FETCH = 200
+SAME_MS = 1000
+"""The same instant of one boot may be mapped a little differently in two epochs, by other anchors."""
 Key = tuple[str, str]  # (sensor, quantity)
 
 
@@ -37,11 +39,38 @@ class Readings:
     err_ms: int = 0
     unplaced: int = 0
 
+    def complete(self, thinned: Readings) -> None:
+        """Add what no other batch holds: of a reading that came whole and thinned, the whole one is here already."""
+        here = set(zip(self.origin, map(repr, self.values), strict=True))
+        for index, value in enumerate(thinned.values):
+            if (thinned.origin[index], repr(value)) not in here:
+                for name in ("times_ms", "values", "quality", "origin"):
+                    getattr(self, name).append(getattr(thinned, name)[index])
+                self.err_ms = max(self.err_ms, thinned.err_ms)
+
     def sort(self) -> None:
         order = sorted(range(len(self.times_ms)), key=lambda i: (self.times_ms[i], self.origin[i]))
         for name in ("times_ms", "values", "quality", "origin"):
             column = getattr(self, name)
             setattr(self, name, [column[i] for i in order])
+
+    def once(self) -> None:
+        """Drop what a second store of the same boot holds too: rows not sealed yet when its image was taken.
+
+        Sorted by time before.
+        """
+        if len({epoch for epoch, *_ in self.origin}) < 2:
+            return
+        kept: dict[tuple[object, ...], tuple[int, int]] = {}
+        stay: list[int] = []
+        for index, (epoch, *moment) in enumerate(self.origin):
+            at_ms = self.times_ms[index]
+            first = kept.setdefault((*moment, self.values[index], self.quality[index]), (epoch, at_ms))
+            if first[0] == epoch or at_ms - first[1] > SAME_MS:
+                stay.append(index)
+        for name in ("times_ms", "values", "quality", "origin"):
+            column = getattr(self, name)
+            setattr(self, name, [column[i] for i in stay])
 
 
 class HistoryReader:
@@ -58,15 +87,22 @@ class HistoryReader:
     ) -> dict[Key, Readings]:
         """Readings with from_ms <= wall time < to_ms; with `limit`, reading stops after about that many per series."""
         found = {key: Readings() for key in keys}
+        later: dict[int, dict[Key, Readings]] = {}
         for (epoch, boot), wall, rows in self._stretches(gateway, from_ms, to_ms):
             for start in range(0, len(rows), FETCH):
-                for schema, bodies in self._bodies(gateway, rows[start : start + FETCH]):
+                for (schema, thinned_id), bodies in self._bodies(gateway, rows[start : start + FETCH]):
                     table = self._table(gateway, epoch, schema)
-                    self._take(table, bodies, (epoch, boot), wall, found, (from_ms, to_ms))
+                    into = found if thinned_id is None else {key: Readings() for key in keys}
+                    self._take(table, bodies, (epoch, boot), wall, into, (from_ms, to_ms))
+                    if thinned_id is not None:
+                        later[thinned_id] = into
                 if limit is not None and all(len(r.times_ms) > limit for r in found.values()):
                     break
-        for readings in found.values():
+        for key, readings in found.items():
+            for thinned_id in sorted(later):
+                readings.complete(later[thinned_id][key])
             readings.sort()
+            readings.once()
         return found
 
     def _stretches(
@@ -78,7 +114,8 @@ class HistoryReader:
             for (epoch, boot), wall in sorted(walls.items()):
                 first, last = wall.mono_span(from_ms, to_ms)
                 query = (
-                    select(history.c.batch_id, history.c.schema)
+                    select(history.c.batch_id, history.c.schema, thinned.c.batch_id.label("thinned_id"))
+                    .outerjoin(thinned, thinned.c.batch_id == history.c.batch_id)
                     .where(
                         history.c.gateway == gateway,
                         history.c.epoch == epoch,
@@ -92,11 +129,14 @@ class HistoryReader:
                 if rows:
                     yield (epoch, boot), wall, rows
 
-    def _bodies(self, gateway: str, rows: Sequence[Row[Any]]) -> Iterable[tuple[int, list[tuple[bytes, int]]]]:
-        schemas = {row.batch_id: row.schema for row in rows}
+    def _bodies(
+        self, gateway: str, rows: Sequence[Row[Any]]
+    ) -> Iterable[tuple[tuple[int, int | None], list[tuple[bytes, int]]]]:
+        """Per schema; each thinned batch by itself, under its id."""
+        schemas = {row.batch_id: (row.schema, row.thinned_id) for row in rows}
         packed = (batch.c.codec, batch.c.dictionary, batch.c.body, batch.c.body_len)
         query = select(batch.c.id, batch.c.count, *packed).where(batch.c.id.in_(schemas))
-        by_schema: dict[int, list[tuple[bytes, int]]] = {}
+        by_schema: dict[tuple[int, int | None], list[tuple[bytes, int]]] = {}
         with self._journal.read() as connection:
             found = connection.execute(query).fetchall()
         named = {(gateway, row.dictionary) for row in found if row.codec == pb.CODEC_ZSTD_DICT}

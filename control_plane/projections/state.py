@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, update
 
 from control_plane.projections.projection import Decoded, Portion
 from control_plane.store.tables import state
@@ -38,6 +38,12 @@ def pack(rows: Rows) -> bytes:
     return _HEAD.pack(len(rows)) + rows.tobytes()
 
 
+def begin_epoch(connection: Connection, gateway: str, epoch: int) -> None:
+    """From now on this epoch is the gateway's present one: nothing is known of it yet."""
+    row = (state.c.gateway == gateway, state.c.epoch != epoch)
+    connection.execute(update(state).where(*row).values(epoch=epoch, body=pack(np.empty(0, ROW))))
+
+
 class StateProjection:
     def __init__(self) -> None:
         self._known: dict[str, Latest] = {}
@@ -49,6 +55,8 @@ class StateProjection:
         touched: set[str] = set()
         for decoded in portion.decoded:
             touched |= self._take(connection, decoded)
+        for gateway in touched & portion.doubled.keys():
+            self._known[gateway].readings -= portion.doubled[gateway]
         if not touched:
             return
         upsert(connection, state, [self._row(gateway, portion.now_ms) for gateway in sorted(touched)])

@@ -5,6 +5,7 @@ Piecewise linear between anchors, slope 1 outside. A reading's bytes never chang
 Its error is what an honest anchor and a free-running crystal allow: an anchor vouches for its own instant within its
 error, and for every other one within that and DRIFT of the distance. Between two anchors the truth lies where both
 agree; where they contradict each other (one was wrong, as after a step of the clock that made it) either may be right.
+A boot that never had an anchor may lie between its neighbours (see `placing`).
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Select, select
 
 from control_plane.store.tables import anchor
+from control_plane.store.tables import boot as boots
 
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
@@ -102,15 +104,27 @@ def load(connection: Connection, gateway: str, epoch: int, boot: int) -> WallTim
     query = select(anchor.c.mono_ms, anchor.c.wall_ms, anchor.c.err_ms).where(
         anchor.c.gateway == gateway, anchor.c.epoch == epoch, anchor.c.boot == boot
     )
-    return WallTime([Anchored(*row) for row in connection.execute(query)])
+    found = [Anchored(*row) for row in connection.execute(query)]
+    if not found:
+        place = _without_anchor(gateway).where(boots.c.epoch == epoch, boots.c.boot == boot)
+        found = [Anchored(0, row.wall_ms, row.err_ms) for row in connection.execute(place)]
+    return WallTime(found)
 
 
-def load_all(connection: Connection, gateway: str) -> dict[tuple[int, int], WallTime]:
-    """(epoch, boot) → mapping, for one gateway."""
+def load_all(connection: Connection, gateway: str, *, placed: bool = True) -> dict[tuple[int, int], WallTime]:
+    """(epoch, boot) → mapping, for one gateway; with `placed` also of boots that only their neighbours place."""
     query = select(anchor.c.epoch, anchor.c.boot, anchor.c.mono_ms, anchor.c.wall_ms, anchor.c.err_ms).where(
         anchor.c.gateway == gateway
     )
     found: dict[tuple[int, int], list[Anchored]] = {}
     for epoch, boot, *rest in connection.execute(query):
         found.setdefault((epoch, boot), []).append(Anchored(*rest))
+    if placed:
+        for row in connection.execute(_without_anchor(gateway)):
+            found.setdefault((row.epoch, row.boot), [Anchored(0, row.wall_ms, row.err_ms)])
     return {key: WallTime(anchors) for key, anchors in found.items()}
+
+
+def _without_anchor(gateway: str) -> Select[tuple[int, int, int, int]]:
+    columns = (boots.c.epoch, boots.c.boot, boots.c.wall_ms, boots.c.err_ms)
+    return select(*columns).where(boots.c.gateway == gateway, boots.c.anchored == 0, boots.c.wall_ms.is_not(None))

@@ -22,7 +22,7 @@ from control_plane.reconcile.seqs import Places
 from control_plane.reconcile.versions import Wanted, settle
 from control_plane.settings import Destination
 from control_plane.store.engine import Stores
-from control_plane.store.tables import condition, event, gap, rule_checkpoint
+from control_plane.store.tables import boot, condition, event, gap, rule_checkpoint
 from control_plane.store.upsert import upsert
 
 RULE = "records"
@@ -62,10 +62,12 @@ class Records:
             return {name for name, body in connection.execute(query) if msgspec.json.decode(body, type=Resting).open}
 
     def gateways_with_news(self) -> set[str]:
-        """Those whose gap records changed since this was last asked."""
+        """Those whose gap records changed, or whose boots were placed between others, since this was last asked."""
         changed = select(gap.c.gateway, func.max(gap.c.recorded_ms)).where(gap.c.recorded_ms >= self._seen_ms)
+        placed = select(boot.c.gateway, func.max(boot.c.placed_ms)).where(boot.c.placed_ms >= self._seen_ms)
         with self._stores.telemetry.read() as connection:
-            rows = connection.execute(changed.group_by(gap.c.gateway)).all()
+            rows = [*connection.execute(changed.group_by(gap.c.gateway))]
+            rows += connection.execute(placed.group_by(boot.c.gateway))
         news = {row.gateway for row in rows if (row.gateway, row[1]) not in self._seen}
         self._seen = {(row.gateway, row[1]) for row in rows}
         self._seen_ms = max([self._seen_ms, *(row[1] for row in rows)])

@@ -58,7 +58,49 @@ hello = Table(
     Column("boot_id", LargeBinary, nullable=False),
     Column("received_ms", BigInteger, nullable=False),
     Column("body", LargeBinary, nullable=False, comment="the Hello as it came"),
+    Column("why", Text, nullable=True, comment="why a new epoch was ordered; null: it was accepted"),
     Index(None, "gateway", "id"),
+    Index(None, "gateway", "run_id"),
+)
+
+epoch = Table(
+    "epoch",
+    journal,
+    Column("gateway", String(16), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("opens", BigInteger, nullable=False, comment="of the newest Hello that was accepted"),
+    Column("run_id", LargeBinary, nullable=False),
+    Column("boot_id", LargeBinary, nullable=False),
+    Column("hello_id", BigInteger, nullable=False),
+    Column("superseded_by", BigInteger, nullable=True, comment="the epoch whose Hello named this one as predecessor"),
+    PrimaryKeyConstraint("gateway", "epoch"),
+    comment="Which opening of each store the server goes on with.",
+)
+
+clone = Table(
+    "clone",
+    journal,
+    Column("gateway", String(16), primary_key=True),
+    Column("since_ms", BigInteger, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("hello_id", BigInteger, nullable=False, comment="Hellos up to this one prove nothing any more"),
+    Column("released_ms", BigInteger, nullable=True, comment="null: nothing is taken of this gateway"),
+    comment="Gateways of which two boxes were seen to live.",
+)
+
+known = Table(
+    "known",
+    journal,
+    Column("id", BigKey, primary_key=True, autoincrement=True),
+    Column("gateway", String(16), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("lane", Integer, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("of_epoch", BigInteger, nullable=False, comment="where its bytes are: journal.batch"),
+    Column("of_seq", BigInteger, nullable=False),
+    Column("received_ms", BigInteger, nullable=False),
+    UniqueConstraint("gateway", "epoch", "lane", "seq"),
+    comment="Batches that came again in another epoch: resolved there, and stored once.",
 )
 
 lane = Table(
@@ -70,6 +112,7 @@ lane = Table(
     Column("cum", BigInteger, nullable=False, comment="every seq <= cum is received or rejected"),
     Column("above", LargeBinary, nullable=False, comment="ranges above cum: pairs of little-endian uint64"),
     Column("max_seen", BigInteger, nullable=False),
+    Column("session", BigInteger, nullable=False, server_default="0", comment="of the newest batch"),
     PrimaryKeyConstraint("gateway", "epoch", "lane"),
 )
 
@@ -246,6 +289,21 @@ history = Table(
     comment="Which batch holds which minutes. The readings stay in the batch as it came.",
 )
 
+thinned = Table(
+    "thinned",
+    telemetry,
+    Column("batch_id", BigInteger, primary_key=True, autoincrement=False, comment="journal.batch.id"),
+    Column("gateway", String(16), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("first_seq", BigInteger, nullable=False),
+    Column("last_seq", BigInteger, nullable=False),
+    Column("replaces", LargeBinary, nullable=False, comment="ranges as in lane.above"),
+    Column("held", BigInteger, nullable=False, comment="its readings that an original holds too"),
+    Index(None, "gateway", "epoch", "seq"),
+    comment="Batches that stand for others; where those are here too, they win.",
+)
+
 series = Table(
     "series",
     telemetry,
@@ -287,6 +345,23 @@ anchor = Table(
     Column("err_ms", BigInteger, nullable=False),
     Column("source", Integer, nullable=False),
     PrimaryKeyConstraint("gateway", "epoch", "boot", "mono_ms"),
+)
+
+boot = Table(
+    "boot",
+    telemetry,
+    Column("gateway", String(16), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("boot", BigInteger, nullable=False),
+    Column("first_ms", BigInteger, nullable=False, comment="when it was first heard of, by the server's clock"),
+    Column("anchored", Integer, nullable=False, comment="1 = an anchor places it"),
+    Column("wall_ms", BigInteger, nullable=True, comment="of its mono_ms 0, where no anchor ever came"),
+    Column("err_ms", BigInteger, nullable=True),
+    Column("placed_ms", BigInteger, nullable=True, comment="when it was placed so"),
+    PrimaryKeyConstraint("gateway", "epoch", "boot"),
+    Index(None, "anchored"),
+    Index(None, "placed_ms"),
+    comment="Boots of gateways; those without an anchor are placed between their neighbours.",
 )
 
 gap = Table(
@@ -362,6 +437,33 @@ quarantine = Table(
     comment="Journalled batches that could not be decoded; raw bytes stay in the journal.",
 )
 
+received = Table(
+    "received",
+    telemetry,
+    Column("gateway", String(16), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("boot", BigInteger, nullable=False),
+    Column("hour", BigInteger, nullable=False, comment="mono_ms / 3 600 000"),
+    Column("body", LargeBinary, nullable=False, comment="group u32, rows u32 of each group, little-endian"),
+    PrimaryKeyConstraint("gateway", "epoch", "boot", "hour"),
+    comment="The loss ledger: how many rows of each group came, per hour of a boot's clock.",
+)
+
+loss = Table(
+    "loss",
+    telemetry,
+    Column("gateway", String(16), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("boot", BigInteger, nullable=False, comment="0 = nobody knows when"),
+    Column("hour", BigInteger, nullable=False),
+    Column("group_id", BigInteger, nullable=False, comment="0 = nobody knows of which group"),
+    Column("reason", Integer, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("unknown", Integer, nullable=False, comment="1 = besides, rows were lost that nobody could count"),
+    PrimaryKeyConstraint("gateway", "epoch", "boot", "hour", "group_id", "reason"),
+    comment="The loss ledger: rows that gap records account for.",
+)
+
 integrity = Table(
     "integrity",
     telemetry,
@@ -398,6 +500,16 @@ certificate = Table(
     Column("issued_ms", BigInteger, nullable=False),
     Column("revoked_ms", BigInteger, nullable=True),
     Index(None, "gateway"),
+)
+
+clone_release = Table(
+    "clone_release",
+    business,
+    Column("gateway", String(16), primary_key=True),
+    Column("since_ms", BigInteger, nullable=False, comment="of the suspicion that is settled: journal.clone"),
+    Column("decided_ms", BigInteger, nullable=False),
+    Column("by", String(80), nullable=False),
+    comment="An administrator's word that the second box is gone; ingest acts on it at the next Hello.",
 )
 
 join_token = Table(

@@ -26,6 +26,9 @@ def upsert(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any
     connection.execute(fresh.on_conflict_do_update(index_elements=key, set_=changed), rows)
 
 
-def keep_first(connection: Connection, table: Table, row: Mapping[str, Any]) -> None:
-    """Write a row unless one of its keys is taken; what is there stays."""
-    connection.execute(insert(connection, table).on_conflict_do_nothing(), row)
+def keep_first(connection: Connection, table: Table, row: Mapping[str, Any]) -> bool:
+    """Write a row unless one of its keys is taken; what is there stays. Whether it was written."""
+    written = connection.execute(
+        insert(connection, table).on_conflict_do_nothing(), row, execution_options={"preserve_rowcount": True}
+    )
+    return written.rowcount > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,9 +14,11 @@ from control_plane.api.binding import Permission
 from control_plane.api.broadcast import Broadcaster
 from control_plane.api.events import EventQuery, Events
 from control_plane.clock import Clock
-from control_plane.errors import NotFound
+from control_plane.errors import Conflict, NotFound
+from control_plane.fleet.clones import Clones
 from control_plane.fleet.enrolment import Enrolment
 from control_plane.fleet.presence import Fleet, Standing
+from control_plane.projections.balances import Balances, Sum, summed
 from control_plane.projections.latest import LatestValue, latest_values
 from control_plane.projections.lost import PlacedGap, placed_gaps
 from control_plane.store.engine import Store
@@ -26,6 +29,7 @@ from control_plane.web.visit import PageRoute, Visit, path_of
 DAY_MS = 86_400_000
 GAPS_SHOWN = 20
 EVENTS_SHOWN = 8
+LINES_SUMMED = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +63,7 @@ class Seen(NamedTuple):
     standing: Standing | None
     values: list[LatestValue]
     gaps: list[PlacedGap]
+    sums: list[Sum]
     panel: ConfigPanel | None
 
 
@@ -68,8 +73,10 @@ class GatewayPages:
         *,
         fleet: Fleet,
         telemetry: Store,
+        balances: Balances,
         events: Events,
         enrolment: Enrolment,
+        clones: Clones,
         clock: Clock,
         renderer: Renderer,
         broadcaster: Broadcaster,
@@ -77,8 +84,10 @@ class GatewayPages:
     ) -> None:
         self._fleet = fleet
         self._telemetry = telemetry
+        self._balances = balances
         self._events = events
         self._enrolment = enrolment
+        self._clones = clones
         self._clock = clock
         self._renderer = renderer
         self._broadcaster = broadcaster
@@ -90,6 +99,7 @@ class GatewayPages:
             PageRoute(method="GET", path="/gateways/<gateway_id>", view=self.show, permission=viewer),
             PageRoute(method="GET", path="/live/gateways/<gateway_id>", view=self.follow, permission=viewer),
             PageRoute(method="POST", path="/gateways/<gateway_id>/retire", view=self.retire, permission=admin),
+            PageRoute(method="POST", path="/gateways/<gateway_id>/release", view=self.release, permission=admin),
         )
 
     def show(self, visit: Visit, gateway_id: str) -> Response:
@@ -120,14 +130,21 @@ class GatewayPages:
         self._enrolment.revoke(gateway_id)
         return redirect(path_of("gateways", gateway_id), 303)  # type: ignore[return-value]
 
+    def release(self, visit: Visit, gateway_id: str) -> Response:
+        visit.see(gateway_id)
+        with contextlib.suppress(Conflict):  # it is released already: that is what was asked for
+            self._clones.release(gateway_id, by=visit.viewer.name)
+        return redirect(path_of("gateways", gateway_id), 303)  # type: ignore[return-value]
+
     def _look(self, gateway_id: str) -> Seen:
         now_ms = self._clock.now_ms()
         standing = self._fleet.one(gateway_id)
         with self._telemetry.read() as connection:
             values = latest_values(connection, gateway_id)
             gaps = placed_gaps(connection, gateway_id, from_ms=now_ms - DAY_MS, to_ms=now_ms)
+        lines = self._balances.lines(gateway_id, from_ms=now_ms - DAY_MS, to_ms=now_ms, limit=LINES_SUMMED)
         panel = self._config_view(gateway_id) if self._config_view is not None else None
-        return Seen(now_ms, standing, values, gaps, panel)
+        return Seen(now_ms, standing, values, gaps, summed(lines), panel)
 
 
 def _shown(seen: Seen) -> dict[str, Any]:
@@ -137,6 +154,7 @@ def _shown(seen: Seen) -> dict[str, Any]:
         "sensors": sensors,
         "gaps": list(reversed(seen.gaps))[:GAPS_SHOWN],
         "more_gaps": max(0, len(seen.gaps) - GAPS_SHOWN),
+        "sums": seen.sums,
         "panel": seen.panel,
         "now_ms": seen.now_ms,
     }

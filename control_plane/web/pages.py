@@ -13,7 +13,9 @@ from control_plane.api.readings import ReadingsRoutes
 from control_plane.api.routes import Parts, configuration, gateways
 from control_plane.errors import NotFound
 from control_plane.fleet.browser_sessions import BrowserSessions
+from control_plane.fleet.clones import Clones
 from control_plane.fleet.presence import Fleet
+from control_plane.projections.balances import Balances
 from control_plane.web.app import Pages
 from control_plane.web.charts import ChartData
 from control_plane.web.configuration import configuration_view
@@ -58,8 +60,10 @@ def page_routes(
         *GatewayPages(
             fleet=fleet,
             telemetry=stores.telemetry,
+            balances=Balances(journal=stores.journal, telemetry=stores.telemetry),
             events=events,
             enrolment=parts.enrolment,
+            clones=Clones(stores=stores, clock=clock),
             clock=clock,
             renderer=renderer,
             broadcaster=parts.broadcaster,

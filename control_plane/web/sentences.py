@@ -30,6 +30,12 @@ def why(words: Words, one: Standing) -> str:
     said = one.presence
     if one.why is Why.RETIRED:
         return _("Retired on %(time)s; its certificate is revoked.", time=words.clock(one.retired_ms))
+    if one.why is Why.CLONE:
+        return _(
+            "Paused since %(time)s: two boxes use its identity, and nothing is taken of either. Their readings stay on "
+            "them. Find the second box, give it an identity of its own, then release this gateway.",
+            time=words.clock(one.paused_ms),
+        )
     if said is None:
         return _("Registered on %(time)s, has not connected yet.", time=words.clock(one.created_ms))
     if one.why is Why.LEFT:

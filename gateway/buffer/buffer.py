@@ -16,6 +16,7 @@ What holds after a crash:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,6 +42,10 @@ class SealedBatch:
     complete_mono_ms: int
     urgent_seq: int = 0
     body: bytes
+    replaces: tuple[tuple[int, int], ...] = ()
+    """Ranges of seqs of this lane that a thinned batch stands for."""
+    cells: bytes = b""
+    """Rows of each group and hour inside, packed by `tally`; for the ledger alone, and only when it is sealed."""
 
     def envelope(self, epoch: int) -> pb.Batch:
         return pb.Batch(
@@ -57,6 +62,7 @@ class SealedBatch:
             complete_boot=self.complete_boot,
             complete_mono_ms=self.complete_mono_ms,
             urgent_seq=self.urgent_seq,
+            replaces=[pb.Range(first=first, last=last) for first, last in self.replaces],
         )
 
 
@@ -67,6 +73,7 @@ class LaneView:
     lane: pb.Lane.ValueType
     next_seq: int
     held: Ranges
+    """Also what a held batch stands for."""
     complete_boot: int
     complete_mono_ms: int
 
@@ -83,13 +90,39 @@ class Completeness:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opening:
-    """Identity of this opening of the store; constant until it is closed."""
+    """Identity of this opening of the store; constant until it is closed, but for the epoch."""
 
     epoch: int
     opens: int
     run_id: bytes
     boot: int
     boot_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The predecessor's seqs of one lane that live on as 1, 2, 3, … of this epoch.
+
+    Below `agreed` a seq of the predecessor is certainly the batch that the server knows by it. `replaced`: seqs of the
+    predecessor for which thinned batches among them stand.
+    """
+
+    lane: pb.Lane.ValueType
+    seqs: Ranges
+    replaced: Ranges
+    agreed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Descent:
+    """Where this epoch comes from, for Hello; `predecessor` 0: from nowhere.
+
+    `last_session`: the newest in which the server went on with this epoch, 0: none yet.
+    """
+
+    predecessor: int = 0
+    moved: tuple[Moved, ...] = ()
+    last_session: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +138,9 @@ class Usage:
     oldest_waiting_ms: int = 0  # wall time at which the oldest of them was sealed; 0 = none, or unknown
     kept_batches: int = 0  # acknowledged, kept for a restored server
     dropped_readings: int = 0  # since the store was made; each is in a gap record
+    thinned_readings: int = 0  # likewise
+    urgent_bytes: int = 0  # of bytes_on_disk: the URGENT lane
+    urgent_limit_bytes: int = 0
     written_bytes: int = 0  # passed to write() by this process, tail and sealed
 
 
@@ -121,13 +157,33 @@ class Buffer(Protocol):
         """Record reads that gave nothing; adjacent ones of one group and reason become one gap."""
 
     def event(self, kind: pb.EventKind.ValueType, detail: bytes, *, group: int = 0, severity: int = 0) -> Receipt:
-        """Put an event in the URGENT lane, sealed within 20 ms."""
+        """Put an event in the URGENT lane, sealed within 20 ms.
+
+        Raises `Rejected` for a field event when the lane's quota is used up, and for any when it can't be written.
+        From half of the quota on a repeated alarm or silence is joined with its like, and sealed within a minute.
+        """
 
     async def views(self) -> list[LaneView]:
         """Both lanes, URGENT first."""
 
     def completeness(self) -> list[Completeness]:
         """How far both lanes are complete now; on silence it moves although nothing is sealed."""
+
+    async def descent(self) -> Descent:
+        """Where this epoch comes from."""
+
+    async def welcomed(self, session: int, received: Mapping[int, Ranges]) -> None:
+        """The server goes on with this store and holds these seqs, by lane: what it lost is offered again.
+
+        Nothing else is under way any more.
+        Call it before anything is sent. Durable when it returns; raises OSError.
+        """
+
+    async def begin_epoch(self, received: Mapping[int, Ranges]) -> None:
+        """Relabel on the server's order; `received`: what it holds of the present epoch. Only while nothing is sent.
+
+        Durable when it returns; raises OSError, and then nothing changed.
+        """
 
     async def schemas(self) -> list[pb.Declare]:
         """Every declaration of this epoch, oldest first."""

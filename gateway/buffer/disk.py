@@ -23,25 +23,30 @@ import contextlib
 import functools
 import secrets
 import sqlite3
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
-from gateway.buffer import layout, ledger, pressure, sealing, witness
-from gateway.buffer.buffer import Completeness, LaneView, Opening, SealedBatch, Usage
+from gateway.buffer import anchored, epochs, held, layout, ledger, pressure, sealing, witness
+from gateway.buffer.buffer import Completeness, Descent, LaneView, Opening, SealedBatch, Usage
 from gateway.buffer.declaring import declare, learn
 from gateway.buffer.dictionaries import Shelf
 from gateway.buffer.ledger import Instant
+from gateway.buffer.quota import AWAITED, Quota
+from gateway.buffer.receipt import RowReceipt
 from gateway.buffer.recovery import newest, recover
 from gateway.buffer.relative import Writer
 from gateway.buffer.salvage import suspect
 from gateway.buffer.sealed import LANES, Declared, Sealed, Sealing, damaged
+from gateway.buffer.sent import Sent
 from gateway.buffer.tail import Position, Tail, sync_folder
+from gateway.buffer.thinner import Thinner
 from gateway.buffer.urgent import EventReceipt, Taken, UrgentLane, gap_event, integrity_events
+from gateway.cancelling import whole
 from gateway.clock import Clock
 from gateway.errors import Rejected
 from gateway.reading import GroupShape, Lost, Row
@@ -52,6 +57,7 @@ from protos.ranges import Ranges
 
 FLUSH_EVERY_S = 0.15
 URGENT_WITHIN_S = 0.02
+REPEATED_LOOK_S = 5.0
 LOOK_EVERY_S = 0.1
 FIRST_SEAL_S = 1.0
 RETRY_S = 2.0
@@ -62,39 +68,6 @@ BYTES_PER_READING = 1.6  # first guess of the encoded size; then as measured
 
 log = structlog.get_logger("gateway.buffer")
 T = TypeVar("T")
-P = ParamSpec("P")
-
-
-def whole(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Run a method to its end even if its caller is cancelled, so that memory never runs ahead of the files."""
-
-    @functools.wraps(method)
-    async def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        task = asyncio.ensure_future(method(*args, **kwargs))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await asyncio.wait([task])
-            raise
-
-    return run
-
-
-class RowReceipt:
-    """Rows up to a ticket; durable once a sync or a commit covered it, unless this one went for want of space."""
-
-    __slots__ = ("_buffer", "_group", "_mono_ms", "_ticket")
-
-    def __init__(self, buffer: DiskBuffer, ticket: int, group: int, mono_ms: int) -> None:
-        self._buffer = buffer
-        self._ticket = ticket
-        self._group = group
-        self._mono_ms = mono_ms
-
-    async def durable(self) -> None:
-        await self._buffer.synced(self._ticket)
-        if self._buffer.dropped(self._group, self._mono_ms):
-            raise Rejected("the row was dropped: neither disk nor memory had space; a gap says so")
 
 
 @dataclass(slots=True)
@@ -132,11 +105,13 @@ class DiskBuffer:
         self._pending_since = pending_since
         self.batch_interval_s = batch_interval_s
         self._limit_bytes = int(settings.limit_mb * 1_000_000)
+        self._priorities: Mapping[str, int] = {}
         self._threads = {name: ThreadPoolExecutor(1, f"buffer-{name}") for name in ("tail", "sync", "store")}
         self._unflushed: list[tuple[int, Row]] = []
         self._unsealed: dict[int, list[Row]] = {}
         self._unsealed_readings = 0
-        self._urgent = UrgentLane()
+        self._quota = Quota(int(settings.urgent_limit_mb * 1_000_000))
+        self._urgent = UrgentLane(self._quota)
         self._restart: dict[int, Instant] = {}
         self._read_since: dict[int, Instant] = {}
         self._dropped: dict[int, Ranges] = {}
@@ -149,6 +124,8 @@ class DiskBuffer:
         self._flushed_ms = 0
         self._refusals: dict[str, str] = {}
         self._news = asyncio.Event()
+        self._power = asyncio.Event()
+        self._power.set()
         self._sync_done = asyncio.Condition()
         self._seal_lock = asyncio.Lock()
         self._flush_lock = asyncio.Lock()
@@ -176,7 +153,10 @@ class DiskBuffer:
         boot_id = self._clock.boot_id()
         self.opening = Opening(epoch=self._store.epoch, opens=opens, run_id=run_id, boot=boot, boot_id=boot_id)
         self._urgent.start(opens)
+        self._quota.measure(self._store, now_ms=now_ms)
         self._shelf = Shelf(self._store)
+        self._sent = Sent(self._store)
+        self._thinner = Thinner(self._store, self._shelf, self._sent)
         found = recover(self._store, self._tail, now_ms=now_ms)
         self._sealed_position = found.end
         if behind and not (self._store.damage and not numbered):  # else it was said already
@@ -253,10 +233,12 @@ class DiskBuffer:
             self._news.set()
         return ids
 
-    def limit(self, settings: BufferSection) -> None:
-        """Keep to other limits from now on."""
+    def limit(self, settings: BufferSection, priorities: Mapping[str, int] | None = None) -> None:
+        """Keep to other limits from now on, and to these classes of sensors where something has to go."""
         self._settings = settings
+        self._priorities = priorities or {}
         self._limit_bytes = int(settings.limit_mb * 1_000_000)
+        self._quota.limit_bytes = int(settings.urgent_limit_mb * 1_000_000)
 
     def _use(self, declared: Declared) -> None:
         self._declared = declared
@@ -284,6 +266,8 @@ class DiskBuffer:
         self._urgent.gap(ledger.lost_gap(group, self.opening.boot, lost))
 
     def event(self, kind: pb.EventKind.ValueType, detail: bytes, *, group: int = 0, severity: int = 0) -> EventReceipt:
+        if kind in AWAITED and not self._power.is_set():
+            raise Rejected("the power is failing; keep this one and send it again")
         message = pb.Event(group=group, kind=kind, severity=severity, detail=detail)
         return self._urgent.event(self._clock.mono_ms(), message)
 
@@ -320,19 +304,26 @@ class DiskBuffer:
     async def _flush_loop(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_EVERY_S)
+            await self._power.wait()
             if self._unflushed:
                 await self.flush()
 
     async def _sync_loop(self) -> None:
         while True:
             await asyncio.sleep(max(self._settings.sync_every_s, 0.05))
+            await self._power.wait()
             if self._synced_ticket < self._written_ticket:
                 await self._sync()
 
     async def _urgent_loop(self) -> None:
         while True:
-            await self._urgent.news.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REPEATED_LOOK_S):
+                    await self._urgent.news.wait()
+            if not self._urgent.news.is_set() and not self._urgent.due(self._clock.mono_ms()):
+                continue
             await asyncio.sleep(URGENT_WITHIN_S)
+            await self._power.wait()
             self._urgent.news.clear()
             try:
                 await self._seal_urgent()
@@ -345,6 +336,7 @@ class DiskBuffer:
         first = True  # whoever has just switched the box on waits for its first values
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
+            await self._power.wait()
             interval_s = min(FIRST_SEAL_S, self.batch_interval_s) if first else self.batch_interval_s
             if self._clock.mono_ms() - started < interval_s * 1000 and not self.wants_sealing():
                 continue
@@ -365,6 +357,7 @@ class DiskBuffer:
 
     async def _tidy_loop(self) -> None:
         while True:
+            await self._power.wait()
             try:
                 await self.tidy()
             except OSError as error:
@@ -430,6 +423,7 @@ class DiskBuffer:
     async def synced(self, ticket: int) -> None:
         """Return once rows up to `ticket` are on stable storage."""
         while self._synced_ticket < ticket:
+            await self._power.wait()
             await self.flush()
             await self._sync()
             if self._synced_ticket < ticket:
@@ -437,6 +431,26 @@ class DiskBuffer:
                     await self.seal()
             if self._synced_ticket < ticket:
                 await asyncio.sleep(RETRY_S)
+
+    async def secure(self) -> None:
+        """The power is failing: what was taken goes to stable storage, and nothing is written or confirmed after it.
+
+        Rows are still taken, into memory. Raises OSError; what it could not write is then where it was before.
+        """
+        self._power.clear()
+        written = asyncio.gather(self._secure_rows(), self._seal_urgent(), return_exceptions=True)
+        for outcome in await written:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _secure_rows(self) -> None:
+        await self.flush()
+        await self._sync()
+
+    def resume(self) -> None:
+        """The power is back: go on as before."""
+        self._flushed_ms = self._clock.mono_ms()  # nobody owed a write meanwhile
+        self._power.set()
 
     # --- sealing -------------------------------------------------------------------------------------
 
@@ -493,7 +507,7 @@ class DiskBuffer:
         except (BodyError, TypeError, ValueError) as error:
             log.error("rows.refused", error=str(error))
             good, refused = sealing.sift(codebook, self.opening.boot, snapshot.rows)
-            snapshot.urgent.gaps += [_refused_gap(g, self.opening.boot, rows) for g, rows in refused.items()]
+            snapshot.urgent.gaps += [ledger.refused_gap(g, self.opening.boot, rows) for g, rows in refused.items()]
             telemetry = self._telemetry(codebook, snapshot, good)
         next_urgent = self._store.lanes[pb.URGENT].next_seq
         batches = snapshot.urgent.batch(codebook, seq=next_urgent)
@@ -506,8 +520,10 @@ class DiskBuffer:
             last_readings=newest(snapshot.rows, self.opening.boot),
             declared=learnt,
             gaps_through=snapshot.urgent.gaps_through,
+            anchors=anchored.found_in(snapshot.urgent.events),
         )
         self._store.seal(sealed, now_ms=self._clock.wall_ms())
+        self._quota.sealed(batches)
         return sum(len(b.body) for b in batches)
 
     def _telemetry(
@@ -570,28 +586,42 @@ class DiskBuffer:
     def _commit_urgent(self, taken: Taken, removing: Sealing | None = None) -> None:
         batches = taken.batch(self._codebook, seq=self._store.lanes[pb.URGENT].next_seq)
         if batches or removing:
-            sealing_ = replace(removing or Sealing(), batches=batches, gaps_through=taken.gaps_through)
+            facts, anchors = removing or Sealing(), anchored.found_in(taken.events)
+            sealing_ = replace(facts, batches=batches, gaps_through=taken.gaps_through, anchors=anchors)
             self._store.seal(sealing_, now_ms=self._clock.wall_ms())
+            self._quota.sealed(batches)
 
     # --- space ---------------------------------------------------------------------------------------
 
-    @whole
     async def tidy(self) -> None:
-        """Keep to the limits of age and size, and measure."""
+        """Keep to the limits of age and size, and measure; step by step, so that sealing goes on in between."""
+        while await self._relieved():
+            pass
         async with self._seal_lock:
-            self._usage = await self._in("store", self._tidy, sum(map(len, self._unsealed.values())))
+            self._usage = await self._in("store", self._measured, sum(map(len, self._unsealed.values())))
             self._news.set()
 
-    def _tidy(self, unsealed_rows: int) -> Usage:
-        pressure.relieve(
+    @whole
+    async def _relieved(self) -> bool:
+        async with self._seal_lock:
+            return await self._in("store", self._relieve)
+
+    def _relieve(self) -> bool:
+        self._store.join_old_hours()  # what writes comes before what counts
+        self._thinner.priorities = self._priorities
+        return pressure.relieve(
             self._store,
+            self._thinner,
             now_ms=self._clock.wall_ms(),
             keep_ms=int(self._settings.keep_acknowledged_h * 3_600_000),
             limit_bytes=self._limit_bytes,
             used=self._bytes,
             seal_with=self._commit_removal,
         )
+
+    def _measured(self, unsealed_rows: int) -> Usage:
         self._shelf.forget_unused()
+        self._quota.measure(self._store, now_ms=self._clock.wall_ms())
         counts = self._store.counts()
         return Usage(
             bytes_on_disk=self._bytes(),
@@ -603,12 +633,18 @@ class DiskBuffer:
             oldest_waiting_ms=counts.oldest_ms,
             kept_batches=counts.kept,
             dropped_readings=self._store.dropped_readings(),
-            written_bytes=self._tail.written_bytes + self._written_sealed,
+            thinned_readings=self._store.fact("thinned_readings"),
+            urgent_bytes=self._quota.used_bytes,
+            urgent_limit_bytes=self._quota.limit_bytes,
+            written_bytes=self._tail.written_bytes + self._written_sealed + self._thinner.written_bytes,
         )
 
     def _commit_removal(self, event: pb.Event, removing: Sealing) -> None:
-        mono_ms = self._clock.mono_ms()
-        self._commit_urgent(Taken((self.opening.boot, 0), [], [(mono_ms, event)]), removing)
+        asides = [(lane, seq) for lane, seq, _ in removing.asides]
+        before = self._thinner.lost_before(seq for lane, seq in (*removing.drops, *asides) if lane == pb.TELEMETRY)
+        told = held.with_rows(event, self._store.query, before)
+        removing = replace(removing, counted=before)
+        self._commit_urgent(Taken((self.opening.boot, 0), [], [(self._clock.mono_ms(), told)]), removing)
 
     def _bytes(self) -> int:
         return self._store.bytes_used() + self._tail.bytes_on_disk
@@ -652,7 +688,9 @@ class DiskBuffer:
     async def give_up_dictionary(self, name: int) -> None:
         while naming := await self._in("store", self._shelf.naming, name):
             log.error("batches.set_aside", batches=len(naming), reason=f"dictionary {name:08x} is lost")
-            event = gap_event(ledger.batches_gap(pb.TELEMETRY, naming, pb.GAP_UNREADABLE), pb.SEVERITY_ALARM)
+            seqs = [seq for seq, _ in naming]
+            gap = await self._in("store", pressure.given_up, self._store, pb.TELEMETRY, seqs, pb.GAP_UNREADABLE)
+            event = gap_event(gap, pb.SEVERITY_ALARM)
             asides = [(pb.TELEMETRY, seq, f"dictionary {name:08x} is lost") for seq, _ in naming]
             async with self._seal_lock:
                 await self._in("store", self._commit_removal, event, Sealing(asides=asides))
@@ -663,16 +701,44 @@ class DiskBuffer:
         self, lane: pb.Lane.ValueType, after_seq: int, limit: int, to_seq: int | None = None
     ) -> list[SealedBatch]:
         while True:
-            whole, damaged = await self._in("store", self._store.lease, lane, after_seq, limit, to_seq)
+            whole, damaged = await self._in("store", self._lease, lane, after_seq, limit, to_seq)
             for batch in damaged:
                 await self._give_up(lane, batch.seq, batch.count, "stored bytes are damaged", pb.GAP_UNREADABLE)
             if whole or not damaged:
                 return whole
 
+    def _lease(self, lane: int, *span: Any) -> tuple[list[SealedBatch], list[SealedBatch]]:
+        whole, damaged = self._store.lease(lane, *span)
+        if lane == pb.TELEMETRY:
+            self._sent.leasing(batch.seq for batch in whole)
+        return whole, damaged
+
     @whole
     async def ack(self, lane: pb.Lane.ValueType, received: Ranges) -> None:
         async with self._seal_lock:
             await self._in("store", self._store.ack, lane, received)
+
+    async def descent(self) -> Descent:
+        return await self._in("store", epochs.descent, self._store)
+
+    @whole
+    async def welcomed(self, session: int, received: Mapping[int, Ranges]) -> None:
+        async with self._seal_lock:
+            await self._in("store", epochs.agree, self._store, session, received)
+            await self._in("store", self._sent.welcomed)
+            self._news.set()
+
+    @whole
+    async def begin_epoch(self, received: Mapping[int, Ranges]) -> None:
+        async with self._seal_lock:
+            here = (self.opening.boot, self._clock.mono_ms())
+            begin = functools.partial(epochs.begin, self._store, received, codebook=self._codebook, here=here)
+            self._use(await self._in("store", lambda: begin(now_ms=self._clock.wall_ms())))
+            self.opening = replace(self.opening, epoch=self._store.epoch)
+            await self._in("store", self._sent.welcomed)
+            log.warning("epoch.begun", epoch=f"{self._store.epoch:08x}", why="the server ordered it")
+            self._news.set()
+            await self._witness()
 
     @whole
     async def reject(self, lane: pb.Lane.ValueType, seq: int, reason: str) -> None:
@@ -684,7 +750,7 @@ class DiskBuffer:
         self, lane: pb.Lane.ValueType, seq: int, count: int, reason: str, why: pb.GapReason.ValueType
     ) -> None:
         log.error("batch.set_aside", lane=lane, seq=seq, readings=count, reason=reason)
-        event = gap_event(ledger.batches_gap(lane, [(seq, count)], why), pb.SEVERITY_ALARM)
+        event = gap_event(await self._in("store", pressure.given_up, self._store, lane, [seq], why), pb.SEVERITY_ALARM)
         async with self._seal_lock:
             await self._in("store", self._commit_removal, event, Sealing(asides=[(lane, seq, reason)]))
             self._news.set()
@@ -713,6 +779,10 @@ class DiskBuffer:
         """Rows in no batch yet."""
         return sum(map(len, self._unsealed.values()))
 
+    def unsealed_of(self, group: int) -> int:
+        """The same of one group."""
+        return len(self._unsealed.get(group, ()))
+
     def standstill_ms(self) -> int:
         """For how long the disk has owed an answer, or rows have waited for a loop to write them; 0: for nothing.
 
@@ -720,7 +790,7 @@ class DiskBuffer:
         """
         now_ms = self._clock.mono_ms()
         since = list(self._owed.values())
-        if self._unflushed:
+        if self._unflushed and self._power.is_set():
             since.append(max(self._unflushed[0][1].mono_ms, self._flushed_ms))
         return max(0, now_ms - min(since, default=now_ms))
 
@@ -751,8 +821,3 @@ class DiskBuffer:
             raise OSError(f"{self._folder / 'sealed.db'}: {error}") from error
         finally:
             del self._owed[asked]
-
-
-def _refused_gap(group: int, boot: int, rows: Sequence[Row]) -> pb.Gap:
-    times = [row.mono_ms for row in rows]
-    return ledger.lost_gap(group, boot, Lost(min(times) - 1, max(times) + 1, len(rows), pb.GAP_REFUSED))

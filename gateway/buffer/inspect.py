@@ -39,6 +39,7 @@ def _report(db: sqlite3.Connection, folder: Path) -> dict[str, Any]:
         "clean_stop": bool(facts["clean"]),
         "bytes": sum(file.stat().st_size for file in folder.iterdir()),
         "dropped_readings": facts["dropped_readings"],
+        "thinned_readings": facts.get("thinned_readings", 0),
         "set_aside": [file.name for file in folder.iterdir() if ".damaged-" in file.name],
         "lanes": lanes,
         "dictionaries": _dictionaries(db),
@@ -110,6 +111,7 @@ def text(found: dict[str, Any]) -> str:
     if found["dictionaries"]:
         lines += ["", f"batches are packed with dictionary {found['dictionaries'][0]}"]
     lines += ["", f"lost for want of space: {found['dropped_readings']} readings"]
+    lines += [f"thinned out before: {found['thinned_readings']} readings"] if found["thinned_readings"] else []
     lines += [f"set aside: {name}" for name in found["set_aside"]]
     if found["gaps"]:
         lines += ["", "newest gaps:"]

@@ -5,10 +5,11 @@ A gap is open at both ends: it covers what lies strictly after `from` and strict
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from gateway.reading import Lost
+from gateway.reading import Lost, Row
 from protos.comboio.v1 import batch_pb2 as pb
+from protos.ranges import Ranges
 
 Instant = tuple[int, int]  # (boot ordinal, monotonic ms)
 
@@ -40,16 +41,16 @@ def lost_gap(group: int, boot: int, lost: Lost) -> pb.Gap:
     )
 
 
-def batches_gap(lane: int, batches: Iterable[tuple[int, int]], reason: pb.GapReason.ValueType) -> pb.Gap:
-    """Sealed batches that will never arrive: (seq, readings) each."""
-    gap = pb.Gap(lane=pb.Lane.ValueType(lane), count_exact=True, reason=reason)
-    for seq, count in sorted(batches):
-        gap.count += count
-        if gap.seqs and gap.seqs[-1].last + 1 == seq:
-            gap.seqs[-1].last = seq
-        else:
-            gap.seqs.add(first=seq, last=seq)
-    return gap
+def refused_gap(group: int, boot: int, rows: Sequence[Row]) -> pb.Gap:
+    """Rows that are not what their declaration allows."""
+    times = [row.mono_ms for row in rows]
+    return lost_gap(group, boot, Lost(min(times) - 1, max(times) + 1, len(rows), pb.GAP_REFUSED))
+
+
+def batches_gap(lane: int, seqs: Ranges, readings: int, reason: pb.GapReason.ValueType) -> pb.Gap:
+    """Sealed batches that will never arrive, counted in readings."""
+    named = [pb.Range(first=first, last=last) for first, last in seqs]
+    return pb.Gap(lane=pb.Lane.ValueType(lane), seqs=named, count=readings, count_exact=True, reason=reason)
 
 
 def hole_gap(group: int, before: Instant, after: Instant) -> pb.Gap:
@@ -65,15 +66,18 @@ def hole_gap(group: int, before: Instant, after: Instant) -> pb.Gap:
     )
 
 
-def coalesce(gaps: Iterable[pb.Gap]) -> list[pb.Gap]:
-    """Join adjacent gaps of one group and reason: the next begins where the last ended."""
+def coalesce(gaps: Iterable[pb.Gap], *, near_ms: int = 0) -> list[pb.Gap]:
+    """Join gaps of one group and reason: the next begins where the last ended, or so near.
+
+    What was read between two that are joined so is delivered as well: the count stays that of what is lost.
+    """
     joined: list[pb.Gap] = []
     newest: dict[tuple[int, int], pb.Gap] = {}
     for gap in gaps:
         key = (gap.group, gap.reason)
         last = newest.get(key)
-        if last is not None and not gap.seqs and not last.seqs and _adjacent(last, gap):
-            last.to_boot, last.to_mono_ms = gap.to_boot, gap.to_mono_ms
+        if last is not None and not gap.seqs and not last.seqs and _near(last, gap, near_ms):
+            last.to_boot, last.to_mono_ms = max(_end(last), _end(gap))
             last.count += gap.count
             last.count_exact = last.count_exact and gap.count_exact
             continue
@@ -84,5 +88,16 @@ def coalesce(gaps: Iterable[pb.Gap]) -> list[pb.Gap]:
     return joined
 
 
-def _adjacent(last: pb.Gap, following: pb.Gap) -> bool:
-    return (last.to_boot, last.to_mono_ms) == (following.from_boot, following.from_mono_ms)
+def _near(last: pb.Gap, following: pb.Gap, near_ms: int) -> bool:
+    if _end(last) == (following.from_boot, following.from_mono_ms):
+        return True
+    same_boot = last.to_boot == following.from_boot == last.from_boot
+    return bool(near_ms) and same_boot and 0 <= following.from_mono_ms - last.from_mono_ms <= _span(last) + near_ms
+
+
+def _end(gap: pb.Gap) -> Instant:
+    return gap.to_boot, gap.to_mono_ms
+
+
+def _span(gap: pb.Gap) -> int:
+    return gap.to_mono_ms - gap.from_mono_ms

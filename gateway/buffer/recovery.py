@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from gateway.buffer import layout, ledger, sealing, witness
 from gateway.buffer.buffer import SealedBatch
@@ -18,6 +19,7 @@ from gateway.buffer.sealed import Declared, Sealed, Sealing
 from gateway.buffer.tail import Position, Record, Tail
 from gateway.buffer.urgent import gap_event
 from gateway.reading import Row
+from protos.columns import BodyError
 from protos.comboio.v1 import batch_pb2 as pb
 
 STEP_READINGS = 100_000
@@ -138,8 +140,9 @@ class _Reading:
         if step is None or not (step.rows or step.gaps):
             return
         moved = newest(step.rows, step.boot)
+        telemetry = self._telemetry(step)  # first: what it refuses becomes a gap
         sealed = Sealing(
-            batches=[*self._urgent(step), *self._telemetry(step)],
+            batches=[*self._urgent(step), *telemetry],
             tail=self._found.end,
             last_readings=moved,
             gaps_through=step.gaps_through,
@@ -153,7 +156,14 @@ class _Reading:
         state = self._store.lanes[pb.TELEMETRY]
         said = (state.complete_boot, state.complete_mono_ms)
         codebook = sealing.Codebook.of(step.declared.body, step.declared.shape)
-        return sealing.telemetry(codebook, step.boot, step.rows, first_seq=state.next_seq, complete=said, before=said)
+        seal = partial(sealing.telemetry, codebook, step.boot, first_seq=state.next_seq, complete=said, before=said)
+        try:
+            return seal(step.rows)
+        except (BodyError, TypeError, ValueError) as error:
+            self._found.notes.append(f"rows of the tail were refused: {error}")
+            good, refused = sealing.sift(codebook, step.boot, step.rows)
+            step.gaps += [ledger.refused_gap(group, step.boot, rows) for group, rows in refused.items()]
+            return seal(good)
 
     def _urgent(self, step: _Step) -> list[SealedBatch]:
         if not step.gaps:

@@ -18,6 +18,8 @@ from gateway.buffer.tables import NEWER_FACTS, PAGE_BYTES, SCHEMA_VERSION, TABLE
 from gateway.buffer.tail import sync_folder
 
 MAX_PROBED = 1_000_000
+LANE = "lane, next_seq, acked, complete_boot, complete_mono_ms"  # what the server agreed to is asked anew
+NEWER_TABLES = ("moved", "anchor", "thinned")
 PARTS = ("", "-wal", "-shm", "-journal")  # the file first: SQLite does away with a log whose file is new
 
 
@@ -77,7 +79,7 @@ def salvage(damaged: Path, target: Path) -> bool:
     with contextlib.closing(source):
         try:
             facts = source.execute("SELECT key, value FROM meta").fetchall()
-            lanes = source.execute("SELECT * FROM lane").fetchall()
+            lanes = source.execute(f"SELECT {LANE} FROM lane").fetchall()
             schemas = source.execute("SELECT * FROM schema").fetchall()
         except sqlite3.Error:
             return False
@@ -90,10 +92,10 @@ def salvage(damaged: Path, target: Path) -> bool:
                 copy.execute(statement)
             unclean = [(k, 0 if k == "clean" else v) for k, v in facts]
             copy.executemany("INSERT OR IGNORE INTO meta VALUES(?, ?)", [*unclean, *NEWER_FACTS])
-            copy.executemany("INSERT OR IGNORE INTO lane VALUES(?, ?, ?, ?, ?)", lanes)
+            copy.executemany(f"INSERT OR IGNORE INTO lane({LANE}) VALUES(?, ?, ?, ?, ?)", lanes)
             copy.executemany("INSERT OR IGNORE INTO schema VALUES(?, ?, ?)", schemas)
-            for table, width in (("boot", 2), ("last_reading", 3), ("set_aside", 6), ("dictionary", 6)):
-                _copy_table(source, copy, table, width)
+            for table in ("boot", "last_reading", "set_aside", "dictionary", "ledger", "placed", *NEWER_TABLES):
+                _copy_table(source, copy, table)
             for lane, next_seq, *_ in lanes:
                 _copy_batches(source, copy, lane, next_seq)
             copy.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
@@ -101,19 +103,32 @@ def salvage(damaged: Path, target: Path) -> bool:
     return True
 
 
-def _copy_table(source: sqlite3.Connection, copy: sqlite3.Connection, table: str, width: int) -> None:
+def _copy_table(source: sqlite3.Connection, copy: sqlite3.Connection, table: str) -> None:
     with contextlib.suppress(sqlite3.Error):
-        for row in source.execute(f"SELECT * FROM {table}"):
-            copy.execute(f"INSERT OR IGNORE INTO {table} VALUES({','.join('?' * width)})", row)
+        names = _shared(source, copy, table)
+        for row in source.execute(f"SELECT {names} FROM {table}"):
+            _put(copy, table, names, row)
+
+
+def _shared(source: sqlite3.Connection, copy: sqlite3.Connection, table: str) -> str:
+    """The columns that both have: the damaged file may be of an earlier format."""
+    here, there = ({row[1] for row in db.execute(f"PRAGMA table_info({table})")} for db in (source, copy))
+    return ", ".join(sorted(here & there))
+
+
+def _put(copy: sqlite3.Connection, table: str, names: str, row: tuple[object, ...]) -> None:
+    copy.execute(f"INSERT OR IGNORE INTO {table}({names}) VALUES({','.join('?' * len(row))})", row)
 
 
 def _copy_batches(source: sqlite3.Connection, copy: sqlite3.Connection, lane: int, next_seq: int) -> None:
     try:
         seqs = [seq for (seq,) in source.execute("SELECT seq FROM batch WHERE lane = ? ORDER BY seq", (lane,))]
+        names = _shared(source, copy, "batch")
     except sqlite3.Error:
         seqs = list(range(max(1, next_seq - MAX_PROBED), next_seq))  # one by one, whichever can be found
+        names = ", ".join(row[1] for row in copy.execute("PRAGMA table_info(batch)"))
     for seq in seqs:
         with contextlib.suppress(sqlite3.Error):
-            row = source.execute("SELECT * FROM batch WHERE lane = ? AND seq = ?", (lane, seq)).fetchone()
+            row = source.execute(f"SELECT {names} FROM batch WHERE lane = ? AND seq = ?", (lane, seq)).fetchone()
             if row:
-                copy.execute("INSERT OR IGNORE INTO batch VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?)", row)
+                _put(copy, "batch", names, row)

@@ -20,11 +20,12 @@ import sqlite3
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
+from gateway.buffer import anchored, tally
 from gateway.buffer import salvage as replacement
 from gateway.buffer.buffer import LaneView, SealedBatch
 from gateway.buffer.tables import PAGE_BYTES, SCHEMA_VERSION, STEPS, TABLES
@@ -72,6 +73,20 @@ class Declared:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Thinned:
+    """A batch of TELEMETRY in place of others. `gone`: those deleted for it; `replaces`: whatever it stands for."""
+
+    seq: int
+    gone: Sequence[int]
+    replaces: Ranges
+    stage: int
+    lost: int
+    """Readings that are in none of them any more,"""
+    lost_now: int
+    """of which so many went with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sealing:
     """What one sealing transaction writes."""
 
@@ -85,8 +100,16 @@ class Sealing:
     """(lane, seq) of unacknowledged batches deleted for space; their gap record is among `batches`."""
     asides: Sequence[tuple[int, int, str]] = ()
     """(lane, seq, reason) of batches refused or damaged, likewise."""
+    thinned: Thinned | None = None
+    """What the one batch in `batches` stands for; those are deleted."""
     gaps_through: int = 0
     """Number of the newest gap record in `batches`, 0 if none of them is numbered."""
+    anchors: Sequence[pb.Anchor] = ()
+    """Of `batches`: a new epoch will need them again."""
+    gaps: Sequence[pb.Gap] = ()
+    """Gap records in batches of another lane than URGENT."""
+    counted: Sequence[pb.Gap] = ()
+    """Of other gap records here what was counted before, under another reason."""
 
 
 class Sealed:
@@ -98,9 +121,9 @@ class Sealed:
         self.damage = damage  # name under which an unreadable predecessor was set aside
         try:
             self._prepare(now_ms)
-            self.epoch = int(self._meta("epoch"))
             self.clean = bool(int(self._meta("clean")))
-            self.lanes = self._load_lanes()
+            self.load()
+            self._joined_at: int | None = None
             self._declared = {number for (number,) in self._db.execute("SELECT number FROM schema")}
         except BaseException:
             self._db.close()
@@ -163,11 +186,12 @@ class Sealed:
                 run(statement)
             epoch = secrets.randbits(32) | 1
             facts = {"epoch": epoch, "opens": 0, "clean": 1, "tail_generation": 0, "tail_offset": 0}
-            facts |= {"dropped_readings": 0, "gaps_through": 0, "created_ms": now_ms}
+            facts |= {"dropped_readings": 0, "thinned_readings": 0, "gaps_through": 0, "predecessor": 0, "session": 0}
+            facts |= {"created_ms": now_ms}
             for key, value in facts.items():
                 run("INSERT INTO meta VALUES(?, ?)", (key, value))
             for lane in LANES:
-                run("INSERT INTO lane VALUES(?, 1, x'', 0, 0)", (lane,))
+                run("INSERT INTO lane VALUES(?, 1, x'', 0, 0, 1)", (lane,))
             run(f"PRAGMA user_version={SCHEMA_VERSION}")
 
     def _upgrade(self, version: int) -> None:
@@ -188,8 +212,12 @@ class Sealed:
         run("SELECT count(*), max(length(body)) FROM schema").fetchone()
         run("SELECT * FROM last_reading").fetchall()
         run("SELECT * FROM dictionary").fetchall()
+        run("SELECT * FROM thinned").fetchall()
+        run("SELECT * FROM ledger LIMIT 0")
         run("SELECT lane, max(seq) FROM batch GROUP BY lane").fetchall()
-        run(f"SELECT {BATCH_COLUMNS}, sealed_ms FROM batch LIMIT 0")  # even names can be damaged
+        run(f"SELECT {BATCH_COLUMNS}, sealed_ms, cells FROM batch LIMIT 0")  # even names can be damaged
+        run("SELECT lane, seqs, replaced, agreed FROM moved").fetchall()
+        run("SELECT boot, mono_ms, fact FROM anchor LIMIT 0")
         run("SELECT lane, seq, reason, at_ms, count, body FROM set_aside LIMIT 0")
         if set(self.lanes) != set(LANES):
             raise sqlite3.DatabaseError("a lane is missing")
@@ -210,6 +238,11 @@ class Sealed:
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
             raise
+
+    def load(self) -> None:
+        """Take the epoch and the lanes from the file."""
+        self.epoch = self._meta("epoch")
+        self.lanes = self._load_lanes()
 
     # --- opening and closing -------------------------------------------------------------------------
 
@@ -274,6 +307,10 @@ class Sealed:
     def dropped_readings(self) -> int:
         return self._meta("dropped_readings")
 
+    def fact(self, key: str) -> int:
+        """One of `meta`."""
+        return self._meta(key)
+
     def _meta(self, key: str) -> int:
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         if row is None:
@@ -289,6 +326,7 @@ class Sealed:
     def seal(self, sealing: Sealing, *, now_ms: int) -> None:
         """One durable transaction; `lanes` follows only after its commit."""
         with self.transaction() as run:
+            gone = self._remove(sealing, now_ms)  # first: what is new takes the pages
             if sealing.declared is not None:
                 body, shape = sealing.declared.body, sealing.declared.shape
                 run(
@@ -297,25 +335,31 @@ class Sealed:
                 )
             for b in sealing.batches:
                 run(
-                    "INSERT INTO batch VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                    f"INSERT INTO batch({BATCH_COLUMNS}, sealed_ms, cells) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                     (
                         *(b.lane, b.seq, b.schema, b.codec, b.dictionary, b.count, b.body_len, b.crc32),
-                        *(b.complete_boot, b.complete_mono_ms, b.urgent_seq, now_ms, b.body),
+                        *(b.complete_boot, b.complete_mono_ms, b.urgent_seq, b.body, now_ms, b.cells),
                     ),
                 )
                 run(
                     "UPDATE lane SET next_seq = ?, complete_boot = ?, complete_mono_ms = ? WHERE lane = ?",
                     (b.seq + 1, b.complete_boot, b.complete_mono_ms, b.lane),
                 )
-            for group, (boot, mono) in sealing.last_readings.items():
-                run("INSERT OR REPLACE INTO last_reading VALUES(?, ?, ?)", (group, boot, mono))
+            tally.record(
+                run,
+                batches=sealing.batches,
+                gaps=sealing.gaps,
+                counted=sealing.counted,
+                last_readings=sealing.last_readings,
+            )
             for group in sealing.retired:
-                run("DELETE FROM last_reading WHERE group_id = ?", (group,))
+                tally.retire(run, group)
             if sealing.tail is not None:
                 self._move(sealing.tail)
             if sealing.gaps_through:
                 self._raise("gaps_through", sealing.gaps_through)
-            gone = self._remove(sealing, now_ms)
+            if sealing.anchors:
+                anchored.keep(run, sealing.anchors)
         if sealing.declared is not None:
             self._declared.add(sealing.declared.body.schema)
         for b in sealing.batches:
@@ -339,6 +383,8 @@ class Sealed:
         run = self._db.execute
         gone: dict[int, Ranges] = {}
         reasons = {(lane, seq): reason for lane, seq, reason in sealing.asides}
+        if sealing.thinned is not None:
+            gone[pb.TELEMETRY] = self._replace(sealing.thinned)
         for lane, seq in (*sealing.drops, *reasons):
             gone.setdefault(lane, self.lanes[lane].acked.copy()).add(seq)
             if (lane, seq) in reasons:
@@ -354,9 +400,24 @@ class Sealed:
                     (lane, seq),
                 )
             run("DELETE FROM batch WHERE lane = ? AND seq = ?", (lane, seq))
+            if lane == pb.TELEMETRY:
+                run("DELETE FROM thinned WHERE seq = ?", (seq,))
         for lane, acked in gone.items():
             run("UPDATE lane SET acked = ? WHERE lane = ?", (acked.pack(), lane))
         return gone
+
+    def _replace(self, new: Thinned) -> Ranges:
+        """Inside a sealing transaction: a thinned batch takes the place of others; returns the lane's new acked set."""
+        acked = self.lanes[pb.TELEMETRY].acked.copy()
+        for seq in new.gone:
+            acked.add(seq)
+            self._db.execute("DELETE FROM batch WHERE lane = ? AND seq = ?", (pb.TELEMETRY, seq))
+            self._db.execute("DELETE FROM thinned WHERE seq = ?", (seq,))
+        first_seq = next(iter(new.replaces))[0]
+        row = (new.seq, first_seq, new.stage, new.lost, new.replaces.pack())
+        self._db.execute("INSERT INTO thinned VALUES(?, ?, ?, ?, ?)", row)
+        self._db.execute("UPDATE meta SET value = value + ? WHERE key = 'thinned_readings'", (new.lost_now,))
+        return acked
 
     # --- sending -------------------------------------------------------------------------------------
 
@@ -376,7 +437,18 @@ class Sealed:
                 (whole if sound else damaged).append(batch)
             if len(whole) >= limit:
                 break
-        return whole, damaged
+        return self._standing_for(whole) if lane == pb.TELEMETRY else whole, damaged
+
+    def _standing_for(self, batches: list[SealedBatch]) -> list[SealedBatch]:
+        """The same, each with what it replaces."""
+        if not batches:
+            return batches
+        query = "SELECT seq, replaces FROM thinned WHERE seq BETWEEN ? AND ? AND replaces != x''"
+        found = dict(self._db.execute(query, (batches[0].seq, batches[-1].seq)).fetchall())
+        return [
+            replace(batch, replaces=tuple(Ranges.unpack(found[batch.seq]))) if batch.seq in found else batch
+            for batch in batches
+        ]
 
     def ack(self, lane: int, received: Ranges) -> bool:
         """Add to the acknowledged; True if that was news. Never beyond what exists."""
@@ -387,15 +459,16 @@ class Sealed:
         if merged == state.acked:
             return False
         with self.transaction(synchronous="NORMAL") as run:
-            run("UPDATE lane SET acked = ? WHERE lane = ?", (merged.pack(), lane))
+            agreed = min(received.highest + 1, state.next_seq)
+            run("UPDATE lane SET acked = ?, agreed = max(agreed, ?) WHERE lane = ?", (merged.pack(), agreed, lane))
         state.acked = merged
         return True
 
     # --- space ---------------------------------------------------------------------------------------
 
-    def forget_acknowledged(self, *, sealed_before_ms: int, limit: int = 500) -> int:
+    def forget_acknowledged(self, *, sealed_before_ms: int, limit: int = 500, lanes: Sequence[int] = LANES) -> int:
         """Delete acknowledged batches sealed before then, oldest first; returns how many went."""
-        return sum(self._delete_acked(lane, sealed_before_ms, limit) for lane in LANES)
+        return sum(self._delete_acked(lane, sealed_before_ms, limit) for lane in lanes)
 
     def _delete_acked(self, lane: int, sealed_before_ms: int, limit: int) -> int:
         query = "SELECT seq FROM batch WHERE lane = ? AND sealed_ms < ? ORDER BY seq LIMIT ?"
@@ -404,18 +477,17 @@ class Sealed:
         if old:
             with self.transaction(synchronous="NORMAL"):
                 self._db.executemany("DELETE FROM batch WHERE lane = ? AND seq = ?", old)
+                if lane == pb.TELEMETRY:
+                    self._db.executemany("DELETE FROM thinned WHERE seq = ?", [(seq,) for _, seq in old])
         return len(old)
 
-    def oldest_waiting(self, lane: int, limit: int) -> list[tuple[int, int]]:
-        """(seq, readings) of the oldest unacknowledged batches."""
-        state = self.lanes[lane]
-        found: list[tuple[int, int]] = []
-        for first, last in state.acked.missing(1, state.next_seq - 1):
-            query = "SELECT seq, count FROM batch WHERE lane = ? AND seq BETWEEN ? AND ? ORDER BY seq LIMIT ?"
-            found += self._db.execute(query, (lane, first, last, limit - len(found))).fetchall()
-            if len(found) >= limit:
-                break
-        return found
+    def join_old_hours(self) -> None:
+        """Keep the ledger within its bounds; looks once for each hour that was begun."""
+        (newest,) = self._db.execute("SELECT max(boot << 40 | mono_ms / 3600000) FROM last_reading").fetchone()
+        if newest != self._joined_at:
+            with self.transaction(synchronous="NORMAL") as run:
+                tally.join_old(run)
+            self._joined_at = newest
 
     def checkpoint(self) -> None:
         """Move the write-ahead log into the file and empty it."""
@@ -450,18 +522,28 @@ class Sealed:
         return LaneView(
             lane=lane,
             next_seq=state.next_seq,
-            held=self._held(lane),
+            held=self._accounted(lane),
             complete_boot=state.complete_boot,
             complete_mono_ms=state.complete_mono_ms,
         )
 
-    def _held(self, lane: int) -> Ranges:
+    def held(self, lane: int) -> Ranges:
+        """Seqs of the batches that are here."""
         held = Ranges()
         query = """SELECT min(seq), max(seq) FROM
                    (SELECT seq, seq - row_number() OVER (ORDER BY seq) AS island FROM batch WHERE lane = ?)
                    GROUP BY island"""
         for first, last in self._db.execute(query, (lane,)):
             held.add(first, last)
+        return held
+
+    def _accounted(self, lane: int) -> Ranges:
+        """Those, and what they stand for."""
+        held = self.held(lane)
+        if lane == pb.TELEMETRY:
+            standing = "SELECT replaces FROM thinned JOIN batch USING (seq) WHERE lane = ? AND replaces != x''"
+            for (replaces,) in self._db.execute(standing, (lane,)):
+                held.update(Ranges.unpack(replaces))
         return held
 
 

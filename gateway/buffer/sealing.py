@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from gateway.buffer import tally
 from gateway.buffer.buffer import SealedBatch
 from gateway.buffer.ledger import Instant
 from gateway.reading import Row
@@ -53,7 +54,8 @@ def telemetry(
         blocks = [_block(codebook, group, members) for group, members in part.items() if members]
         body, count = columns.encode(codebook.schema, boot=boot, blocks=blocks)
         said = complete if index == len(parts) - 1 else before
-        batches.append(_batch(pb.TELEMETRY, first_seq + index, codebook.number, body, count, said, packer))
+        made = _batch(pb.TELEMETRY, first_seq + index, codebook.number, body, count, said, packer)
+        batches.append(replace(made, cells=tally.pack(tally.rows_of(part, boot))))
     return batches
 
 
@@ -64,6 +66,21 @@ def urgent(
     base = min(mono for mono, _ in events)
     body, count = columns.encode(codebook.schema, boot=boot, blocks=(), events=events, base_mono_ms=base)
     return _batch(pb.URGENT, seq, codebook.number, body, count, complete)
+
+
+def rewritten(
+    codebook: Codebook,
+    boot: int,
+    blocks: Sequence[columns.Block],
+    events: Sequence[tuple[int, pb.Event]],
+    *,
+    seq: int,
+    complete: Instant,
+    packer: columns.Packer | None,
+) -> SealedBatch:
+    """One batch of TELEMETRY made of what other batches held."""
+    body, count = columns.encode(codebook.schema, boot=boot, blocks=blocks, events=events)
+    return _batch(pb.TELEMETRY, seq, codebook.number, body, count, complete, packer)
 
 
 def sift(codebook: Codebook, boot: int, rows: Rows) -> tuple[dict[int, list[Row]], dict[int, list[Row]]]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from gateway.buffer import ledger, sealing
 from gateway.buffer.buffer import SealedBatch
 from gateway.buffer.ledger import Instant
+from gateway.buffer.quota import ANY_DISTANCE_MS, Key, Quota, joined, key_of, pending_bytes
 from gateway.errors import Rejected
 from protos.comboio.v1 import batch_pb2 as pb
 
@@ -42,20 +43,27 @@ class Taken:
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
     gaps_through: int = 0
     """Number of the newest gap record among them or before, 0 for gaps that have none."""
+    near_ms: int = 0
 
     def batch(self, codebook: sealing.Codebook, *, seq: int) -> list[SealedBatch]:
         """At most one batch; gap records are joined where they touch."""
         boot, mono_ms = self.complete
-        events = [*self.events, *((mono_ms, gap_event(gap)) for gap in ledger.coalesce(self.gaps))]
+        events = [
+            *self.events,
+            *((mono_ms, gap_event(gap)) for gap in ledger.coalesce(self.gaps, near_ms=self.near_ms)),
+        ]
         if not events:
             return []
         return [sealing.urgent(codebook, boot, events, seq=seq, complete=self.complete)]
 
 
 class UrgentLane:
-    """Owned by the event loop."""
+    """Owned by the event loop. `news` is set when something should be sealed at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, quota: Quota) -> None:
+        self._quota = quota
+        self._told_ms: dict[Key, int] = {}
+        self._taken_ms: int | None = None
         self._gaps: list[pb.Gap] = []
         self._events: list[tuple[int, pb.Event]] = []
         self._waiters: list[asyncio.Future[None]] = []
@@ -76,11 +84,35 @@ class UrgentLane:
         """Queue one event. Raises `Rejected` at the limit, before anything is acknowledged."""
         if len(self._events) >= MAX_PENDING:
             raise Rejected("the urgent lane is full; try again when the gateway can write again")
-        self._events.append((mono_ms, event))
+        self._quota.admit(event, pending_bytes(self._events))
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
+        if self._joins(mono_ms, event):
+            return EventReceipt(waiter)
+        self._events.append((mono_ms, event))
         self.news.set()
         return EventReceipt(waiter)
+
+    def _joins(self, mono_ms: int, event: pb.Event) -> bool:
+        """Whether it repeats what was said a moment ago, and space is short: then it waits, joined with its like."""
+        key = key_of(event) if self._quota.tight else None
+        if key is None:
+            return False
+        told_ms = self._told_ms.get(key)
+        if told_ms is None or mono_ms - told_ms >= self._quota.seal_every_ms:
+            self._told_ms[key] = mono_ms
+            return False
+        for at, (_, waiting) in enumerate(self._events):
+            if key_of(waiting) == key:
+                self._events[at] = (mono_ms, joined(waiting, event))
+                return True
+        self._events.append((mono_ms, event))
+        return True
+
+    def due(self, mono_ms: int) -> bool:
+        """Whether what was left to wait has waited long enough."""
+        every_ms = self._quota.seal_every_ms
+        return not self.empty and (self._taken_ms is None or mono_ms - self._taken_ms >= every_ms)
 
     def gap(self, gap: pb.Gap) -> None:
         """Queue one gap record; they are never refused, only joined."""
@@ -88,10 +120,12 @@ class UrgentLane:
         self._gaps.append(gap)
         self._unlogged.append((self._newest_gap, gap))
         if len(self._gaps) > MAX_PENDING:
-            self._gaps = ledger.coalesce(self._gaps)
+            self._gaps = ledger.coalesce(self._gaps, near_ms=ANY_DISTANCE_MS)
         if len(self._unlogged) > MAX_PENDING:
-            self._unlogged = [(self._newest_gap, gap) for gap in ledger.coalesce(gap for _, gap in self._unlogged)]
-        self.news.set()
+            unlogged = ledger.coalesce((gap for _, gap in self._unlogged), near_ms=ANY_DISTANCE_MS)
+            self._unlogged = [(self._newest_gap, gap) for gap in unlogged]
+        if not self._quota.tight:
+            self.news.set()
 
     def unlogged(self) -> list[tuple[int, pb.Gap]]:
         """(number, gap) of what is neither sealed nor in the tail, oldest first."""
@@ -102,7 +136,9 @@ class UrgentLane:
         self._unlogged = [(number, gap) for number, gap in self._unlogged if number > through]
 
     def take(self, complete: Instant) -> Taken:
-        taken = Taken(complete, self._gaps, self._events, self._waiters, self._newest_gap)
+        near_ms = self._quota.near_ms
+        taken = Taken(complete, self._gaps, self._events, self._waiters, self._newest_gap, near_ms)
+        self._taken_ms = complete[1]
         self._gaps, self._events, self._waiters = [], [], []
         return taken
 

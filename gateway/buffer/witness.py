@@ -51,10 +51,12 @@ def catch_up(store: Sealed, tail: Tail, *, folder: Path, now_ms: int) -> tuple[i
     if mark is None:
         new = records and not store.opens()
         return 0, "what sealed.db held is lost; a new store was begun" if new else ""
+    if fell := marks[-1].epoch != store.epoch:  # behind a change of epoch: only numbers are its own
+        mark = marks[-1]._replace(schema=mark.schema, urgent_next=mark.urgent_next, telemetry_next=mark.telemetry_next)
     position = Position(mark.generation, mark.offset)
     nexts = (mark.urgent_next, mark.telemetry_next)
     known = (store.lanes[lane].next_seq >= seq for lane, seq in zip(LANES, nexts, strict=True))
-    if all(known) and store.opens() >= mark.opens:
+    if all(known) and store.opens() >= mark.opens and not fell:
         return mark.schema, ""
     _keep_log(folder / "sealed.db-wal", now_ms)
     lost = store.catch_up(

@@ -69,6 +69,8 @@ class LinkPicture(Struct, frozen=True, kw_only=True):
     sent_bytes: int
     via: str = ""
     held_back: str = ""
+    paused: bool = False
+    """The control plane suspects a second box with this one's identity and takes nothing of either."""
     day_bytes: int = 0
     day_limit_bytes: int = 0
 
@@ -84,7 +86,7 @@ class ClockPicture(Struct, frozen=True, kw_only=True):
 class BufferPicture(Struct, frozen=True, kw_only=True):
     """`gaps_open`: sensors with loss that no gap record names yet. `standstill_s`: since when the disk owes an answer.
 
-    `refused`: what the disk said last, empty once it takes writes again.
+    `refused`: what the disk said last, empty once it takes writes again. `urgent_bytes`: events, alarms, gap records.
     """
 
     bytes: int
@@ -94,6 +96,9 @@ class BufferPicture(Struct, frozen=True, kw_only=True):
     gaps_open: int
     standstill_s: float
     refused: str
+    thinned_readings: int = 0
+    urgent_bytes: int = 0
+    urgent_limit_bytes: int = 0
 
 
 class ConfigurationPicture(Struct, frozen=True, kw_only=True):
@@ -163,6 +168,8 @@ SENTENCES = {
     "part": "{name}: {why}",
     "link": "link: not connected to {server}",
     "link_why": "link: not connected to {server} ({why})",
+    "link_paused": "link: the control plane takes nothing of this box, because a second one uses its identity; "
+    "readings are kept here until an administrator releases it",
     "link_unknown": "link: not connected to the control plane",
     "disk_refuses": "buffer: {why}",
     "disk_still": "buffer: the disk has not answered for {seconds} s",
@@ -209,6 +216,8 @@ def troubles(picture: Picture) -> Iterator[Trouble]:
 
 
 def _unconnected(link: LinkPicture) -> Trouble:
+    if link.paused:
+        return Trouble(kind="link_paused")
     if not link.server:
         return Trouble(kind="link_unknown")
     return Trouble(

@@ -1,38 +1,52 @@
 """The picture over a Unix socket in the data folder: whoever may read the folder as its owner connects and gets JSON.
 
-The socket's mode is 0600 from its first moment. It takes no words: a connection gets one picture and is closed.
+The socket's mode is 0600 from its first moment. A connection that says nothing gets one picture, one that says
+`explain TAG` and a line's end an explanation; then it is closed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from gateway.errors import ComboioError, Misconfigured
+from gateway.health.explanation import Explanation
 from gateway.health.picture import Picture
 
 NAME = "status.sock"
 AT_ONCE = 8
 WITHIN_S = 5.0
+SAYS_WITHIN_S = 0.2
 LIMIT_BYTES = 32 << 20
+EXPLAIN = "explain"
+T = TypeVar("T")
 
 
 class NoAnswerError(ComboioError):
     """A daemon runs and says nothing, or nothing that is understood."""
 
 
+def _nothing(tag: str) -> Explanation:
+    return Explanation(tag=tag, known=False, wrong=["nothing here explains it"])
+
+
 class StatusSocket:
     """`run()` supervised."""
 
-    def __init__(self, folder: Path, *, take: Callable[[], Picture]) -> None:
+    def __init__(
+        self, folder: Path, *, take: Callable[[], Picture], explain: Callable[[str], Explanation] = _nothing
+    ) -> None:
         self._folder = folder
         self._take = take
+        self._explain = explain
         self._open = 0
 
     async def run(self) -> None:
@@ -41,11 +55,20 @@ class StatusSocket:
             async with server:
                 await server.serve_forever()
 
-    async def _answer(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _asked(self, reader: asyncio.StreamReader) -> Picture | Explanation:
+        try:
+            async with asyncio.timeout(SAYS_WITHIN_S):
+                said = (await reader.readline()).decode(errors="replace").strip()
+        except (TimeoutError, ValueError):  # it says nothing, or too much
+            said = ""
+        word, _, tag = said.partition(" ")
+        return self._explain(tag) if word == EXPLAIN else self._take()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open += 1
         try:
             if self._open <= AT_ONCE:
-                writer.write(msgspec.json.encode(self._take()))
+                writer.write(msgspec.json.encode(await self._asked(reader)))
                 async with asyncio.timeout(WITHIN_S):
                     await writer.drain()
                     writer.close()
@@ -85,8 +108,17 @@ def ask(folder: Path) -> Picture | None:
 
     Raises Misconfigured when this user may not ask, NoAnswerError when it does not answer in time.
     """
+    return _told(folder, "", Picture)
+
+
+def ask_why(folder: Path, tag: str) -> Explanation | None:
+    """The running daemon's explanation of a tag; the rest as `ask`."""
+    return _told(folder, f"{EXPLAIN} {' '.join(tag.split())}\n", Explanation)
+
+
+def _told(folder: Path, words: str, answer: type[T]) -> T | None:
     try:
-        body = _asked(folder)
+        body = _answered(folder, words)
     except (FileNotFoundError, ConnectionRefusedError):
         return None
     except PermissionError:
@@ -94,18 +126,21 @@ def ask(folder: Path) -> Picture | None:
     except TimeoutError:
         raise NoAnswerError(f"{folder / NAME}: the daemon is there and does not answer") from None
     try:
-        return msgspec.json.decode(body, type=Picture)
+        return msgspec.json.decode(body, type=answer)
     except msgspec.MsgspecError as error:
         raise NoAnswerError(f"{folder / NAME}: the daemon's answer is not understood ({error})") from None
 
 
-def _asked(folder: Path) -> bytes:
+def _answered(folder: Path, words: str) -> bytes:
     parts: list[bytes] = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking, _opened(folder) as way:
         asking.settimeout(WITHIN_S)
         asking.connect(f"{way}/{NAME}")
-        while part := asking.recv(1 << 16):
-            parts.append(part)
-            if sum(map(len, parts)) > LIMIT_BYTES:
-                break
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # turned away: there are too many
+            asking.sendall(words.encode())
+            asking.shutdown(socket.SHUT_WR)
+            while part := asking.recv(1 << 16):
+                parts.append(part)
+                if sum(map(len, parts)) > LIMIT_BYTES:
+                    break
     return b"".join(parts)

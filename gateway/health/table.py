@@ -60,7 +60,13 @@ def _facts(picture: Picture) -> Iterator[str]:
     )
     yield f"waiting        {waiting}{oldest}"
     dropped = f"{counted(buffer.dropped_readings, 'reading')} dropped"
+    if buffer.thinned_readings:
+        dropped = f"{counted(buffer.thinned_readings, 'reading')} thinned out, {dropped}"
     yield f"buffer         {size(buffer.bytes)} of {size(buffer.limit_bytes)}; {dropped}"
+    if 2 * buffer.urgent_bytes > buffer.urgent_limit_bytes:
+        used, full = buffer.urgent_bytes, buffer.urgent_bytes >= buffer.urgent_limit_bytes
+        what = "field events are refused" if full else "repeated alarms are joined"
+        yield f"events         {size(used)} of {size(buffer.urgent_limit_bytes)}; {what}"
     if clock.source is None:
         yield "clock          not set yet: neither NTP nor the control plane has told the time"
     else:

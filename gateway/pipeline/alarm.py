@@ -8,6 +8,7 @@ again with the next reading.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gateway.errors import Misconfigured
@@ -71,6 +72,15 @@ class Alarms:
             if value is not None and not math.isnan(value):
                 watch.look(value, row.mono_ms, self._say)
         return row
+
+    def explain(self, column: int, row: Row) -> Iterator[str]:
+        for watch in self._watches:
+            if watch.index == column:
+                state = "raised" if watch.raised else "not raised"
+                if not watch.raised and watch.beyond_since_ms is not None:
+                    beyond_s = (row.mono_ms - watch.beyond_since_ms) / 1000
+                    state += f", beyond its limit for {beyond_s:.1f} of {watch.rule.for_s:g} s"
+                yield f"alarm {name_of(watch.rule)}: {state}"
 
 
 def build(shape: GroupShape, options: SensorBase, say: Say) -> tuple[GroupShape, Alarms | None]:

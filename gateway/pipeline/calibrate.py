@@ -7,7 +7,7 @@ columns there is no scale to fold it into, and the values themselves are changed
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from gateway.errors import Misconfigured
@@ -57,6 +57,12 @@ class Calibrate:
 
     def take(self, row: Row) -> Row:
         return apply(row, self._per_row)
+
+    def explain(self, column: int, row: Row) -> Iterator[str]:
+        del row
+        if column in self._per_row:
+            one = self._per_row[column]
+            yield f"calibrated: × {one.gain:g} + {one.offset:g}"
 
 
 def build(shape: GroupShape, options: SensorBase, say: Say) -> tuple[GroupShape, Calibrate | None]:

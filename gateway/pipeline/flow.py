@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+import structlog
+
 from gateway.buffer.buffer import Buffer
 from gateway.errors import Misconfigured, Rejected
 from gateway.pipeline import alarm, calibrate, report, validate
@@ -26,6 +28,7 @@ class NotReported:
 
 
 NOT_REPORTED = NotReported()
+log = structlog.get_logger("gateway.pipeline")
 
 
 @dataclass(slots=True)
@@ -35,6 +38,8 @@ class Counters:
     held_back: int = 0
     """Rows that no report policy found worth sending."""
     lost: int = 0
+    refused: int = 0
+    """Rows at which a stage broke; they are among the lost."""
     unsaid: int = 0
     """Conditions the URGENT lane did not take; they are said again."""
 
@@ -61,7 +66,10 @@ class Flow:
         self.heard_ms[group] = row.mono_ms
         counters = self.counters
         for stage in self.stages[group]:
-            taken = stage.take(row)
+            try:
+                taken = stage.take(row)
+            except Exception as error:  # a stage that breaks must not take the driver, or the whole bus, with it
+                return self._refused(group, row, error)
             if taken is None:
                 counters.held_back += 1
                 self.newest[group] = row
@@ -71,6 +79,12 @@ class Flow:
         counters.rows += 1
         counters.readings += len(row.values)
         return self.buffer.append(self.ids[group], row)
+
+    def _refused(self, group: int, row: Row, error: Exception) -> Receipt:
+        log.error("row.refused", sensor=self.sensor, error=f"{type(error).__name__}: {error}")
+        self.counters.refused += 1
+        self.lost(group, Lost(row.mono_ms - 1, row.mono_ms + 1, 1, pb.GAP_REFUSED))
+        return NOT_REPORTED
 
     def lost(self, group: int, lost: Lost) -> None:
         self.counters.lost += lost.reads

@@ -9,6 +9,7 @@ counted, but it is no loss.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gateway.pipeline.real import Real, real_of
@@ -61,6 +62,21 @@ class Report:
         for column in self._columns:
             column.remember(row)
         return row
+
+    def explain(self, column: int, row: Row) -> Iterator[str]:
+        one = self._columns[column]
+        if self._sent_ms is None:
+            return
+        if row.mono_ms == self._sent_ms:
+            yield "sent: this or another quantity of its row was due"
+            return
+        elapsed_s = (row.mono_ms - self._sent_ms) / 1000
+        now, before = one.real(row.values[column]), one.real(one.sent)
+        change = "unchanged" if now == before or now is None or before is None else f"changed by {abs(now - before):g}"
+        said = [f"deadband {one.policy.deadband:g}"] if one.policy.deadband else []
+        said += [f"deadband {one.policy.deadband_percent:g} %"] if one.policy.deadband_percent else []
+        said += [f"at least {one.policy.min_s:g} s apart", f"at the latest after {one.policy.max_s:g} s"]
+        yield f"held back: {change} since it was last sent {elapsed_s:.1f} s before ({', '.join(said)})"
 
 
 def build(shape: GroupShape, options: SensorBase, say: Say) -> tuple[GroupShape, Report | None]:

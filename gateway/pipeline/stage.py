@@ -7,7 +7,7 @@ stage keeps what it must remember of earlier rows, and forgets it with the proce
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from gateway.reading import GroupShape, Row
@@ -21,6 +21,9 @@ Say = Callable[[pb.EventKind.ValueType, pb.Condition, pb.Severity.ValueType], bo
 class Stage(Protocol):
     def take(self, row: Row) -> Row | None:
         """The row as it goes on; None if it goes no further, by the configuration's own wish."""
+
+    def explain(self, column: int, row: Row) -> Iterator[str]:
+        """What it did with the newest row's value in that column, and why: for a person, made only when asked."""
 
 
 Build = Callable[[GroupShape, SensorBase, Say], tuple[GroupShape, "Stage | None"]]

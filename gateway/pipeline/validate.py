@@ -5,6 +5,7 @@ What a driver has already called less than good stays as it is.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gateway.pipeline.real import Real, real_of
@@ -55,6 +56,14 @@ class Validate:
                 codes[column.index] = code
                 quality = tuple(codes)
         return row if quality is row.quality else row._replace(quality=quality)
+
+    def explain(self, column: int, row: Row) -> Iterator[str]:
+        for one in self._columns:
+            if one.index == column:
+                limits = {name: getattr(one.limits, name) for name in one.limits.__struct_fields__}
+                said = ", ".join(f"{name} = {value:g}" for name, value in limits.items() if value is not None)
+                code = row.quality[column] if row.quality is not None else pb.QUALITY_GOOD
+                yield f"validated ({said}): {pb.Quality.Name(pb.Quality.ValueType(code))[8:].lower()}"
 
 
 def build(shape: GroupShape, options: SensorBase, say: Say) -> tuple[GroupShape, Validate | None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import structlog
 
@@ -20,6 +20,7 @@ from gateway.errors import Misconfigured
 from gateway.reading import GroupShape, Lost, Row
 from gateway.sensors.ble_adverts import Adverts
 from gateway.sensors.driver import Emit
+from gateway.sensors.explains import ago, hexed
 from gateway.sensors.freshness import Freshness, News
 from gateway.sensors.heard import Heard
 from protos.comboio.v1 import batch_pb2 as pb
@@ -71,6 +72,7 @@ class BleSensor:
         self._waiting: deque[int] = deque()
         self._complained_ms: int | None = None
         self._last_ms = 0
+        self._advert: Advert | None = None
 
     def groups(self) -> Sequence[GroupShape]:
         return (self._group,)
@@ -92,9 +94,30 @@ class BleSensor:
                     await asyncio.sleep(LOOK_EVERY_S)
                     self._lose(self._heard.overdue(self._clock.mono_ms()))
         finally:
+            for mono_ms in self._waiting:  # nobody will know whether these were measurements
+                self._heard.failed(mono_ms, pb.GAP_QUEUE_FULL)
             self._lose(self._heard.end(self._clock.mono_ms()))
             self._heard = self._emit = None
             self._waiting.clear()
+
+    # --- asked by a person --------------------------------------------------------------------------
+
+    def plan(self, quantity: str | None) -> Iterator[str]:
+        del quantity
+        how = "with a key" if self._key is not None else "without a key"
+        yield f"advertisements of {self.address}, {how}; usually one every {self._period_ms / 1000:g} s"
+
+    def last_frame(self, quantity: str | None, now_ms: int) -> Iterator[str]:
+        del quantity
+        advert = self._advert
+        if advert is None:
+            return
+        strength = "unknown strength" if advert.rssi is None else f"{advert.rssi} dBm"
+        yield f"advertisement {ago(now_ms, advert.mono_ms)}, {strength}"
+        for company, data in advert.manufacturer.items():
+            yield f"manufacturer {company:04x}: {hexed(data)}"
+        for service, data in advert.service.items():
+            yield f"service {service}: {hexed(data)}"
 
     # --- called by the queue ------------------------------------------------------------------------
 
@@ -114,6 +137,7 @@ class BleSensor:
         if self._heard is None:
             return  # stopped while it waited
         self.counters["heard"] += 1
+        self._advert = advert
         payload = self._format.payload(advert)
         if payload is None:
             self.counters["foreign"] += 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any
@@ -22,7 +22,7 @@ from gateway.reading import GroupShape, Row, Wire
 from gateway.sensors.driver import Emit
 from gateway.sensors.modbus_frames import Cause, ReadFailed
 from gateway.sensors.modbus_poll import SharedPoll
-from gateway.sensors.outage import Outage
+from gateway.sensors.outage import Outage, Skipped
 from protos.config import ModbusSensor as SensorOptions
 
 
@@ -51,12 +51,14 @@ class ModbusSensor:
         self.problem: str | None = None
         """Why the last poll gave nothing; None after a good one."""
         self._poll = poll
+        self._renamed = options.rename
         self._pick = _picker(poll.profile.quantities(), wanted)
         self._group = _group(options, poll.profile, wanted)
         self._clock = clock
         self._gap_close_s = gap_close_s
         self._emit: Emit | None = None
         self._outage: Outage | None = None
+        self._skipped: Skipped | None = None
         self._began_ms: int | None = None
 
     def groups(self) -> Sequence[GroupShape]:
@@ -69,7 +71,9 @@ class ModbusSensor:
 
     async def run(self, emit: Emit) -> None:
         """Join the poll until cancelled; a gap still open then is closed and emitted on the way out."""
-        self._outage = Outage(started_ms=self._clock.mono_ms(), close_every_ms=round(self._gap_close_s * 1000))
+        started_ms, close_every_ms = self._clock.mono_ms(), round(self._gap_close_s * 1000)
+        self._outage = Outage(started_ms=started_ms, close_every_ms=close_every_ms)
+        self._skipped = Skipped(started_ms=started_ms, close_every_ms=close_every_ms)
         self._emit = emit
         try:
             with self._poll.joined(self):
@@ -78,10 +82,23 @@ class ModbusSensor:
                     self._close_overdue_gap()
         finally:
             self.cut_off()
-            lost = self._outage.end(self._clock.mono_ms())
-            self._emit = self._outage = None
-            if lost is not None:
-                emit.lost(0, lost)
+            now_ms = self._clock.mono_ms()
+            for lost in (self._outage.end(now_ms), self._skipped.end(now_ms)):
+                if lost is not None:
+                    emit.lost(0, lost)
+            self._emit = self._outage = self._skipped = None
+
+    # --- asked by a person --------------------------------------------------------------------------
+
+    def plan(self, quantity: str | None) -> Iterator[str]:
+        return self._poll.plan(self._of_profile(quantity))
+
+    def last_frame(self, quantity: str | None, now_ms: int) -> Iterator[str]:
+        return self._poll.last_frame(self._of_profile(quantity), now_ms)
+
+    def _of_profile(self, quantity: str | None) -> str | None:
+        """The name there of what is called `quantity` here."""
+        return next((old for old, new in self._renamed.items() if new == quantity), quantity)
 
     # --- called by the poll -------------------------------------------------------------------------
 
@@ -93,11 +110,11 @@ class ModbusSensor:
         self._began_ms = None
         self.counters.ok += 1
         self.problem = None
-        if self._emit is None or self._outage is None:
+        if self._emit is None or self._outage is None or self._skipped is None:
             return  # left while reading
-        lost = self._outage.good(at_ms)
-        if lost is not None:
-            self._emit.lost(0, lost)
+        for lost in (self._outage.good(at_ms), self._skipped.good(at_ms)):
+            if lost is not None:
+                self._emit.lost(0, lost)
         self._emit.row(0, Row(at_ms, self._pick(values), self._pick(quality) if quality is not None else None))
 
     def failed(self, failure: ReadFailed) -> None:
@@ -120,6 +137,8 @@ class ModbusSensor:
 
     def late(self, skipped: int) -> None:
         self.counters.late += skipped
+        if self._skipped is not None:
+            self._skipped.add(skipped)
 
     def _close_overdue_gap(self) -> None:
         if self._outage is None or self._emit is None or self._began_ms is not None:

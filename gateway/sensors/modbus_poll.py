@@ -17,10 +17,13 @@ from firmware_configs.buses import line_of
 from firmware_configs.schema import ModbusProfile
 from gateway.clock import Clock
 from gateway.reading import Wire
+from gateway.sensors.explains import ago
 from gateway.sensors.modbus_bus import ModbusBus
 from gateway.sensors.modbus_frames import Cause, ReadFailed
 from gateway.sensors.modbus_link import Link
 from gateway.sensors.modbus_reads import Reads
+
+REQUESTS_SHOWN = 8
 
 
 class Member(Protocol):
@@ -63,6 +66,7 @@ class SharedPoll:
         self._reads = Reads(name, profile, line_of(bus.options), memory=memory)
         self._members: list[Member] = []
         self._joined = ExitStack()
+        self._answers: tuple[int, Sequence[Request], Sequence[Sequence[int]]] | None = None
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -82,6 +86,39 @@ class SharedPoll:
             if not self._members:
                 self._joined.close()
 
+    # --- asked by a person --------------------------------------------------------------------------
+
+    def plan(self, quantity: str | None) -> Iterator[str]:
+        """How and how often the unit is read."""
+        asked = self._reads.requests
+        requests = ", ".join(f"{one.function} {one.address}+{one.length}" for one in asked[:REQUESTS_SHOWN])
+        more = f" and {len(asked) - REQUESTS_SHOWN} more" if len(asked) > REQUESTS_SHOWN else ""
+        yield f"unit {self.unit} on bus {self._bus.options.id}, every {self.every_s:g} s: {requests}{more}"
+        for register in self.profile.expanded():
+            if register.quantity == quantity:
+                yield f"{quantity} is {register.function} {register.address}, {register.type}"
+        for derived in self.profile.derived:
+            if derived.quantity == quantity:
+                terms = " + ".join(f"{term.times:g} × {term.of}" for term in derived.terms)
+                yield f"{quantity} is {terms}"
+        if quantity in self.missing:
+            yield f"the device refuses {quantity}; it is asked for again every hour"
+
+    def last_frame(self, quantity: str | None, now_ms: int) -> Iterator[str]:
+        """What came last, as registers, and when; nothing if nothing did."""
+        if self._answers is None:
+            return
+        at_ms, requests, answers = self._answers
+        wanted = [one for one in self.profile.expanded() if one.quantity == quantity]
+        for request, words in zip(requests, answers, strict=True):
+            for one in wanted:
+                first = one.address - request.address
+                if one.function == request.function and 0 <= first < request.length:
+                    shown = " ".join(f"{word:04x}" for word in words[first : first + one.width])
+                    yield f"{one.function} {one.address} held {shown} (hex), {ago(now_ms, at_ms)}"
+        if not wanted:
+            yield f"{sum(map(len, answers))} registers came {ago(now_ms, at_ms)}"
+
     # --- called by the bus --------------------------------------------------------------------------
 
     async def poll(self, link: Link) -> Cause | None:
@@ -89,8 +126,10 @@ class SharedPoll:
         for member in members:
             member.began(began_ms)
         try:
-            answers = [await self._read(link, request) for request in self._reads.requests]
+            requests = self._reads.requests
+            answers = [await self._read(link, request) for request in requests]
             ended_ms = self._clock.mono_ms()
+            self._answers = (ended_ms, requests, answers)
             values, quality = self._reads.decode(answers)
         except ReadFailed as failure:
             return _failed(members, failure)

@@ -22,6 +22,7 @@ from gateway.decoders.values import series_of
 from gateway.errors import Misconfigured, Rejected
 from gateway.reading import GroupShape, Lost, Receipt, Row
 from gateway.sensors.driver import Emit
+from gateway.sensors.explains import ago, hexed
 from gateway.sensors.heard import Heard
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.config import MqttSensor as SensorOptions
@@ -71,6 +72,7 @@ class MqttSensor:
         self._emit: Emit | None = None
         self._retained: bytes | None = None
         self._complained_ms: int | None = None
+        self._message: tuple[int, bytes, bool] | None = None
         self.last_ms = 0
         """When the last row was."""
 
@@ -96,6 +98,22 @@ class MqttSensor:
             self._lose(self._heard.end(self._clock.mono_ms()))
             self._heard = self._emit = None
 
+    # --- asked by a person --------------------------------------------------------------------------
+
+    def plan(self, quantity: str | None) -> Iterator[str]:
+        del quantity
+        yield f"messages on {self.topic}; usually one every {self._period_ms / 1000:g} s"
+
+    def last_frame(self, quantity: str | None, now_ms: int) -> Iterator[str]:
+        del quantity
+        if self._message is not None:
+            at_ms, payload, retained = self._message
+            kept = ", retained by the broker" if retained else ""
+            yield f"message of {len(payload)} bytes {ago(now_ms, at_ms)}{kept}"
+            yield payload[:200].decode(errors="replace")
+            if self.problem is not None:
+                yield f"as bytes: {hexed(payload)}"
+
     # --- called by the broker's task ----------------------------------------------------------------
 
     def message(self, payload: bytes, *, retained: bool, behind: bool, mono_ms: int) -> Receipt | None:
@@ -103,6 +121,7 @@ class MqttSensor:
         assert self._heard is not None
         assert self._emit is not None
         self.counters["heard"] += 1
+        self._message = (mono_ms, payload, retained)
         if retained and payload == self._retained:
             self.counters["repeated"] += 1
             return None

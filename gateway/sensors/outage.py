@@ -62,3 +62,34 @@ class Outage:
         self._since_ms = None
         self._count = 0
         return lost
+
+
+class Skipped:
+    """Polls that fell out because the bus was busy: on one that is asked too much, at every turn. Pure.
+
+    Counted in one gap per `close_every_ms`, which lies between the last two rows, so that no good read is inside it.
+    """
+
+    def __init__(self, *, started_ms: int, close_every_ms: int) -> None:
+        self._after_ms = started_ms
+        self._close_every_ms = close_every_ms
+        self._said_ms = started_ms
+        self._count = 0
+
+    def add(self, polls: int) -> None:
+        self._count += polls
+
+    def good(self, taken_ms: int) -> Lost | None:
+        """A row of that time; the gap before it, if it is time for one."""
+        due = self._count and taken_ms - self._said_ms >= self._close_every_ms
+        lost = self.end(taken_ms) if due else None
+        self._after_ms = taken_ms
+        return lost
+
+    def end(self, now_ms: int) -> Lost | None:
+        """Nobody polls any more, or it is time to say it."""
+        if not self._count:
+            return None
+        lost = Lost(self._after_ms, max(now_ms, self._after_ms + 1), self._count, pb.GAP_QUEUE_FULL)
+        self._said_ms, self._count = now_ms, 0
+        return lost

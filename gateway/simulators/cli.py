@@ -40,12 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bluez = kinds.add_parser("bluez", help="Bluetooth sensors and the BlueZ daemon that hears them, on a private bus")
     mqtt = kinds.add_parser("mqtt", help="sensors that publish to an MQTT broker")
     mqtt.add_argument("--broker", required=True, type=_address, metavar="HOST:PORT")
+    gpsd = kinds.add_parser("gpsd", help="gpsd with a receiver that knows this machine's time")
     for kind in (bluez, mqtt):
         kind.add_argument("--scenario", required=True, type=Path, metavar="FILE", help="who sends what, as TOML")
         kind.add_argument("--log", type=Path, metavar="FILE", help="a JSON line per measurement sent")
-    for kind in (modbus, link):
+    for kind in (modbus, link, gpsd):
         kind.add_argument("--listen", type=_address, default=("127.0.0.1", 0), metavar="HOST:PORT")
-    for kind in (modbus, link, bluez, mqtt):
+    for kind in (modbus, link, bluez, mqtt, gpsd):
         kind.add_argument("--control", type=_address, metavar="HOST:PORT", help="one command per line")
         kind.add_argument("--json", action="store_true", help="print the chosen ports as one JSON line")
 
@@ -54,7 +55,7 @@ def main(args: argparse.Namespace) -> int:
     """Run the simulator until told to end. 0, or 2 with a sentence for mistaken arguments."""
     from firmware_configs.loader import ProfileError
 
-    run = {"modbus": _modbus, "link": _link, "bluez": _bluez, "mqtt": _mqtt}[args.simulator]
+    run = {"modbus": _modbus, "link": _link, "bluez": _bluez, "mqtt": _mqtt, "gpsd": _gpsd}[args.simulator]
     try:
         asyncio.run(run(args))
     except (ProfileError, ValueError, OSError) as error:
@@ -100,6 +101,16 @@ async def _link(args: argparse.Namespace) -> None:
         port = await link.start(*args.listen)
         stack.push_async_callback(link.close)
         await _serve(args, stack, {"host": args.listen[0], "port": port}, functools.partial(obey, link))
+
+
+async def _gpsd(args: argparse.Namespace) -> None:
+    from gateway.simulators.gpsd import SimulatedGpsd
+
+    gpsd = SimulatedGpsd()
+    async with AsyncExitStack() as stack:
+        port = await gpsd.start(*args.listen)
+        stack.push_async_callback(gpsd.close)
+        await _serve(args, stack, {"host": args.listen[0], "port": port}, gpsd.command)
 
 
 async def _bluez(args: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """Anchors: immutable facts that tie a boot's monotonic clock to wall time.
 
 The kernel's synchronised clock is best; otherwise the server's time at Welcome, whose error is half the round trip.
+While neither has spoken, the battery clock does, where somebody vouched for it; any more exact word replaces that.
 A new anchor is made when there is none in this boot, hourly, or when the last one has become wrong by more than both
 errors.
 """
@@ -11,7 +12,10 @@ import asyncio
 import ctypes
 from collections.abc import Callable
 
+import structlog
+
 from gateway.clock import Clock
+from gateway.uplink.hardware_clock import HardwareClock
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
 
@@ -19,6 +23,8 @@ AGAIN_AFTER_MS = 3_600_000
 LOOK_EVERY_S = 10.0
 STA_UNSYNC = 0x0040
 TIME_ERROR = 5
+
+log = structlog.get_logger("gateway.uplink")
 
 
 class _Timex(ctypes.Structure):
@@ -54,11 +60,13 @@ class Anchors:
         boot: int,
         record: Callable[[pb.Anchor], object],
         kernel: Callable[[], int | None] = kernel_error_ms,
+        hardware: HardwareClock | None = None,
     ) -> None:
         self._clock = clock
         self._boot = boot
         self._record = record
         self._kernel = kernel
+        self._hardware = hardware
         self._last: pb.Anchor | None = None
 
     @property
@@ -74,7 +82,19 @@ class Anchors:
         """Look at the kernel's clock again and again: a boot that never had a link is to be placed too."""
         while True:
             self.from_kernel()
+            self.from_hardware()
+            if self._hardware is not None:
+                try:
+                    await asyncio.to_thread(self._hardware.save)
+                except OSError as error:
+                    log.error("clock.memory_unwritable", error=str(error))
             await asyncio.sleep(LOOK_EVERY_S)
+
+    def from_hardware(self) -> None:
+        """Take the battery clock while nothing better has spoken in this boot."""
+        told = self._hardware.now() if self._hardware is not None and self._last is None else None
+        if told is not None:
+            self._offer(self._clock.mono_ms(), *told, pb.CLOCK_RTC)
 
     def from_kernel(self) -> None:
         """Take the system clock if NTP vouches for it."""
@@ -91,12 +111,21 @@ class Anchors:
         half = (now - asked_mono_ms + 1) // 2
         self._offer(now, server_ms + half, half + 1, pb.CLOCK_SERVER)
 
+    def from_gps(self, mono_ms: int, wall_ms: int, err_ms: int) -> None:
+        """Take the satellites' time, unless NTP is surer."""
+        kernel = self._kernel()
+        if kernel is None or err_ms < kernel:
+            self._offer(mono_ms, wall_ms, err_ms, pb.CLOCK_GPS)
+
     def _offer(self, mono_ms: int, wall_ms: int, err_ms: int, source: pb.ClockSource.ValueType) -> None:
         last = self._last
-        if last is not None and mono_ms - last.mono_ms < AGAIN_AFTER_MS:
+        guessed = last is not None and last.source == pb.CLOCK_RTC and err_ms < last.err_ms
+        if last is not None and mono_ms - last.mono_ms < AGAIN_AFTER_MS and not guessed:
             off = abs(last.wall_ms + mono_ms - last.mono_ms - wall_ms)
             if off <= last.err_ms + err_ms:
                 return
         anchor = pb.Anchor(boot=self._boot, mono_ms=mono_ms, wall_ms=wall_ms, err_ms=err_ms, source=source)
         self._record(anchor)
         self._last = anchor
+        if self._hardware is not None and source != pb.CLOCK_RTC:
+            self._hardware.compare(wall_ms, err_ms)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from gateway.buffer.buffer import Buffer, LaneView
 from gateway.clock import Clock
@@ -12,12 +12,17 @@ from gateway.uplink.anchors import Anchors
 from gateway.uplink.configuration import Configuration
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
+from protos.ranges import Ranges
 
 PROTOCOL = 1
 
 
 class Dismissed(Retryable):
     """The connection ended although the link was good: nothing is wrong with the way it took."""
+
+
+class Paused(Dismissed):
+    """The server takes nothing of this box, nor of another one with its identity, until a person decided."""
 
 
 class Greeting:
@@ -44,6 +49,7 @@ class Greeting:
         opening = self._buffer.opening
         views = await self._buffer.views()
         schemas = await self._buffer.schemas()
+        descent = await self._buffer.descent()
         return wire.Hello(
             protocol=PROTOCOL,
             epoch=opening.epoch,
@@ -60,6 +66,12 @@ class Greeting:
             running=self._configuration.running(),
             version=await asyncio.to_thread(self._version),
             run_id=opening.run_id,
+            predecessor_epoch=descent.predecessor,
+            moved=[
+                wire.Moved(lane=one.lane, seqs=_ranges(one.seqs), agreed=one.agreed, replaced=_ranges(one.replaced))
+                for one in descent.moved
+            ],
+            last_session=descent.last_session,
         )
 
     def heartbeat(self) -> wire.Heartbeat:
@@ -87,15 +99,31 @@ def welcome(message: object) -> wire.Welcome:
     if not isinstance(message, wire.Downlink):
         raise Retryable("the server closed the stream before Welcome")
     if message.WhichOneof("msg") == "goodbye":
-        goodbye = message.goodbye
-        raise Dismissed(f"the server refused: {goodbye.text}", after_s=goodbye.return_after_ms / 1000)
+        raise dismissed(message.goodbye, "the server refused")
     if message.WhichOneof("msg") != "welcome":
         raise Retryable("the server answered Hello with something else")
-    if message.welcome.new_epoch:
-        raise Dismissed("the server asks for a new epoch, which this version can't start", after_s=60.0)
     return message.welcome
 
 
+def dismissed(goodbye: wire.Goodbye, what: str) -> Dismissed:
+    """What the server's goodbye amounts to."""
+    text = goodbye.text or wire.GoodbyeReason.Name(goodbye.reason)
+    kind = Paused if goodbye.reason == wire.GOODBYE_CLONE_SUSPECTED else Dismissed
+    return kind(f"{what}: {text}", after_s=goodbye.return_after_ms / 1000)
+
+
+def received(lanes: Iterable[wire.LaneReceived]) -> dict[int, Ranges]:
+    """Lane → every seq that the server holds."""
+    found: dict[int, Ranges] = {}
+    for said in lanes:
+        held = found[said.lane] = Ranges((r.first, r.last) for r in said.above)
+        held.add(1, said.acked)
+    return found
+
+
 def _lane_state(view: LaneView) -> wire.LaneState:
-    held = [pb.Range(first=first, last=last) for first, last in view.held]
-    return wire.LaneState(lane=view.lane, next_seq=view.next_seq, held=held)
+    return wire.LaneState(lane=view.lane, next_seq=view.next_seq, held=_ranges(view.held))
+
+
+def _ranges(seqs: Ranges) -> list[pb.Range]:
+    return [pb.Range(first=first, last=last) for first, last in seqs]

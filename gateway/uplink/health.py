@@ -21,7 +21,11 @@ class LinkHealth:
     day_bytes: int = 0
     """Carried today by that way, both directions, if its bytes are limited."""
     day_limit_bytes: int = 0
+    paused: bool = False
+    """The server suspects a second box with this one's identity and takes nothing of either."""
     connections: int = 0
     last_error: str = ""
     acked_batches: int = 0
+    last_ack_ms: int | None = None
+    """Monotonic: when the control plane last acknowledged a batch."""
     sent_bytes: int = 0

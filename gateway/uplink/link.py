@@ -25,7 +25,7 @@ from gateway.clock import Clock
 from gateway.errors import Misconfigured, Retryable
 from gateway.uplink.anchors import Anchors
 from gateway.uplink.configuration import Configuration
-from gateway.uplink.greeting import Dismissed, Greeting, welcome
+from gateway.uplink.greeting import Dismissed, Greeting, Paused, dismissed, received, welcome
 from gateway.uplink.health import LinkHealth
 from gateway.uplink.policy import Leave, leave
 from gateway.uplink.progress import Progress
@@ -122,6 +122,7 @@ class Link:
             except* Retryable as group:
                 error = _first(group)
                 delay_s = (error.after_s or 0.0) if isinstance(error, Retryable) else 0.0
+                self.health.paused = self.health.paused or isinstance(error, Paused)
                 self._failed(str(error), by_the_way=not isinstance(error, Dismissed))
             except* grpc.aio.AioRpcError as group:
                 self._failed(self._not_reached or _sentence(_first(group)))
@@ -211,6 +212,7 @@ class Link:
         except TimeoutError:
             raise Retryable("the server did not answer Hello") from None
         self._anchors.from_server(asked_mono_ms=asked, server_ms=answer.server_ms)
+        await self._agree(answer)
         lock = asyncio.Lock()
 
         async def write(message: wire.Uplink) -> None:
@@ -218,11 +220,9 @@ class Link:
                 await call.write(message)
 
         sender = self._sender(answer, write)
-        await sender.acknowledged(answer.lanes)
         self.health.connected = True
         self.health.connected_since_ms = self._clock.mono_ms()
         self.health.connections += 1
-        self._endpoint.connected()
         log.info("link.up", session=answer.session, **({"via": self._via.id} if self._via else {}))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(sender.run(), name="uplink.send")
@@ -232,6 +232,15 @@ class Link:
             tasks.create_task(self._configure(write), name="uplink.configuration")
             if self._via is not None:
                 tasks.create_task(self._look_for_better(self._via), name="uplink.better")
+
+    async def _agree(self, answer: wire.Welcome) -> None:
+        """Go on where the server is, or begin the epoch that it orders and say Hello again."""
+        self._endpoint.connected()
+        self.health.paused = False
+        if answer.new_epoch:
+            await self._buffer.begin_epoch(received(answer.lanes))
+            raise Dismissed("the server had this store begin a new epoch")
+        await self._buffer.welcomed(answer.session, received(answer.lanes))
 
     def _sender(self, answer: wire.Welcome, write: Write) -> Sender:
         self._progress.connected()
@@ -267,6 +276,7 @@ class Link:
             if sender.acked_batches > before:
                 self._backoff.reset()
                 self.health.acked_batches += sender.acked_batches - before
+                self.health.last_ack_ms = self._clock.mono_ms()
         elif kind == "reject":
             await sender.rejected(message.reject)
         elif kind == "dictionary":
@@ -276,8 +286,7 @@ class Link:
         elif kind == "config_offer":
             self._configuration.offered(message.config_offer)
         elif kind == "goodbye":
-            text = message.goodbye.text or wire.GoodbyeReason.Name(message.goodbye.reason)
-            raise Dismissed(f"the server said goodbye: {text}", after_s=message.goodbye.return_after_ms / 1000)
+            raise dismissed(message.goodbye, "the server said goodbye")
         else:
             await _refuse_politely(message, write)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -44,17 +44,32 @@ class CountingJournal(SqlJournal):
 class FarEnd:
     """The uplink's endpoint: by the link, with a certificate of the fleet."""
 
-    def __init__(self, stores: Stores, authority: Authority, journal: CountingJournal, link: LinkProxy) -> None:
+    def __init__(
+        self,
+        stores: Stores,
+        authority: Authority,
+        journal: CountingJournal,
+        link: LinkProxy,
+        released: list[Callable[[str], int | None]],
+        gateway: str = GATEWAY,
+    ) -> None:
         self.stores = stores
         self.journal = journal
         self.link = link
+        self.released = released
+        """Who knows which suspicions of clones are settled; the last one is asked."""
+        self._authority = authority
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = authority.sign_gateway(key.public_key(), GATEWAY, now_ms=SystemClock().now_ms())
+        certificate = authority.sign_gateway(key.public_key(), gateway, now_ms=SystemClock().now_ms())
         self._credentials = grpc.ssl_channel_credentials(
             root_certificates=authority.ca_pem,
             private_key=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
             certificate_chain=certificate.public_bytes(Encoding.PEM),
         )
+
+    def of(self, gateway: str) -> FarEnd:
+        """The same for another gateway."""
+        return FarEnd(self.stores, self._authority, self.journal, self.link, self.released, gateway)
 
     async def before_connecting(self) -> tuple[str, grpc.ChannelCredentials]:
         return f"127.0.0.1:{self.link.port}", self._credentials
@@ -86,6 +101,7 @@ class FarEnd:
 async def far_end(stores: Stores, folder: Path) -> AsyncIterator[FarEnd]:
     authority = Authority.open(folder / "authority")
     identity = authority.server_identity((), now_ms=SystemClock().now_ms())
+    released: list[Callable[[str], int | None]] = [lambda _: None]
     journal, stop, ready = CountingJournal(stores.journal), threading.Event(), asyncio.Event()
     with reserved("grpc", Address("127.0.0.1", 0)) as holder:
         address = bound(Address("127.0.0.1", 0), holder)
@@ -101,13 +117,14 @@ async def far_end(stores: Stores, folder: Path) -> AsyncIterator[FarEnd]:
                 admission=Admission(frozenset),
                 ready=ready.set,
                 stop=stop,
+                released=lambda gateway: released[-1](gateway),  # noqa: PLW0108 - the list grows later
             )
         )
         await asyncio.wait_for(ready.wait(), PATIENCE_S)
         link = LinkProxy(to=(address.host, address.port))
         await link.start()
         try:
-            yield FarEnd(stores, authority, journal, link)
+            yield FarEnd(stores, authority, journal, link, released)
         finally:
             await link.close()
             stop.set()

@@ -187,7 +187,7 @@ async def test_whatever_the_link_does_every_reading_arrives_once(
     assert {number: times for number, times in values.items() if times != 1} == {}, said
     assert set(range(rows)) - set(values) == set(), said
     assert {one: heard[one] for one in acts if heard[one] != 1} == {}, said
-    assert running.link.health.connections >= 4, said
+    assert running.link.health.connections >= 3, said
     assert plane.journal.duplicates > 0, said
 
 

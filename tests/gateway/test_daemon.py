@@ -137,6 +137,17 @@ def test_a_device_that_cannot_be_reached_stops_nothing_and_is_one_gap(tmp_path: 
     assert "part.failed" not in (home / "daemon.log").read_text()
 
 
+def test_a_failing_power_supply_is_survived_and_told(tmp_path: Path) -> None:
+    home = tmp_path / "gateway"
+    with device(tmp_path) as (port, reads), daemon(home, port) as process:
+        until(lambda: len(reads.read_text().splitlines()) > 3)
+        process.send_signal(signal.SIGPWR)
+        until(lambda: "power.failed" in (home / "daemon.log").read_text())
+        process.kill()
+        process.wait()
+        assert '"safe": true' in (home / "daemon.log").read_text()
+
+
 def test_a_kill_costs_at_most_the_last_quarter_second_and_says_so(tmp_path: Path) -> None:
     home = tmp_path / "gateway"
     with device(tmp_path) as (port, reads):

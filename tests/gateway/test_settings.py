@@ -128,6 +128,14 @@ def test_check_config_knows_sensors_that_are_heard(tmp_path: Path, capsys: pytes
     assert "broker hall: password_file: /nowhere/secret: No such file" in capsys.readouterr().err
 
 
+def test_syncing_rarely_needs_to_be_told_when_the_power_fails(tmp_path: Path) -> None:
+    rarely = GOOD + "[buffer]\nsync_every_s = 30\n"
+    (problem,) = problems(tmp_path, rarely)
+    assert problem.startswith("buffer.sync_every_s: more than 10 s needs power.fail_input")
+    told = written(tmp_path, rarely + '[power]\nfail_input = "SIGPWR"\n')
+    assert settings.load(told, Profiles()).buffer.sync_every_s == 30
+
+
 def test_several_mistakes_are_said_at_once(tmp_path: Path) -> None:
     text = GOOD.replace("host =", "hst =") + "evry_s = 2\n"
     assert len(problems(tmp_path, text)) >= 2

@@ -129,6 +129,10 @@ class BufferMachine(RuleBasedStateMachine):
         self.do(self.life.declare())
 
     @rule()
+    def relabel(self) -> None:
+        self.do(self.life.begin_epoch())
+
+    @rule()
     def stop_cleanly(self) -> None:
         self.do(self.life.restart())
 

@@ -198,7 +198,7 @@ def test_real_values_survive_the_way_to_the_wire_and_back(form: dict[str, float]
     assert column_bits(from_wire(column, to_wire(column, values))) == column_bits(values)
 
 
-@given(st.lists(st.integers(-(2**52), 2**52)), st.integers(0, 6), st.sampled_from([pb.VT_FLOAT64, pb.VT_FLOAT32]))
+@given(st.lists(st.integers(-(2**50), 2**50)), st.integers(0, 6), st.sampled_from([pb.VT_FLOAT64, pb.VT_FLOAT32]))
 def test_decimals_become_integers(integers: list[int], exp: int, type_: pb.ValueType.ValueType) -> None:
     column = ColumnSpec(id=1, name="x", exp=exp, type=type_)
     if type_ == pb.VT_FLOAT32:

@@ -513,6 +513,8 @@ class Condition(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     BELOW_FIELD_NUMBER: _builtins.int
     SINCE_MONO_MS_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    FIRST_MONO_MS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """the alarm's; empty for silence"""
     quantity: _builtins.str
@@ -523,6 +525,10 @@ class Condition(_message.Message):
     """else above"""
     since_mono_ms: _builtins.int
     """of this boot: when it began to hold, or to hold no more"""
+    count: _builtins.int
+    """statements of this key joined in this one, which is the last of them; 0 = one"""
+    first_mono_ms: _builtins.int
+    """since_mono_ms of the first of them"""
     def __init__(
         self,
         *,
@@ -532,10 +538,12 @@ class Condition(_message.Message):
         limit: _builtins.float = ...,
         below: _builtins.bool = ...,
         since_mono_ms: _builtins.int = ...,
+        count: _builtins.int = ...,
+        first_mono_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["below", b"below", "limit", b"limit", "name", b"name", "quantity", b"quantity", "since_mono_ms", b"since_mono_ms", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["below", b"below", "count", b"count", "first_mono_ms", b"first_mono_ms", "limit", b"limit", "name", b"name", "quantity", b"quantity", "since_mono_ms", b"since_mono_ms", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -557,6 +565,7 @@ class Gap(_message.Message):
     COUNT_FIELD_NUMBER: _builtins.int
     COUNT_EXACT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
     lane: Global___Lane.ValueType
     group: _builtins.int
     """0 = all"""
@@ -574,6 +583,10 @@ class Gap(_message.Message):
     def seqs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Range]:
         """empty: the readings never had a seq"""
 
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___RowCount]:
+        """of sealed batches: what they held; without it the rows are `count`, evenly spread"""
+
     def __init__(
         self,
         *,
@@ -587,14 +600,48 @@ class Gap(_message.Message):
         count: _builtins.int = ...,
         count_exact: _builtins.bool = ...,
         reason: Global___GapReason.ValueType = ...,
+        rows: _abc.Iterable[Global___RowCount] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "count_exact", b"count_exact", "from_boot", b"from_boot", "from_mono_ms", b"from_mono_ms", "group", b"group", "lane", b"lane", "reason", b"reason", "seqs", b"seqs", "to_boot", b"to_boot", "to_mono_ms", b"to_mono_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "count_exact", b"count_exact", "from_boot", b"from_boot", "from_mono_ms", b"from_mono_ms", "group", b"group", "lane", b"lane", "reason", b"reason", "rows", b"rows", "seqs", b"seqs", "to_boot", b"to_boot", "to_mono_ms", b"to_mono_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Gap: _TypeAlias = Gap  # noqa: Y015
+
+@_typing.final
+class RowCount(_message.Message):
+    """Rows of one group within one hour of a boot's clock."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    BOOT_FIELD_NUMBER: _builtins.int
+    HOUR_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    group: _builtins.int
+    """0 = of groups nobody can name any more"""
+    boot: _builtins.int
+    hour: _builtins.int
+    """mono_ms / 3 600 000"""
+    rows: _builtins.int
+    """0 = nobody knows how many"""
+    def __init__(
+        self,
+        *,
+        group: _builtins.int = ...,
+        boot: _builtins.int = ...,
+        hour: _builtins.int = ...,
+        rows: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot", b"boot", "group", b"group", "hour", b"hour", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RowCount: _TypeAlias = RowCount  # noqa: Y015
 
 @_typing.final
 class Anchor(_message.Message):

@@ -343,6 +343,8 @@ class Hello(_message.Message):
     CAPABILITIES_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     RUN_ID_FIELD_NUMBER: _builtins.int
+    MOVED_FIELD_NUMBER: _builtins.int
+    LAST_SESSION_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     epoch: _builtins.int
     """random, made with the store"""
@@ -362,6 +364,8 @@ class Hello(_message.Message):
     version: _builtins.str
     run_id: _builtins.bytes
     """16 random bytes per opening: equal opens with equal run_id is a reconnect"""
+    last_session: _builtins.int
+    """the newest session of this epoch that the store had kept before it sent anything"""
     @_builtins.property
     def lanes(self) -> _containers.RepeatedCompositeFieldContainer[Global___LaneState]: ...
     @_builtins.property
@@ -376,6 +380,10 @@ class Hello(_message.Message):
     def running(self) -> Global___RunningConfig: ...
     @_builtins.property
     def capabilities(self) -> Global___Capabilities: ...
+    @_builtins.property
+    def moved(self) -> _containers.RepeatedCompositeFieldContainer[Global___Moved]:
+        """with predecessor_epoch: what of it lives on in this epoch"""
+
     def __init__(
         self,
         *,
@@ -396,14 +404,53 @@ class Hello(_message.Message):
         capabilities: Global___Capabilities | None = ...,
         version: _builtins.str = ...,
         run_id: _builtins.bytes = ...,
+        moved: _abc.Iterable[Global___Moved] | None = ...,
+        last_session: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "clock", b"clock", "running", b"running"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot", b"boot", "boot_id", b"boot_id", "capabilities", b"capabilities", "clock", b"clock", "codecs", b"codecs", "dictionaries", b"dictionaries", "epoch", b"epoch", "lanes", b"lanes", "mono_ms", b"mono_ms", "opens", b"opens", "predecessor_epoch", b"predecessor_epoch", "protocol", b"protocol", "run_id", b"run_id", "running", b"running", "schema", b"schema", "version", b"version", "wall_ms", b"wall_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot", b"boot", "boot_id", b"boot_id", "capabilities", b"capabilities", "clock", b"clock", "codecs", b"codecs", "dictionaries", b"dictionaries", "epoch", b"epoch", "lanes", b"lanes", "last_session", b"last_session", "mono_ms", b"mono_ms", "moved", b"moved", "opens", b"opens", "predecessor_epoch", b"predecessor_epoch", "protocol", b"protocol", "run_id", b"run_id", "running", b"running", "schema", b"schema", "version", b"version", "wall_ms", b"wall_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hello: _TypeAlias = Hello  # noqa: Y015
+
+@_typing.final
+class Moved(_message.Message):
+    """What an ordered change of epoch did to one lane: `seqs`, the predecessor's, live on as 1, 2, 3, … of this epoch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LANE_FIELD_NUMBER: _builtins.int
+    SEQS_FIELD_NUMBER: _builtins.int
+    AGREED_FIELD_NUMBER: _builtins.int
+    REPLACED_FIELD_NUMBER: _builtins.int
+    lane: _batch_pb2.Lane.ValueType
+    agreed: _builtins.int
+    """below it a seq of the predecessor is certainly the batch that the server knows by it"""
+    @_builtins.property
+    def seqs(self) -> _containers.RepeatedCompositeFieldContainer[_batch_pb2.Range]:
+        """ascending"""
+
+    @_builtins.property
+    def replaced(self) -> _containers.RepeatedCompositeFieldContainer[_batch_pb2.Range]:
+        """of the predecessor: thinned batches among them stand for these"""
+
+    def __init__(
+        self,
+        *,
+        lane: _batch_pb2.Lane.ValueType = ...,
+        seqs: _abc.Iterable[_batch_pb2.Range] | None = ...,
+        agreed: _builtins.int = ...,
+        replaced: _abc.Iterable[_batch_pb2.Range] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreed", b"agreed", "lane", b"lane", "replaced", b"replaced", "seqs", b"seqs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Moved: _TypeAlias = Moved  # noqa: Y015
 
 @_typing.final
 class LaneState(_message.Message):
@@ -447,7 +494,7 @@ class Welcome(_message.Message):
     session: _builtins.int
     """fencing token: every journal write of this stream checks it in its transaction"""
     new_epoch: _builtins.bool
-    """relabel what is unacknowledged"""
+    """relabel what is unacknowledged; nothing more is taken on this stream"""
     schema: _builtins.int
     """newest schema held for this epoch, 0 = send Declare"""
     server_ms: _builtins.int

@@ -83,6 +83,7 @@ def test_gateways_are_registered_named_mounted_grouped_and_retired(admin: None, 
     assert "still has gateway" in comboio("assets", "delete", "truck-17", status=1)
     comboio("gateways", "assign", gateway, "--no-asset", "--no-groups")
     comboio("assets", "delete", "truck-17")
+    assert "nothing to release" in comboio("gateways", "release-clone", gateway, status=1)
     comboio("gateways", "retire", gateway)
     assert "ago" in comboio("gateways", "show", gateway) or "now" in comboio("gateways", "show", gateway)
     assert "assign needs" in comboio("gateways", "assign", gateway, status=2)

@@ -26,12 +26,18 @@ from control_plane.settings import Address, IngestSection
 from control_plane.store.engine import Stores
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
-from tests.control_plane.sealing import GATEWAY, declare, hello
+from tests.control_plane import sealing
+from tests.control_plane.sealing import GATEWAY, declare
 
 METHOD = "/comboio.v1.Link/Connect"
 PATIENCE_S = 10.0
 PROBATION_S = 7
 LIMITS = IngestSection(linger_ms=1, max_body_bytes=4096)
+
+
+def hello(**facts: Any) -> wire.Hello:
+    """Of a store that has sealed more than any test here sends."""
+    return sealing.hello(**{"telemetry": 1000, "urgent": 1000, **facts})
 
 
 class Box:

@@ -17,8 +17,8 @@ from protos.comboio.v1 import link_pb2 as wire
 from protos.config import digest
 from protos.offers import signed_bytes
 from tests.control_plane.fleet.fleets import DOOR, PROBE, register
-from tests.control_plane.ingest.conftest import PROBATION_S, Box, Plane
-from tests.control_plane.sealing import GATEWAY, OTHER, batch, declare, hello
+from tests.control_plane.ingest.conftest import PROBATION_S, Box, Plane, hello
+from tests.control_plane.sealing import GATEWAY, OTHER, batch, declare
 
 FLEET = Key("fleet", "")
 OLD = b"o" * 32

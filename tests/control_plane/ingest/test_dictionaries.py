@@ -12,8 +12,8 @@ from control_plane.store.tables import batch as batches
 from control_plane.store.tables import dictionary as dictionaries
 from protos.columns import Dictionary
 from protos.comboio.v1 import link_pb2 as wire
-from tests.control_plane.ingest.conftest import Box, Plane
-from tests.control_plane.sealing import GATEWAY, OTHER, batch, hello, packed
+from tests.control_plane.ingest.conftest import Box, Plane, hello
+from tests.control_plane.sealing import GATEWAY, OTHER, batch, packed
 
 FIRST, SECOND = Dictionary(b"what the first bodies were like"), Dictionary(b"what they are like now")
 

@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from control_plane.fleet.authority import Authority
+from control_plane.ingest import service
 from control_plane.store.tables import batch as batches
 from control_plane.store.tables import conflict, heartbeat, lane, reject
 from control_plane.store.tables import declare as declares
@@ -50,7 +51,7 @@ async def test_a_reconnect_resumes_from_the_servers_word(plane: Plane) -> None:
         await box.send(batch(1, 10), batch(2, 20), batch(5, 50), urgent(1))
         await box.acked(2, (5, 5))
     async with plane.box() as box:
-        welcome = await box.greet(hello(telemetry=6, urgent=2))
+        welcome = await box.greet()
         held = {said.lane: said for said in welcome.lanes}
         assert (held[pb.TELEMETRY].acked, held[pb.TELEMETRY].max_seen) == (2, 5)
         assert [(r.first, r.last) for r in held[pb.TELEMETRY].above] == [(5, 5)]
@@ -190,11 +191,25 @@ async def test_garbage_bytes_end_the_stream_with_a_sentence(plane: Plane) -> Non
         assert (await box.goodbye()).text == "a message that is not an Uplink"
 
 
+def moved(*ends: int, of: int = 5) -> wire.Hello:
+    """Of an epoch to which these seqs of another one came along."""
+    said = hello()
+    said.predecessor_epoch = of
+    seqs = [pb.Range(first=first, last=last) for first, last in zip(ends[::2], ends[1::2], strict=True)]
+    said.moved.add(lane=pb.TELEMETRY, seqs=seqs)
+    return said
+
+
 NO_HELLO: dict[str, tuple[str, wire.Uplink]] = {
     "a batch first": ("the first message must be Hello", wire.Uplink(batch=batch(1, 10))),
     "another protocol": ("protocol 2 is not spoken here", wire.Uplink(hello=wire.Hello(protocol=2))),
     "no run id": ("16 bytes", wire.Uplink(hello=hello(run_id=b""))),
     "impossible counts": ("further than any store", wire.Uplink(hello=hello(telemetry=(1 << 64) - 1))),
+    "what moved from nowhere": ("the epoch before", wire.Uplink(hello=moved(1, 2, of=0))),
+    "what moved from itself": ("the epoch before", wire.Uplink(hello=moved(1, 2, of=EPOCH))),
+    "what moved twice": ("the epoch before", wire.Uplink(hello=moved(1, 3, 2, 5))),
+    "what moved backwards": ("the epoch before", wire.Uplink(hello=moved(3, 1))),
+    "what moved from 0": ("the epoch before", wire.Uplink(hello=moved(0, 1))),
     "impossible opens": ("further than any store", wire.Uplink(hello=hello(opens=(1 << 64) - 1))),
 }
 
@@ -224,6 +239,36 @@ async def test_the_newest_hello_fences_the_older_stream(plane: Plane) -> None:
         assert (await old.goodbye()).reason == wire.GOODBYE_FENCED
         await new.send(batch(1, 10))
         await new.acked(1)
+
+
+async def test_of_a_store_that_must_begin_anew_nothing_is_taken(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "CLOSE_WITHIN_S", 0.3)
+    async with plane.ready_box(hello(opens=5, telemetry=9)) as live:
+        await live.send(batch(1, 10))
+        await live.acked(1)
+        async with plane.box() as box:
+            welcome = await box.greet(hello(opens=3, telemetry=9, run_id=b"s" * 16))
+            assert welcome.new_epoch
+            assert [(said.acked, said.max_seen) for said in welcome.lanes] == [(1, 1)]
+            await box.send(batch(2, 20), said=declare())
+            assert await box.status() is grpc.StatusCode.OK
+        assert (await live.goodbye()).reason == wire.GOODBYE_FENCED
+    assert stored(plane) == [(GATEWAY, 0, 1)]
+
+
+async def test_of_two_boxes_nothing_is_taken_and_the_one_that_is_connected_goes_too(plane: Plane) -> None:
+    async with plane.ready_box(hello(opens=3)) as live:
+        other = hello(opens=3, run_id=b"s" * 16)
+        other.boot_id = b"c" * 16
+        async with plane.box() as box:
+            await box.say(hello=other)
+            goodbye = await box.goodbye()
+            assert (goodbye.reason, goodbye.return_after_ms) == (wire.GOODBYE_CLONE_SUSPECTED, 60_000)
+            assert "administrator" in goodbye.text
+        assert (await live.goodbye()).reason == wire.GOODBYE_CLONE_SUSPECTED
+    async with plane.box() as box:
+        await box.say(hello=hello(opens=3))
+        assert (await box.goodbye()).reason == wire.GOODBYE_CLONE_SUSPECTED
 
 
 async def test_heartbeats_are_kept_and_need_no_ack(plane: Plane) -> None:
@@ -273,7 +318,7 @@ async def test_a_full_disk_acknowledges_nobody_and_recovers(plane: Plane) -> Non
             await _swamped(other, [batch(seq, *range(500)) for seq in range(1, 60)])
             durable = stored(plane)
     async with plane.box() as box:
-        welcome = await box.greet(hello(telemetry=60))
+        welcome = await box.greet()
         assert durable == stored(plane)
         assert max(seq for gateway, _, seq in durable if gateway == GATEWAY) == welcome.lanes[0].acked
         await box.send(*many)

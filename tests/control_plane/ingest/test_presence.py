@@ -13,8 +13,8 @@ from control_plane.ingest import session as module
 from control_plane.journal.sql import SqlJournal
 from control_plane.store.tables import presence
 from protos.comboio.v1 import link_pb2 as wire
-from tests.control_plane.ingest.conftest import Plane
-from tests.control_plane.sealing import GATEWAY, batch, hello
+from tests.control_plane.ingest.conftest import Plane, hello
+from tests.control_plane.sealing import GATEWAY, batch
 
 RUNNING = wire.RunningConfig(generation=3, pushed_hash=b"p" * 32, phase=wire.CONFIG_APPLIED)
 

@@ -24,7 +24,9 @@ class Journal:
         self.fails = False
         self.fenced: set[tuple[str, int]] = set()
 
-    def open_session(self, gateway: str, hello: wire.Hello, *, now_ms: int) -> SessionStart:
+    def open_session(
+        self, gateway: str, hello: wire.Hello, *, now_ms: int, released_ms: int | None = None
+    ) -> SessionStart:
         raise NotImplementedError
 
     def commit(self, entries: Sequence[Entry]) -> Committed:

@@ -10,8 +10,10 @@ from control_plane.api.readings import ReadingsAnswer, ReadingsQuery, ReadingsRo
 from control_plane.journal.journal import BatchEntry, DeclareEntry, Entry, HeartbeatEntry, LaneMark, RejectEntry
 from control_plane.journal.sql import SqlJournal
 from control_plane.projections import state as latest
+from control_plane.projections.boots import BootsProjection
 from control_plane.projections.completeness import CompletenessProjection
 from control_plane.projections.history import HistoryProjection
+from control_plane.projections.ledger import LedgerProjection
 from control_plane.projections.projector import Projector
 from control_plane.projections.reading import HistoryReader
 from control_plane.projections.state import StateProjection
@@ -41,7 +43,7 @@ class Road:
             telemetry=self.stores.telemetry,
             clock=self.clock,
             completeness=CompletenessProjection(),
-            others=(StateProjection(), HistoryProjection()),
+            others=(BootsProjection(), StateProjection(), HistoryProjection(), LedgerProjection()),
         )
 
     # --- what comes ------------------------------------------------------------------------------------

@@ -14,8 +14,10 @@ from sqlalchemy import Row, select
 from control_plane.ingest.accept import Lane
 from control_plane.journal.journal import BatchEntry, DeclareEntry, DuplicateEntry, Entry, HeartbeatEntry
 from control_plane.journal.sql import SqlJournal
+from control_plane.projections.boots import BootsProjection
 from control_plane.projections.completeness import CompletenessProjection
 from control_plane.projections.history import HistoryProjection
+from control_plane.projections.ledger import LedgerProjection
 from control_plane.projections.projector import Projector
 from control_plane.projections.reading import HistoryReader
 from control_plane.projections.state import StateProjection
@@ -62,12 +64,19 @@ class Gateway:
         group = pb.Group(id=GROUP, sensor="cargo", period_ms=period_ms, series=[series])
         return pb.Declare(epoch=EPOCH, schema=schema, groups=[group])
 
-    def readings(self, some: Sequence[Reading], *, boot: int = 1, complete_ms: int | None = None) -> pb.Batch:
+    def readings(
+        self,
+        some: Sequence[Reading],
+        *,
+        boot: int = 1,
+        complete_ms: int | None = None,
+        events: Sequence[tuple[int, pb.Event]] = (),
+    ) -> pb.Batch:
         """One TELEMETRY batch, complete up to its last reading or as told."""
         values = [round(value * 100) if math.isfinite(value) else value for _, value in some]
         block = Block(group=GROUP, times=[at for at, _ in some], columns=[values])
         complete = (boot, some[-1][0] if complete_ms is None else complete_ms)
-        return self._batch(pb.TELEMETRY, [block], [], complete)
+        return self._batch(pb.TELEMETRY, [block], events, complete)
 
     def anchors(self, *some: tuple[int, int, int], complete: tuple[int, int]) -> pb.Batch:
         """One URGENT batch of (boot, mono_ms, wall_ms)."""
@@ -132,7 +141,7 @@ class Road:
             telemetry=self.stores.telemetry,
             clock=self.clock,
             completeness=CompletenessProjection(),
-            others=(StateProjection(), HistoryProjection()),
+            others=(BootsProjection(), StateProjection(), HistoryProjection(), LedgerProjection()),
         )
         self.reconciler = Reconciler(
             stores=self.stores,

@@ -270,3 +270,17 @@ def _event(kind: str, at: int, long: int) -> pb.Event:
     if kind == "gap":
         return lost(at, at + long, long)
     return said(RAISED if kind == "raised" else CLEARED, at)
+
+
+def test_a_gap_of_thinning_is_taken_back_when_the_originals_come_after_all(road: Road, box: Gateway) -> None:
+    start(road, box)
+    original = box.readings([(10_000 + 1000 * n, 4.0) for n in range(10)])
+    went = lost(10.999, 18.001, reads=8, reason=pb.GAP_THINNED)
+    thinned = box.readings([(10_000, 4.0), (19_000, 4.0)], events=[(19_000, went)])
+    thinned.replaces.add(first=original.seq, last=original.seq)
+    road.deliver(box, [thinned])
+    road.settle()
+    assert [(type_, change) for type_, change, _, _ in story(road)][:1] == [(OPEN, "create")]
+    road.deliver(box, [original])
+    road.settle()
+    assert {change for _, change, _, _ in story(road, only_current=True)} == {"retract"}

@@ -14,8 +14,10 @@ from sqlalchemy import insert, update
 from control_plane.clock import Clock
 from control_plane.journal.journal import BatchEntry, DeclareEntry, LaneMark, PresenceEntry
 from control_plane.journal.sql import SqlJournal
+from control_plane.projections.boots import BootsProjection
 from control_plane.projections.completeness import CompletenessProjection
 from control_plane.projections.history import HistoryProjection
+from control_plane.projections.ledger import LedgerProjection
 from control_plane.projections.projector import Projector
 from control_plane.projections.state import StateProjection
 from control_plane.reconcile.versions import Wanted, rfc3339, settle
@@ -130,7 +132,7 @@ def project(stores: Stores, clock: Clock) -> None:
     """Until nothing is left; as the worker does it."""
     projector = Projector(
         journal=stores.journal, telemetry=stores.telemetry, clock=clock, completeness=CompletenessProjection(),
-        others=(StateProjection(), HistoryProjection()),
+        others=(BootsProjection(), StateProjection(), HistoryProjection(), LedgerProjection()),
     )  # fmt: skip
     while projector.step():
         pass

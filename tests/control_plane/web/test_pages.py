@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 
 from control_plane.api.broadcast import Broadcaster, Lifetime, event
 from control_plane.api.routes import Parts
@@ -16,7 +16,7 @@ from control_plane.fleet.accounts import Accounts
 from control_plane.fleet.presence import Fleet, Status, Why
 from control_plane.fleet.rights import EVERYTHING
 from control_plane.store.engine import Stores
-from control_plane.store.tables import config_desired, config_status
+from control_plane.store.tables import clone, clone_release, config_desired, config_status
 from control_plane.web import render
 from control_plane.web.gateway import ConfigPanel, Difference
 from control_plane.web.pages import pages
@@ -325,6 +325,18 @@ def test_enrolling_keeps_what_was_typed_and_shows_the_token_once(admin: Browser,
 def test_retiring_revokes(seeds: Seeds, admin: Browser, stores: Stores, clock: TurnedClock) -> None:
     assert admin.send(f"/gateways/{TRUCK}/retire", f"/gateways/{TRUCK}").status_code == 303
     assert standing(stores, clock)[TRUCK] == (Status.RETIRED, Why.RETIRED)
+
+
+def test_a_suspected_clone_is_said_and_released(seeds: Seeds, admin: Browser, stores: Stores) -> None:
+    with stores.journal.write() as connection:
+        connection.execute(clone.insert(), {"gateway": TRUCK, "since_ms": 77, "why": "two machines", "hello_id": 1})
+    page = admin.get(f"/gateways/{TRUCK}").text
+    assert "two boxes use its identity" in page
+    assert "Release" in page
+    for _ in range(2):  # a second press is no mistake
+        assert admin.send(f"/gateways/{TRUCK}/release", f"/gateways/{TRUCK}").status_code == 303
+    with stores.business.read() as connection:
+        assert connection.execute(select(clone_release.c.since_ms)).scalar_one() == 77
 
 
 def test_readings_are_given_as_json_and_csv(seeds: Seeds, admin: Browser, clock: TurnedClock) -> None:

@@ -1,6 +1,6 @@
 """Runs the buffer's crash cases under the shim; one JSON line per case.
 
-    LD_PRELOAD=shim.so python -m tests.faults.storage.lab FOLDER kill|power|refuse|damage CASE…
+    LD_PRELOAD=shim.so python -m tests.faults.storage.lab FOLDER kill|epoch|power|refuse|damage CASE…
 
 A case is its own seed: the same text does the same again. Every life is a forked child, so that the kill is a kill.
 """
@@ -70,6 +70,21 @@ class Lab:
         last, said = self._last(2, boot=1)
         return judge([*lives, said], last, power_cut=False, damage=False), f"killed {how} call {at}, then {again}"
 
+    def epoch(self, case: str, _: random.Random) -> tuple[Verdict, str]:
+        """SCRIPT-N-HOW: killed at the N-th call of a change of epoch."""
+        script, at, how = case.split("-")
+
+        async def live(life: Life) -> None:
+            await life.live(ACTS)
+            self._shim.kill(int(at), how)
+            await life.begin_epoch()
+            os._exit(KILLED)
+
+        lives = [self._child(0, boot=1, do=live, script=script)]
+        last, said = self._last(1, boot=1)
+        begun = said[0][1] != lives[0][0][1]
+        return judge([*lives, said], last), f"killed {how} call {at}: {'begun' if begun else 'not begun'}"
+
     def power(self, case: str, rng: random.Random) -> tuple[Verdict, str]:
         """SCRIPT-N: the power goes at any instant, and again while it starts."""
         script, _ = case.split("-")
@@ -101,7 +116,8 @@ class Lab:
 
     def damage(self, case: str, rng: random.Random) -> tuple[Verdict, str]:
         """SCRIPT-N: bytes change at rest, after a clean stop or a kill between two acts."""
-        lives = [self._life(0, script=case, boot=1, acts=rng.randint(4, ACTS), close=rng.random() < 0.3)]
+        acts, close = rng.randint(4, ACTS), rng.random() < 0.3
+        lives = [self._life(0, script=case, boot=1, acts=acts, close=close, ordered=False)]
         what = damaging.damage(self.root / "buffer", rng)
         for attempt in (1, 2, 3):  # what the daemon meets later makes it start again
             try:
@@ -124,11 +140,12 @@ class Lab:
         acts: int = ACTS,
         kill: tuple[int, str] | None = None,
         close: bool = False,
+        ordered: bool = True,
     ) -> list[Any]:
         async def live(life: Life) -> None:
             if kill is not None:
                 self._shim.kill(*kill)
-            await life.live(acts)
+            await life.live(acts, ordered=ordered)
             (self._folder / "counted").write_text(str(self._shim.counted))
             if close:
                 await life.close()

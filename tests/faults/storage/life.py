@@ -15,7 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from gateway.buffer import thinner, thinning
 from gateway.buffer.buffer import SealedBatch
 from gateway.buffer.disk import DiskBuffer
 from gateway.reading import GroupShape, Lost, Row, SeriesShape
@@ -157,6 +159,17 @@ class Life:
         await self.buffer.tidy()
         self.buffer._limit_bytes = 1 << 30
 
+    async def thin(self) -> None:
+        """As under pressure, one step: what was seen and not acknowledged was not received, the server said since."""
+        await self.see()
+        await self.buffer.welcomed(1, {lane: state.acked for lane, state in self.buffer._store.lanes.items()})
+        with (
+            mock.patch.object(thinning, "STEPS_MS", (2_000, 10_000)),
+            mock.patch.multiple(thinner, SAVES_AT_LEAST=-9.0, STRETCHES=0),
+        ):
+            async with self.buffer._seal_lock:
+                await self.buffer._in("store", self.buffer._thinner.step)
+
     async def declare(self) -> None:
         shapes = [FAST, SLOW, TEXT] if len(self.groups) == 2 else [FAST, SLOW]
         self.groups = list(zip(await self.buffer.declare(shapes), shapes, strict=True))
@@ -165,9 +178,26 @@ class Life:
         await self.buffer.close()
         await self.open([shape for _, shape in self.groups])
 
-    async def live(self, acts: int) -> None:
-        """A script of so many acts, drawn by the seed."""
-        rare: list[Callable[[], Any]] = [self.reject, self.tidy, self.declare, self.restart]
+    async def begin_epoch(self) -> None:
+        """The server has all that was acknowledged, and orders a new epoch."""
+        anchor = pb.Anchor(boot=self.buffer.opening.boot, mono_ms=self.clock.mono, wall_ms=self.clock.wall)
+        self.buffer.event(pb.EVENT_ANCHOR, anchor.SerializeToString())
+        await self.buffer._seal_urgent()
+        await self.see()
+        store = self.buffer._store
+        held = {int(view.lane): view.held for view in await self.buffer.views()}
+        kept = {
+            lane: [seq for first, last in seqs for seq in range(first, last + 1) if seq not in store.lanes[lane].acked]
+            for lane, seqs in held.items()
+        }
+        self.say("order", self.buffer.opening.epoch, kept)
+        await self.buffer.begin_epoch({lane: state.acked for lane, state in store.lanes.items()})
+        self.say("epoch", self.buffer.opening.epoch)
+
+    async def live(self, acts: int, *, ordered: bool = False) -> None:
+        """A script of so many acts, drawn by the seed; `ordered`: changes of epoch among them."""
+        rare: list[Callable[[], Any]] = [self.reject, self.tidy, self.declare, self.restart, self.thin]
+        rare += [self.begin_epoch] * ordered
         often: list[Callable[[], Any]] = [self.append_some, self.flush, self.durable, self.seal, self.event]
         often += [self.append_some, self.flush, self.acknowledge, self.lose, self.seal]
         await self.open()
@@ -205,9 +235,9 @@ async def tell(buffer: DiskBuffer, batches: Sequence[SealedBatch], say: Callable
                 gaps.append(_gap(pb.Gap.FromString(event.detail)))
             elif event.kind == pb.EVENT_INTEGRITY:
                 notes.append(event.detail.decode())
-            else:
+            elif event.kind != pb.EVENT_ANCHOR:  # told again in each epoch
                 events.append(int(event.detail))
-        say("seen", buffer.opening.epoch, batch.lane, batch.seq, batch.crc32, rows, gaps, events, notes)
+        say("seen", buffer.opening.epoch, batch.lane, batch.seq, batch.crc32, rows, gaps, events, notes, batch.replaces)
 
 
 def _gap(gap: pb.Gap) -> list[Any]:

@@ -19,3 +19,13 @@ def test_killed_at_any_call(laboratory: Laboratory, long: bool, script: str) -> 
     else:
         cases = [f"{script}-{at}-{HOWS[at % 3]}" for at in range(int(script), calls + 1, max(1, calls // 30))]
     assert not failures(laboratory("kill", cases))
+
+
+def test_a_new_epoch_is_begun_whole_or_not_at_all(laboratory: Laboratory, long: bool) -> None:
+    """Killed at any call of the change, the store is of the one epoch or of the other, and nothing is missing."""
+    cases = [f"3-{at}-{HOWS[at % 3]}" for at in range(1, 61, 4)]
+    if long:
+        cases = [f"{script}-{at}-{how}" for script in (3, 4, 5) for at in range(1, 71) for how in HOWS]
+    results = laboratory("epoch", cases)
+    assert not failures(results)
+    assert {one["what"].partition(": ")[2] for one in results} == {"begun", "not begun"}

@@ -41,14 +41,40 @@ class _Books:
     promised: dict[str, int] = field(default_factory=dict)
     sure: set[int] = field(default_factory=set)
     changed: list[Any] = field(default_factory=list)
+    ordered: tuple[int, dict[str, list[int]]] | None = None
+    first_names: dict[tuple[int, int, int], tuple[int, int, int]] = field(default_factory=dict)
+    """Batches that were given another number → what they were called when they were sealed."""
+    began_as: dict[int, int] = field(default_factory=dict)
+    """Epoch → that with which its store was made."""
+
+    def named(self, key: Sequence[int]) -> tuple[int, int, int]:
+        epoch, lane, seq = key
+        return self.first_names.get((epoch, lane, seq), (epoch, lane, seq))
+
+    def root(self, epoch: int) -> int:
+        return self.began_as.get(epoch, epoch)
+
+    def begin(self, epoch: int) -> None:
+        """If an order was carried out, the store shows it by its epoch."""
+        if self.ordered is not None and epoch != self.ordered[0]:
+            old, kept = self.ordered
+            self.began_as[epoch] = self.root(old)
+            for lane, seqs in kept.items():
+                for new, seq in enumerate(seqs, start=1):
+                    self.first_names[epoch, int(lane), new] = self.named((old, int(lane), seq))
+        self.ordered = None
 
     def take(self, line: Sequence[Any]) -> None:
         kind, *rest = line
         if kind == "append":
             epoch, group, n, boot, mono = rest
-            self.rows[n] = (epoch, group, boot, mono)
+            self.rows[n] = (self.root(epoch), group, boot, mono)
         elif kind == "lost":
-            self.lost.append((rest[0], rest[1], rest[2], rest[3]))
+            self.lost.append((self.root(rest[0]), rest[1], rest[2], rest[3]))
+        elif kind == "order":
+            self.ordered = (rest[0], rest[1])
+        elif kind in {"epoch", "opened"}:
+            self.begin(rest[0])
         elif kind == "event":
             self.events.add(rest[0])
         elif kind == "event-durable":
@@ -56,14 +82,14 @@ class _Books:
         elif kind == "seen":
             self.see(rest)
         elif kind == "acked":
-            self.acked |= {(rest[0], rest[1], seq) for seq in rest[2]}
+            self.acked |= {self.named((rest[0], rest[1], seq)) for seq in rest[2]}
         elif kind == "durable-row":
             self.sure.add(rest[0])
         elif kind in {"written", "durable"}:
             self.promised[kind] = max(self.promised.get(kind, 0), rest[0])
 
     def see(self, batch: Sequence[Any]) -> None:
-        key, content = tuple(batch[:3]), list(batch[3:])
+        key, content = self.named(batch[:3]), list(batch[3:])
         if self.seen.setdefault(key, content)[0] != content[0]:
             self.changed.append(key)
 
@@ -87,7 +113,7 @@ def judge(
         promised |= {n for n in books.rows.keys() - known if n <= through}
         books.promised.clear()
     promised |= books.sure
-    held = {tuple(batch[1:4]): list(batch[4:]) for batch in last["held"]}
+    held = {books.named(batch[1:4]): list(batch[4:]) for batch in last["held"]}
     for batch in last["held"]:
         books.see(batch[1:])
     return _balance(books, held, last, set() if damage else promised, damage=damage)
@@ -98,27 +124,31 @@ def _balance(books: _Books, held: dict[Any, Any], last: dict[str, Any], promised
     has = {key: content for key, content in books.seen.items() if key in books.acked or key in held}
     delivered: defaultdict[int, int] = defaultdict(int)
     gaps, events, notes = [], defaultdict[int, int](int), []
-    for key, (_, rows, its_gaps, its_events, its_notes) in has.items():
+    told = set[tuple[int, int, int]]()
+    for key, (_, rows, its_gaps, its_events, its_notes, its_replaces) in has.items():
+        told |= {books.named((*key[:2], seq)) for first, final in its_replaces for seq in range(first, final + 1)}
         gaps += [(key[0], *gap) for gap in its_gaps]
         notes += its_notes
         for event in its_events:
             events[event] += 1
         for group, n, boot, mono in rows:
             delivered[n] += 1
-            if books.rows.get(n) != (key[0], group, boot, mono):
+            if books.rows.get(n) != (books.root(key[0]), group, boot, mono):
                 verdict.invented.append([n, group, boot, mono, books.rows.get(n)])
-    told = {
-        (gap[0], gap[1], seq) for gap in gaps for first, final in gap[2] for seq in range(first, final + 1)
+    by_gap = {
+        books.named((gap[0], gap[1], seq)) for gap in gaps for first, final in gap[2] for seq in range(first, final + 1)
     }  # by number
+    told |= by_gap
     for key in books.seen.keys() - has.keys() - told:
         epoch, lane, seq = key
         if damage and (epoch != last["epoch"] or seq < last["next_seq"][lane]):
             told.add(key)  # the server's accounting finds it
+            by_gap.add(key)
         else:
             verdict.changed.append([*key, "vanished"])
-    by_number = {row[1] for key in told for row in books.seen.get(key, [0, []])[1]}
+    by_number = {row[1] for key in by_gap for row in books.seen.get(key, [0, []])[1]}
     if damage:  # a gap record in a batch that is missing by its number is missing with it, and as well accounted for
-        gaps += [(key[0], *gap) for key in told & books.seen.keys() for gap in books.seen[key][2]]
+        gaps += [(key[0], *gap) for key in by_gap & books.seen.keys() for gap in books.seen[key][2]]
     verdict.delivered = len(delivered)
     verdict.doubled = [n for n, times in delivered.items() if times > 1]
     verdict.doubled += [-event for event, times in events.items() if times > 1]
@@ -132,8 +162,8 @@ def _balance(books: _Books, held: dict[Any, Any], last: dict[str, Any], promised
     for n, (epoch, group, boot, mono) in books.rows.items():
         if n in delivered or n in by_number or (new_epoch and epoch != last["epoch"]):
             continue
-        covering = [gap for gap in gaps if _covers(gap, epoch, group, (boot, mono))]
-        if n in promised and not any(gap[-2] == pb.GAP_DROPPED for gap in covering):
+        covering = [gap for gap in gaps if _covers(gap, books, epoch, group, (boot, mono))]
+        if n in promised and not any(gap[-2] in {pb.GAP_DROPPED, pb.GAP_THINNED} for gap in covering):
             verdict.lost.append(n)
         elif covering or vanished:
             verdict.recorded += 1
@@ -142,15 +172,15 @@ def _balance(books: _Books, held: dict[Any, Any], last: dict[str, Any], promised
     for epoch, group, boot, mono in books.lost:
         if vanished:
             break
-        if not any(_covers(gap, epoch, group, (boot, mono)) for gap in gaps) and not (
+        if not any(_covers(gap, books, epoch, group, (boot, mono)) for gap in gaps) and not (
             new_epoch and epoch != last["epoch"]
         ):
             verdict.unrecorded.append(["lost", group, boot, mono])
     return verdict
 
 
-def _covers(gap: Sequence[Any], epoch: int, group: int, at: tuple[int, int]) -> bool:
+def _covers(gap: Sequence[Any], books: _Books, epoch: int, group: int, at: tuple[int, int]) -> bool:
     gap_epoch, _, seqs, gap_group, from_boot, from_mono, to_boot, to_mono, *_ = gap
-    if seqs or gap_epoch != epoch or gap_group not in {0, group}:
+    if seqs or books.root(gap_epoch) != epoch or gap_group not in {0, group}:
         return False
     return (from_boot, from_mono) < at < (to_boot, to_mono)

@@ -65,6 +65,7 @@ async def test_askers_that_never_read_are_bounded_and_block_nobody_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(status, "WITHIN_S", 0.3)
+    monkeypatch.setattr(status, "SAYS_WITHIN_S", 0.1)
     large = picture(*(sensor(f"s{number}") for number in range(5000)))
     async with listening(tmp_path, lambda: large):
         way = f"/proc/self/fd/{os.open(tmp_path, os.O_PATH)}"

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -98,9 +99,9 @@ async def test_a_disk_that_does_not_answer_silences_the_watchdog_until_it_does(
     watchdog = Watchdog(stuck=lambda: stuck(buffer), headline=lambda: "well")
     hang, written = threading.Event(), buffer._tail.append
 
-    def hanging(payload: bytes, schema: int) -> None:
+    def hanging(payload: bytes, schema: int, **how: Any) -> None:
         hang.wait(30)
-        written(payload, schema)
+        written(payload, schema, **how)
 
     monkeypatch.setattr(buffer._tail, "append", hanging)
     box.row(41)
@@ -121,7 +122,7 @@ async def test_a_disk_that_refuses_has_answered(tmp_path: Path, monkeypatch: pyt
     box = Box(tmp_path / "buffer")
     buffer = await box.open()
 
-    def full(_payload: bytes, _schema: int) -> None:
+    def full(_payload: bytes, _schema: int, **_how: Any) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:

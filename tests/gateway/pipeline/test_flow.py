@@ -13,7 +13,7 @@ from gateway.sensors.driver import Emit
 from gateway.supervise import supervised
 from protos.columns import ColumnSpec, from_wire
 from protos.comboio.v1 import batch_pb2 as pb
-from protos.config import Calibration, SimulatedSensor
+from protos.config import Calibration, SimulatedSensor, Validation
 from tests.gateway.buffer.boxes import COOLING, METER, Box, blocks, gaps
 
 OPTIONS = SimulatedSensor(
@@ -59,6 +59,23 @@ async def test_rows_go_to_the_group_they_are_of_and_a_scaled_one_untouched(tmp_p
     assert found[box.ids[0]][0] == list(from_wire(spec, [231]))
     assert found[box.ids[1]][0] == [50.25]
     assert [(way.counters.rows, way.counters.readings) for way in ways] == [(1, 2), (1, 1)]
+    await box.buffer.close()
+
+
+async def test_a_row_at_which_a_stage_breaks_is_in_a_gap_and_the_driver_goes_on(tmp_path: Path) -> None:
+    box = Box(tmp_path / "buffer")
+    options = SimulatedSensor(id="cooling", validate={"temperature": Validation(max=80)})
+    way = flow(options, [COOLING], None)  # type: ignore[arg-type]
+    await opened(box, way)
+    way.buffer = box.buffer
+    for value in (41, 10**400, 42):
+        box.clock.mono += 1000
+        way.row(0, Row(box.clock.mono, (value, 1)))
+    await box.buffer.seal()
+    assert [list(block.columns[0]) for block in await blocks(box.buffer)] == [[4.1, 4.2]]
+    (gap,) = await gaps(box.buffer)
+    assert (gap.count, gap.reason, gap.from_mono_ms) == (1, pb.GAP_REFUSED, box.clock.mono - 1001)
+    assert (way.counters.rows, way.counters.refused, way.counters.lost) == (2, 1, 1)
     await box.buffer.close()
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.reading import Lost
 from gateway.sensors.breaker import Breaker
-from gateway.sensors.outage import Outage
+from gateway.sensors.outage import Outage, Skipped
 from gateway.sensors.schedule import Schedule
 from protos.comboio.v1 import batch_pb2 as pb
 
@@ -141,3 +141,23 @@ def test_every_failed_read_is_strictly_inside_exactly_one_gap(reads: list[tuple[
         assert not any(gap.after_mono_ms < at < gap.before_mono_ms for gap in told)
     for one, following in itertools.pairwise(told):
         assert one.before_mono_ms <= following.after_mono_ms
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 20_000)), max_size=60), st.integers(1, 20_000))
+def test_every_poll_that_fell_out_is_in_one_gap_and_no_good_read_inside_it(
+    polls: list[tuple[int, int]], stopped_after_ms: int
+) -> None:
+    skipped = Skipped(started_ms=100, close_every_ms=60_000)
+    now_ms, losts, rows = 100, list[Lost](), list[int]()
+    for fell_out, passed_ms in polls:
+        now_ms += passed_ms
+        skipped.add(fell_out)
+        lost = skipped.good(now_ms)
+        rows.append(now_ms)
+        losts += [lost] if lost is not None else []
+    assert len(losts) <= (now_ms - 100) // 60_000, "more than one a minute"
+    last = skipped.end(now_ms + stopped_after_ms)
+    losts += [last] if last is not None else []
+    assert sum(one.reads for one in losts) == sum(fell_out for fell_out, _ in polls)
+    assert not any(one.after_mono_ms < at < one.before_mono_ms for one in losts for at in rows)
+    assert {one.reason for one in losts} <= {pb.GAP_QUEUE_FULL}

@@ -30,6 +30,10 @@ class Plane:
     others: list[wire.Uplink] = field(default_factory=list)
     says: list[wire.Downlink] = field(default_factory=list)
     """Sent once, right after Welcome."""
+    refuses: list[wire.Goodbye] = field(default_factory=list)
+    """Said once each instead of Welcome."""
+    orders: int = 0
+    """So many Welcomes order a new epoch."""
     rejects: set[int] = field(default_factory=set)
     asks_for_schema: int = 0
     lacks: set[int] = field(default_factory=set)
@@ -56,11 +60,26 @@ class Plane:
         assert isinstance(hello, wire.Uplink)
         self.hellos.append(hello.hello)
         self.calls.append(context)
-        await context.write(wire.Downlink(welcome=self.welcome))
+        if self.refuses:
+            await context.write(wire.Downlink(goodbye=self.refuses.pop(0)))
+            return
+        await context.write(wire.Downlink(welcome=self._welcome()))
         while self.says:
             await context.write(self.says.pop(0))
         while isinstance(message := await context.read(), wire.Uplink):
             await self._take(message, context)
+
+    def _welcome(self) -> wire.Welcome:
+        """As told to, and what it holds."""
+        answer = wire.Welcome()
+        answer.CopyFrom(self.welcome)
+        if self.orders:
+            self.orders -= 1
+            answer.new_epoch = True
+        for lane, held in self.received.items():
+            above = [pb.Range(first=first, last=last) for first, last in held]
+            answer.lanes.add(lane=pb.Lane.ValueType(lane), above=above)
+        return answer
 
     async def _take(self, message: wire.Uplink, context: Context) -> None:
         kind = message.WhichOneof("msg")

@@ -160,7 +160,7 @@ async def test_a_server_may_hold_the_backlog_back_for_a_moment_or_ask_for_the_ol
         await until(lambda: plane.telemetry() == [5, 1, 2, 3, 4])
         await until(lambda: len(box.buffer._store.lanes[pb.TELEMETRY].acked) == 5)
     await seal(box, 5)
-    plane = Plane(welcome=wire.Welcome(session=2, pace=wire.Pace(oldest_first=True)))
+    plane = Plane(welcome=wire.Welcome(session=2, pace=wire.Pace(oldest_first=True)), received=plane.received)
     async with plane.serving(), linked(box.buffer, plane):
         await until(lambda: plane.telemetry() == [6, 7, 8, 9, 10])
 
@@ -185,6 +185,32 @@ async def test_a_server_that_comes_back_gets_what_waited(box: Box) -> None:
         await until(lambda: link.health.last_error)
         async with plane.serving():
             await until(lambda: len(box.buffer._store.lanes[pb.TELEMETRY].acked) == 2, within_s=20)
+
+
+async def test_an_ordered_epoch_is_begun_and_said_in_the_next_hello(box: Box) -> None:
+    await seal(box, 3)
+    plane = Plane(orders=1)
+    async with plane.serving(), linked(box.buffer, plane):
+        await until(lambda: sorted(plane.telemetry()) == [1, 2, 3])
+    before, after = plane.hellos
+    assert (before.predecessor_epoch, before.last_session, list(before.moved)) == (0, 0, [])
+    assert (after.predecessor_epoch, after.run_id, after.opens) == (before.epoch, before.run_id, before.opens)
+    moved = {said.lane: [(r.first, r.last) for r in said.seqs] for said in after.moved}
+    assert moved == {pb.TELEMETRY: [(1, 3)], pb.URGENT: []}
+    assert {batch.epoch for batch in plane.batches} == {declare.epoch for declare in plane.declares} == {after.epoch}
+    async with plane.serving(), linked(box.buffer, plane):
+        await until(lambda: len(plane.hellos) == 3)
+    assert (plane.hellos[2].predecessor_epoch, plane.hellos[2].last_session) == (before.epoch, 1)
+
+
+async def test_a_box_that_is_suspected_says_so_keeps_all_and_goes_on_when_it_is_released(box: Box) -> None:
+    await seal(box, 2)
+    plane = Plane(refuses=[wire.Goodbye(reason=wire.GOODBYE_CLONE_SUSPECTED, text="two boxes", return_after_ms=400)])
+    async with plane.serving(), linked(box.buffer, plane) as link:
+        await until(lambda: link.health.paused)
+        assert "two boxes" in link.health.last_error
+        await until(lambda: sorted(plane.telemetry()) == [1, 2])
+        assert not link.health.paused
 
 
 async def test_a_rejected_batch_is_set_aside_with_its_gap_and_the_rest_goes_on(box: Box) -> None:

@@ -7,6 +7,7 @@ the same gap records by `shares`, so that they can only say the same.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -71,6 +72,11 @@ def _spread(gap: pb.Gap, first: Cell, hours: int) -> list[Share]:
 def listed(rows: Mapping[Cell, int]) -> list[pb.RowCount]:
     """As a gap record carries them."""
     return [pb.RowCount(group=cell.group, boot=cell.boot, hour=cell.hour, rows=n) for cell, n in sorted(rows.items())]
+
+
+def counted(gap: pb.Gap) -> Counter[Cell]:
+    """The inverse, of what a record lists."""
+    return Counter({Cell(one.group, one.boot, one.hour): one.rows for one in gap.rows})
 
 
 def placeable(gap: pb.Gap) -> bool:

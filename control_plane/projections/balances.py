@@ -11,11 +11,11 @@ from typing import Any, NamedTuple, TypeAlias
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, tuple_, union
 
 from control_plane.projections.ledger import unpack
-from control_plane.projections.lost import reason_word
 from control_plane.projections.walltime import WallTime, load_all
 from control_plane.store.engine import Store
 from control_plane.store.tables import declare, loss, received
 from protos.comboio.v1 import batch_pb2 as pb
+from protos.gaps import reason_word
 from protos.hours import HOUR_MS
 
 HOURS_AT_ONCE = 200

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, select
 
 from control_plane.projections.walltime import load_all
 from control_plane.store.tables import gap
-from protos.comboio.v1 import batch_pb2 as pb
+from protos.gaps import reason_word
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +47,3 @@ def placed_gaps(
                 PlacedGap(one.id, one.sensor, first, last, row["count"], one.count_exact, reason_word(one.reason))
             )
     return sorted(found, key=lambda g: g.from_ms)
-
-
-def reason_word(number: int) -> str:
-    """`GAP_RESTART` → `restart`; a later program may have written a number this one has no word for."""
-    try:
-        return pb.GapReason.Name(pb.GapReason.ValueType(number)).removeprefix("GAP_").lower()
-    except ValueError:
-        return str(number)

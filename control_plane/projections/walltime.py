@@ -5,6 +5,7 @@ Piecewise linear between anchors, slope 1 outside. A reading's bytes never chang
 Its error is what an honest anchor and a free-running crystal allow: an anchor vouches for its own instant within its
 error, and for every other one within that and DRIFT of the distance. Between two anchors the truth lies where both
 agree; where they contradict each other (one was wrong, as after a step of the clock that made it) either may be right.
+An anchor of whose instant a neighbour says more is left out: the server answered late, once, and the line would bend.
 A boot that never had an anchor may lie between its neighbours (see `placing`).
 """
 
@@ -37,7 +38,7 @@ class WallTime:
     """The mapping of one boot. Without anchors it maps nothing."""
 
     def __init__(self, anchors: Sequence[Anchored]) -> None:
-        ordered = sorted(set(anchors))
+        ordered = _telling(_telling(sorted(set(anchors)))[::-1])[::-1]
         self._mono = np.array([a.mono_ms for a in ordered], np.float64)
         self._wall = np.array([a.wall_ms for a in ordered], np.float64)
         self._err = np.array([a.err_ms for a in ordered], np.float64)
@@ -89,6 +90,22 @@ class WallTime:
         offset = self._wall[at] - self._mono[at]
         reach = np.where(known, self._err[at] + DRIFT * np.abs(mono_ms - self._mono[at]), np.inf)
         return offset - reach, offset + reach
+
+
+def _telling(anchors: Sequence[Anchored]) -> list[Anchored]:
+    """Without those of whose instant the best one before them says more, and that don't contradict it."""
+    kept: list[Anchored] = []
+    best: Anchored | None = None
+    for one in anchors:
+        reach = best.err_ms + DRIFT * abs(one.mono_ms - best.mono_ms) if best is not None else float("inf")
+        if best is not None:
+            apart = abs((one.wall_ms - one.mono_ms) - (best.wall_ms - best.mono_ms))
+            if reach < one.err_ms and apart <= reach + one.err_ms:
+                continue
+        kept.append(one)
+        if one.err_ms <= reach:
+            best = one
+    return kept
 
 
 def _map(x: Int64, source: NDArray[np.float64], target: NDArray[np.float64]) -> Int64:

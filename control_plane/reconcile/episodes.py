@@ -15,6 +15,7 @@ from sqlalchemy import Row
 from control_plane.projections.walltime import WallTime
 from control_plane.reconcile.versions import Wanted, rfc3339
 from protos.comboio.v1 import batch_pb2 as pb
+from protos.gaps import reason_word
 
 NAMESPACE = uuid.UUID("0d4c9a55-52a7-5b53-8d0e-3e8d1b4c7f21")
 BEGINS = (pb.EVENT_ALARM_RAISED, pb.EVENT_SENSOR_SILENT)
@@ -51,7 +52,6 @@ def entity_id(record_id: str) -> str:
 
 def of_gap(row: Row[Any], opened_ms: int, closed_ms: int) -> Episode:
     """`opened_ms`, `closed_ms`: the record's ends in wall time."""
-    reason = pb.GapReason.Name(row.reason).removeprefix("GAP_").lower() if row.reason in pb.GapReason.values() else ""
     lost = {"readings_lost": row._mapping["count"], "count_exact": row.count_exact}  # noqa: SLF001 - rows have a count
     return Episode(
         id=entity_id(row.id),
@@ -59,7 +59,7 @@ def of_gap(row: Row[Any], opened_ms: int, closed_ms: int) -> Episode:
         subject=_subject(row.gateway, row.sensor),
         opened=Moment(opened_ms, opened_ms),
         closed=Moment(closed_ms, closed_ms),
-        data=_whose(row) | {"reason": reason or str(row.reason)},
+        data=_whose(row) | {"reason": reason_word(row.reason)},
         closing={"duration_s": (closed_ms - opened_ms) / 1000} | lost,
         ends_by_watermark=True,
     )

@@ -8,16 +8,17 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
 from msgspec import Struct, field
 
 from gateway.buffer import held
+from gateway.buffer.beside import looking
 from gateway.buffer.tally import JOINED, READ
 from gateway.errors import Misconfigured
 from protos.comboio.v1 import batch_pb2 as pb
+from protos.gaps import reason_word
 from protos.hours import HOUR_MS, Cell
 from protos.ranges import Ranges
 
@@ -54,18 +55,12 @@ def ledger(folder: Path, *, sensor: str | None = None, hours: int | None = None)
 
     Raises Misconfigured when there is no readable ledger, or no such sensor.
     """
-    path = folder / "sealed.db"
-    if not path.exists():
-        raise Misconfigured(f"{folder}: there is no buffer yet")
-    try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)) as db:
-            db.execute("BEGIN")  # one look: what waits now must fit what was counted
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version < LEDGER_SINCE:
-                raise Misconfigured(f"{path}: of an earlier version; its ledger begins at the daemon's next start")
-            return _lines(db, sensor, hours)
-    except sqlite3.DatabaseError as error:
-        raise Misconfigured(f"{path}: can't be read ({error}); the daemon sets it aside at its next start") from error
+    with looking(folder) as db:  # of one instant: what waits now must fit what was counted
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version < LEDGER_SINCE:
+            path = folder / "sealed.db"
+            raise Misconfigured(f"{path}: of an earlier version; its ledger begins at the daemon's next start")
+        return _lines(db, sensor, hours)
 
 
 def _lines(db: sqlite3.Connection, sensor: str | None, hours: int | None) -> list[Line]:
@@ -124,10 +119,10 @@ def _counted(
         if reason == READ:
             read[cell] += rows
             continue
-        lost.setdefault(cell, {})[word(reason)] = rows
+        lost.setdefault(cell, {})[reason_word(reason)] = rows
         after[cell] += gone
         if uncounted:
-            unknown.setdefault(cell, set()).add(word(reason))
+            unknown.setdefault(cell, set()).add(reason_word(reason))
     for group, boot, mono_ms, rows in db.execute("SELECT group_id, boot, mono_ms, in_hour FROM last_reading"):
         if rows:
             read[Cell(group, boot, mono_ms // HOUR_MS)] += rows
@@ -146,11 +141,6 @@ def _waiting(db: sqlite3.Connection) -> Counter[Cell]:
                 old = (cell.boot, cell.group) in joined and (cell.boot, cell.hour) not in kept
                 found[cell._replace(hour=JOINED) if old else cell] += rows
     return +found
-
-
-def word(reason: int) -> str:
-    """`GAP_RESTART` → `restart`."""
-    return pb.GapReason.Name(pb.GapReason.ValueType(reason)).removeprefix("GAP_").lower()
 
 
 def text(lines: Iterable[Line]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from gateway.buffer import tally
 from protos.comboio.v1 import batch_pb2 as pb
-from protos.hours import HOUR_MS, Cell, listed
+from protos.hours import HOUR_MS, Cell, counted, listed
 
 Query = Callable[[str, Sequence[int | bytes]], sqlite3.Cursor]
 
@@ -36,7 +36,7 @@ def with_rows(event: pb.Event, query: Query, thinned: Iterable[pb.Gap] = ()) -> 
     for found in cells(query, gap.lane, [(one.first, one.last) for one in gap.seqs]):
         total.update(found)
     for before in thinned:
-        total.update({Cell(one.group, one.boot, one.hour): one.rows for one in before.rows})
+        total.update(counted(before))
     gap.rows.extend(listed(total))
     told = pb.Event()
     told.CopyFrom(event)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from gateway.errors import Misconfigured
+from gateway.buffer.beside import looking
 from protos import columns
 from protos.comboio.v1 import batch_pb2 as pb
+from protos.gaps import reason_word
 from protos.ranges import Ranges
 
 GAPS_SHOWN = 50
@@ -18,14 +18,8 @@ DICTIONARIES_SINCE = 2
 
 def report(folder: Path) -> dict[str, Any]:
     """What is waiting, kept and lost. Raises Misconfigured when there is no readable buffer."""
-    path = folder / "sealed.db"
-    if not path.exists():
-        raise Misconfigured(f"{folder}: there is no buffer yet")
-    try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
-            return _report(db, folder)
-    except sqlite3.DatabaseError as error:
-        raise Misconfigured(f"{path}: can't be read ({error}); the daemon sets it aside at its next start") from error
+    with looking(folder) as db:
+        return _report(db, folder)
 
 
 def _report(db: sqlite3.Connection, folder: Path) -> dict[str, Any]:
@@ -88,7 +82,7 @@ def _gaps(db: sqlite3.Connection) -> list[dict[str, Any]]:
 def _gap(gap: pb.Gap, sensors: dict[int, str]) -> dict[str, Any]:
     return {
         "sensor": sensors.get(gap.group, "all"),
-        "reason": pb.GapReason.Name(gap.reason).removeprefix("GAP_").lower(),
+        "reason": reason_word(gap.reason),
         "count": gap.count if gap.count_exact else None,
         "from": [gap.from_boot, gap.from_mono_ms],
         "to": [gap.to_boot, gap.to_mono_ms],

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 from msgspec import Struct
 
 from gateway.buffer import tally
-from gateway.errors import Misconfigured
+from gateway.buffer.beside import looking
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.ranges import Ranges
 
@@ -34,15 +33,8 @@ class Position(Struct, frozen=True, kw_only=True):
 
 def positions(folder: Path, sensor: str) -> list[Position]:
     """One per group of the sensor that is or was read. Raises Misconfigured when there is no readable buffer."""
-    path = folder / "sealed.db"
-    if not path.exists():
-        raise Misconfigured(f"{folder}: there is no buffer yet")
-    try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)) as db:
-            db.execute("BEGIN")
-            return list(_positions(db, sensor))
-    except sqlite3.DatabaseError as error:
-        raise Misconfigured(f"{path}: can't be read ({error}); the daemon sets it aside at its next start") from error
+    with looking(folder) as db:
+        return list(_positions(db, sensor))
 
 
 def _positions(db: sqlite3.Connection, sensor: str) -> list[Position]:

@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.config import SensorBase
-from protos.hours import HOUR_MS, Cell, listed
+from protos.hours import HOUR_MS, Cell, counted, listed
 from protos.scaling import to_wire
 from protos.schema import Block, DecodedBlock, GroupColumns, Value
 
@@ -182,8 +182,8 @@ def united(gaps: Iterable[pb.Gap]) -> list[pb.Gap]:
         whole.to_mono_ms = max(whole.to_mono_ms, gap.to_mono_ms)
         whole.count += gap.count
         whole.count_exact = whole.count_exact and gap.count_exact
-        lost = Counter({Cell(one.group, one.boot, one.hour): one.rows for one in whole.rows})
-        lost.update({Cell(one.group, one.boot, one.hour): one.rows for one in gap.rows})
+        lost = counted(whole)
+        lost.update(counted(gap))
         del whole.rows[:]
         whole.rows.extend(listed(lost))
     return [found[group] for group in sorted(found)]

@@ -56,9 +56,15 @@ class Identity:
     def load(cls, data_dir: Path) -> Self:
         """Raises Misconfigured when the box is not enrolled, DamagedIdentityError when that can't be read."""
         current = root(data_dir) / CURRENT
-        if not current.exists():
-            raise Misconfigured(f"{data_dir}: not enrolled; run: comboio-gateway enrol --server URL --token TOKEN")
-        return cls.in_folder(current.resolve())
+        while True:
+            if not current.exists():
+                raise Misconfigured(f"{data_dir}: not enrolled; run: comboio-gateway enrol --server URL --token TOKEN")
+            folder = current.resolve()
+            try:
+                return cls.in_folder(folder)
+            except DamagedIdentityError:
+                if current.resolve() == folder:
+                    raise  # otherwise a renewal took the folder away while it was read: read its successor
 
     @classmethod
     def in_folder(cls, folder: Path) -> Self:

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import pytest
 
+from tests import told
+
 COLUMNS = ("tries", "lost", "doubled", "unrecorded", "invented", "changed", "crashed")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The table of all cases that were run."""
-    reports = [report for found in terminalreporter.stats.values() for report in found]
-    ran = [report for report in reports if getattr(report, "when", "") == "call"]
-    rows = [row for report in ran for key, row in report.user_properties if key == "faults"]
+    rows = told.rows(terminalreporter, "faults")
     if not rows:
         return
     terminalreporter.section("the buffer's files under faults")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from tests import told
 from tests.control import ROOT
 from tests.journeys.browser import AXE, FLAGS
 
@@ -29,9 +30,7 @@ KILLED = ("gateway", "ingest", "worker", "web", "link", "cut", "reads", "deliver
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The table of all rounds of kills that were run."""
-    reports = [report for found in terminalreporter.stats.values() for report in found]
-    ran = [report for report in reports if getattr(report, "when", "") == "call"]
-    rows = [row for report in ran for key, row in report.user_properties if key == "kills"]
+    rows = told.rows(terminalreporter, "kills")
     if not rows:
         return
     terminalreporter.section("the whole road under random kills")

@@ -109,7 +109,7 @@ async def test_a_dictionary_the_disk_refuses_acknowledges_nothing(plane: Plane) 
             assert (await box.goodbye()).reason == wire.GOODBYE_STORAGE
     assert not plane.rows(batches)
     known = bool(plane.rows(dictionaries))  # it may have been committed before the batch was refused
-    async with plane.ready_box() as box:
+    async with plane.ready_box(hello(dictionaries=[large.id])) as box:  # else it might be sent one that is known
         await box.send(packed(batch(1, 10), large))
         if not known:
             assert await asked(box) == [large.id]

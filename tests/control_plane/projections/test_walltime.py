@@ -67,6 +67,17 @@ def test_where_anchors_contradict_each_other_either_may_be_right() -> None:
     assert middle + error >= WALL0_MS + 300_000 + 180_000
 
 
+def test_one_late_answer_of_the_server_bends_nothing() -> None:
+    good = [Anchored(0, 1_000_000, 17), Anchored(60_000, 1_060_003, 56)]
+    late = Anchored(50_000, 1_050_650, 667)
+    for anchors in ([*good, late], [late, *good], [good[0], late], [late, good[1]]):
+        wall = WallTime(anchors)
+        assert abs(wall.wall(50_000) - 1_050_000) <= 3
+        assert wall.err_ms(50_000) <= 17 + 56
+    assert WallTime([*good, late]).digest() == WallTime(good).digest()
+    assert WallTime([late]).wall(50_000) == 1_050_650
+
+
 def test_without_an_anchor_nothing_is_said() -> None:
     with pytest.raises(ValueError, match="no anchor"):
         WallTime([]).errors_ms(np.array([1], np.int64))

@@ -65,6 +65,13 @@ class Box:
         self.buffer.append(self.ids[group], Row(self.clock.mono, (value, value % 2)))
 
 
+async def seal(box: Box, count: int) -> None:
+    """So many batches of one row each."""
+    for n in range(count):
+        box.row(n)
+        await box.buffer.seal()
+
+
 async def batches(buffer: DiskBuffer, lane: pb.Lane.ValueType = pb.TELEMETRY) -> list[SealedBatch]:
     return await buffer.lease(lane, 0, 10_000)
 

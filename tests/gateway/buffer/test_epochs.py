@@ -14,7 +14,7 @@ from gateway.buffer.buffer import Moved
 from protos import columns
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.ranges import Ranges
-from tests.gateway.buffer.boxes import Box, batches, gaps, values
+from tests.gateway.buffer.boxes import Box, batches, gaps, seal, values
 
 
 @pytest.fixture
@@ -23,12 +23,6 @@ async def box(tmp_path: Path) -> AsyncIterator[Box]:
     await box.open()
     yield box
     await box.buffer.close()
-
-
-async def seal(box: Box, count: int) -> None:
-    for n in range(count):
-        box.row(n)
-        await box.buffer.seal()
 
 
 async def anchor(box: Box) -> None:

@@ -11,10 +11,12 @@ from pathlib import Path
 import grpc
 import httpx
 import pytest
+from cryptography import x509
 
 from control_plane.fleet.accounts import Role
 from gateway.errors import Misconfigured, Retryable
 from gateway.identity import enrol as enrolling
+from gateway.identity import identity
 from gateway.identity.enrol import enrol, parse_token
 from gateway.identity.identity import Identity
 from gateway.identity.renew import renew
@@ -170,6 +172,21 @@ def test_a_renewed_identity_counts_from_its_commit(control: Up, token: str, tmp_
     assert candidate.identity.tls_key_path.read_bytes() != old_key
     assert candidate.commit() == Identity.load(tmp_path)
     assert not old.folder.exists()
+
+
+def test_an_identity_renewed_while_it_is_read_is_read_again(
+    control: Up, token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined = enrol(control.http, token, tmp_path)
+    candidate, check = renew(joined), identity._check_keys
+
+    def check_late(folder: Path, certificate: x509.Certificate) -> None:
+        if joined.folder.exists():
+            candidate.commit()
+        check(folder, certificate)
+
+    monkeypatch.setattr(identity, "_check_keys", check_late)
+    assert Identity.load(tmp_path) == candidate.identity
 
 
 def test_a_reverted_renewal_leaves_the_old_identity(control: Up, token: str, tmp_path: Path) -> None:

@@ -329,7 +329,8 @@ async def test_random_bytes_never_become_a_row() -> None:
         sensor, facts = polling.add(every_s=0.005)
         async with polling:
             await until(lambda: sensor.counters.polls >= 60, within_s=30.0)
-    assert sensor.counters.failed.total() == sensor.counters.polls - len(facts.rows)
+    unanswered = sensor.counters.polls - len(facts.rows) - sensor.counters.failed.total()
+    assert unanswered in (0, 1), "at most the poll that the end of the test interrupted"
     for row in facts.rows:  # a whole frame of random words is, to Modbus, an answer
         assert len(row.values) == 100
 

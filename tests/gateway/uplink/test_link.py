@@ -22,7 +22,7 @@ from protos.columns import Dictionary, dictionary_id
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
 from protos.config import UplinkSection
-from tests.gateway.buffer.boxes import Box, batches, gaps
+from tests.gateway.buffer.boxes import Box, batches, gaps, seal
 from tests.gateway.uplink.hand_written import by_hand
 from tests.gateway.uplink.plane import Plane, until
 
@@ -48,12 +48,6 @@ async def box(tmp_path: Path) -> AsyncIterator[Box]:
     await box.open()
     yield box
     await box.buffer.close()
-
-
-async def seal(box: Box, count: int) -> None:
-    for n in range(count):
-        box.row(n)
-        await box.buffer.seal()
 
 
 def made(buffer: DiskBuffer, plane: Plane, **settings: object) -> Link:

@@ -13,9 +13,9 @@ from gateway.simulators.link import LinkProxy
 from gateway.uplink.tunnel import tunnel
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.config import Via
-from tests.gateway.buffer.boxes import Box
+from tests.gateway.buffer.boxes import Box, seal
 from tests.gateway.uplink.plane import Plane, until
-from tests.gateway.uplink.test_link import linked, seal
+from tests.gateway.uplink.test_link import linked
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ class Disturbances:
         before = self.here.pids()[role]
         self.here.kill_role(role)
         self.kills[role] += 1
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while self.here.pids().get(role) in {before, None}:
             assert time.monotonic() < end, f"{role} was not started again"
             time.sleep(0.05)

@@ -188,7 +188,7 @@ def test_a_page_goes_on_after_the_web_process_was_restarted(browse: Open, plane:
     page.evaluate("window.stayed = true")
     before = plane.up.pids()["web"]
     os.kill(before, signal.SIGTERM)
-    for _ in range(400):
+    for _ in range(2400):
         if plane.up.pids().get("web") not in (before, None):
             break
         page.wait_for_timeout(25)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import httpx
+import pytest
 from sqlalchemy import insert
 
 from control_plane.fleet.accounts import Role
@@ -101,6 +102,7 @@ def generated(up: Up, token: str, folder: Path, *chosen: str) -> int:
     return int(ran.stdout.partition("Test cases:\n")[2].split()[0])
 
 
+@pytest.mark.timeout(300)
 def test_every_answer_to_generated_requests_is_one_the_document_names(tmp_path: Path) -> None:
     """Each operation right and wrong at random; every limit and every mistake of each kind of operation."""
     with running(tmp_path / "control") as up:

@@ -141,6 +141,7 @@ def facts(road: Road, gateway: Gateway) -> set[Fact]:
 IN_ORDER = Shape(cut_every=1000, seed=0, steps=1, repeats=0)
 
 
+@pytest.mark.timeout(tries(300))
 @settings(
     max_examples=tries(40),
     deadline=None,

@@ -1,6 +1,6 @@
 """gateway.flash_per_day, .disk_space_per_reading, .append_durable: the mixed recordings through the real buffer.
 
-Recorded time is turned, not waited for: rows are appended in their order, flushed every 150 ms of it when there are
+Recorded time is turned, not waited for: rows are appended in their order, flushed every 200 ms of it when there are
 any, sealed at the batch interval and tidied every 30 s. For flash that is an online hour, acknowledged after each seal:
 it holds the checkpoints that a minute of a running daemon may not show. For space it is an outage of twelve hours,
 sealed every 10 s for the first ten minutes and then every 600 s, as the uplink has it; the figure is all the files.

@@ -55,7 +55,7 @@ from protos.comboio.v1 import batch_pb2 as pb
 from protos.config import BufferSection
 from protos.ranges import Ranges
 
-FLUSH_EVERY_S = 0.15
+FLUSH_EVERY_S = 0.2
 URGENT_WITHIN_S = 0.02
 REPEATED_LOOK_S = 5.0
 LOOK_EVERY_S = 0.1
@@ -249,8 +249,7 @@ class DiskBuffer:
 
     def append(self, group: int, row: Row) -> RowReceipt:
         if self._restart and group in self._restart:
-            first = (self.opening.boot, row.mono_ms)
-            self._urgent.gap(ledger.restart_gap(group, self._restart.pop(group), first))
+            self._resumed(group, row.mono_ms)
         self._unflushed.append((group, row))
         members = self._unsealed.get(group)
         if members is None:
@@ -262,7 +261,13 @@ class DiskBuffer:
             self._drop_oldest_rows()
         return RowReceipt(self, self._ticket, group, row.mono_ms)
 
+    def _resumed(self, group: int, mono_ms: int) -> None:
+        """From then on the group's rows and gaps are of this start: tell what the kill before it may have cost."""
+        self._urgent.gap(ledger.restart_gap(group, self._restart.pop(group), (self.opening.boot, mono_ms)))
+
     def lost(self, group: int, lost: Lost) -> None:
+        if group in self._restart:
+            self._resumed(group, lost.after_mono_ms + 1)
         self._urgent.gap(ledger.lost_gap(group, self.opening.boot, lost))
 
     def event(self, kind: pb.EventKind.ValueType, detail: bytes, *, group: int = 0, severity: int = 0) -> EventReceipt:

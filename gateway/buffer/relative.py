@@ -34,7 +34,7 @@ MOST_ROWS = 1000
 """More in one record, and there are several of each group: compression finds what repeats, at less cost."""
 FURTHEST_MS = 0x7FFF
 FULL_EVERY = 128
-"""Records: what damage at rest may cost beyond itself, twenty seconds."""
+"""Records: what damage at rest may cost beyond itself, 25 seconds."""
 _HEAD = struct.Struct("<IQH")
 _ROW = struct.Struct("<HhB")
 _PLAIN, _PACKED, _CHANGED = 0, 1, 2

@@ -1,6 +1,6 @@
 """The unsealed tail: two preallocated files used in turn, append-only, a checksum per record.
 
-Layout. A *record* is one flush (everything appended in about 150 ms): a 24-byte header and a payload, padded to
+Layout. A *record* is one flush (everything appended in about 200 ms): a 24-byte header and a payload, padded to
 8 bytes. Header, little-endian: magic u16, flags u16 (bit 0: payload is zstd; bit 1: it is relative to the records
 before it), length u32, generation u64, schema u32, crc32 u32 over the header before it and the payload. A *position*
 is (generation, offset). Each file holds one generation at a time; starting the next one overwrites from offset 0

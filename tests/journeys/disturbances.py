@@ -49,19 +49,7 @@ class Disturbances:
         for act in order:
             time.sleep(self._rng.uniform(0.3, 1.7))
             acts[act]()
-        self._until_everybody_reads_again()
-
-    def _until_everybody_reads_again(self) -> None:
-        """A restart's gap record ends with the first new reading: without one nothing is known of its other end."""
-        now_ms = time.time_ns() // 1_000_000
-        end = time.monotonic() + 40
-        for box in self.here.boxes:
-            for device in box.devices:
-                log = self.here.folder / f"{box.name}-{device.sensor}.reads"
-                while json.loads(log.read_bytes().splitlines()[-1])["wall_ms"] < now_ms:
-                    assert time.monotonic() < end, f"{box.name} does not read {device.sensor} any more"
-                    time.sleep(0.1)
-        time.sleep(1.0)  # and what was read is taken
+        until_everybody_reads_again(self.here)
 
     def _box(self) -> Box:
         return self._rng.choice(self.here.boxes)
@@ -115,3 +103,16 @@ class Disturbances:
         time.sleep(self._rng.uniform(1.0, 2.5))
         self.here.link(box, "restore")
         self.cuts += 1
+
+
+def until_everybody_reads_again(here: Installation) -> None:
+    """A restart's gap record ends with the first new reading or loss: a device that is stopped before gives neither."""
+    now_ms = time.time_ns() // 1_000_000
+    end = time.monotonic() + 40
+    for box in here.boxes:
+        for device in box.devices:
+            log = here.folder / f"{box.name}-{device.sensor}.reads"
+            while json.loads(log.read_bytes().splitlines()[-1])["wall_ms"] < now_ms:
+                assert time.monotonic() < end, f"{box.name} does not read {device.sensor} any more"
+                time.sleep(0.1)
+    time.sleep(1.0)  # and what was read is taken

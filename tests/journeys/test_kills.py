@@ -33,7 +33,7 @@ hold_max_s = 120.0
 """
 SLACK_MS = 400  # two reads of the cargo's temperature
 # What a kill may cost: 250 ms, and the time the device's answer takes to become a row on a loaded machine.
-UNWRITTEN_MS = 250 + 150
+UNWRITTEN_MS = 250 + 200
 
 
 def _box(name: str, folder: Path) -> Box:

@@ -17,6 +17,7 @@ import pytest
 
 from control_plane.simulators.scenario import Box, Installation, tell
 from control_plane.simulators.sources import Device, Message
+from tests.journeys.disturbances import until_everybody_reads_again
 
 UNKNOWN = "restart"
 Hour = tuple[str, int, int]
@@ -88,7 +89,7 @@ def test_box_and_office_account_for_every_row_that_the_simulators_produced(tmp_p
         time.sleep(1.5)
         here.kill_gateway(box)
         here.revive(box)
-        time.sleep(2.5)
+        until_everybody_reads_again(here)
         here.link(box, "restore")
         time.sleep(1.0)
         here.stop_devices()

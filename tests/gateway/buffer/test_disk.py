@@ -191,6 +191,28 @@ async def test_an_unclean_stop_leaves_one_restart_gap_per_group(box: Box) -> Non
     await buffer.close()
 
 
+async def test_a_sensor_that_stays_silent_after_a_kill_closes_its_restart_gap_with_its_first_gap(box: Box) -> None:
+    buffer = await box.open()
+    box.row(1)
+    last = box.clock.mono
+    await buffer.flush()
+    await box.kill()
+    box.clock.mono += 60_000
+    buffer = await box.open()
+    started = box.clock.mono
+    buffer.lost(box.ids[0], Lost(started, started + 5000, 5, pb.GAP_UNREADABLE))
+    await buffer._seal_urgent()
+    told = [(g.reason, g.from_mono_ms, g.to_mono_ms, g.count) for g in await gaps(buffer)]
+    assert told == [
+        (pb.GAP_RESTART, last, started + 1, 0),
+        (pb.GAP_UNREADABLE, started, started + 5000, 5),
+    ], "between them they hold every moment without a row"
+    await buffer.close()
+    buffer = await box.open()
+    assert len(await gaps(buffer)) == 2, "told once"
+    await buffer.close()
+
+
 async def test_no_row_is_kept_without_the_gap_before_it(box: Box) -> None:
     """A kill after the first row reached the tail and before the restart gap reached the store."""
     await box.open()

@@ -32,6 +32,7 @@ from typing import Any, TypeVar
 import structlog
 
 from gateway.buffer import anchored, epochs, held, layout, ledger, pressure, sealing, witness
+from gateway.buffer.bodies import written_bytes
 from gateway.buffer.buffer import Completeness, Descent, LaneView, Opening, SealedBatch, Usage
 from gateway.buffer.declaring import declare, learn
 from gateway.buffer.dictionaries import Shelf
@@ -468,7 +469,7 @@ class DiskBuffer:
             snapshot = await self._snapshot()
             try:
                 learnt = learn(self._declared, snapshot.rows, self._learnt)
-                size = await self._in("store", self._commit, snapshot, learnt)
+                sizes = await self._in("store", self._commit, snapshot, learnt)
             except BaseException:
                 self._put_back(snapshot)
                 raise
@@ -477,8 +478,8 @@ class DiskBuffer:
             if learnt is not None:
                 self._use(learnt)
             self._urgent.settle(snapshot.urgent)
-            self._bytes_per_reading = max(0.2, size / max(1, snapshot.readings))
-            self._written_sealed += 2 * size  # once to the log, once to its page
+            self._bytes_per_reading = max(0.2, sum(sizes) / max(1, snapshot.readings))
+            self._written_sealed += sum(map(written_bytes, sizes))
             self._news.set()
             await self._witness()
         await self._mark_synced(snapshot.ticket)
@@ -505,7 +506,8 @@ class DiskBuffer:
             self._writer.forget()
             return snapshot
 
-    def _commit(self, snapshot: _Snapshot, learnt: Declared | None) -> int:
+    def _commit(self, snapshot: _Snapshot, learnt: Declared | None) -> list[int]:
+        """Returns the size of each body."""
         codebook = self._codebook if learnt is None else sealing.Codebook.of(learnt.body, learnt.shape)
         try:
             telemetry = self._telemetry(codebook, snapshot, snapshot.rows)
@@ -529,7 +531,7 @@ class DiskBuffer:
         )
         self._store.seal(sealed, now_ms=self._clock.wall_ms())
         self._quota.sealed(batches)
-        return sum(len(b.body) for b in batches)
+        return [len(b.body) for b in batches]
 
     def _telemetry(
         self, codebook: sealing.Codebook, snapshot: _Snapshot, rows: dict[int, list[Row]]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from gateway.buffer import ledger
+from gateway.buffer.bodies import SIZE
 from gateway.buffer.sealed import Sealed, Sealing
 from gateway.buffer.thinner import Thinner
 from gateway.buffer.urgent import gap_event
@@ -17,7 +18,7 @@ from protos.comboio.v1 import batch_pb2 as pb
 from protos.ranges import Ranges
 
 DROP_AT_ONCE = 16
-_OLDEST = """SELECT coalesce(first_seq, batch.seq) AS age, batch.seq, length(body)
+_OLDEST = f"""SELECT coalesce(first_seq, batch.seq) AS age, batch.seq, {SIZE}
              FROM batch LEFT JOIN thinned ON thinned.seq = batch.seq
              WHERE lane = ? AND batch.seq BETWEEN ? AND ? ORDER BY age LIMIT ?"""
 
@@ -36,6 +37,7 @@ def relieve(
 ) -> bool:
     """One step; True while there is more to do. `seal_with` commits a gap event and a removal in one transaction."""
     store.forget_acknowledged(sealed_before_ms=now_ms - keep_ms)
+    store.reclaim()
     if used() <= limit_bytes:
         return False
     store.checkpoint()  # the log shrinks only so; what it holds must not cost readings

@@ -2,7 +2,7 @@
 
 Invariants
 1. A batch's row is written once and never updated; acknowledgement is a set of ranges beside it, so that acking does
-   not rewrite bodies on flash.
+   not rewrite bodies on flash. Where a large body is, and when it is there: see `bodies`.
 2. Sealing is one transaction, synchronous=FULL: the batch rows, the lanes' next seq and completeness, the tail's
    sealed position, the groups' last durable readings and the number of the newest sealed gap record. A crash leaves
    all of it or none.
@@ -27,6 +27,7 @@ from google.protobuf.message import DecodeError
 
 from gateway.buffer import anchored, tally
 from gateway.buffer import salvage as replacement
+from gateway.buffer.bodies import BODY, SIZE, Bodies, is_large
 from gateway.buffer.buffer import LaneView, SealedBatch
 from gateway.buffer.tables import PAGE_BYTES, SCHEMA_VERSION, STEPS, TABLES
 from gateway.buffer.tail import Position
@@ -38,9 +39,10 @@ LOG_PAGES = 2048
 BUSY_MS = 5000
 LANES = (pb.URGENT, pb.TELEMETRY)
 DAMAGE = (sqlite3.DatabaseError, DecodeError, struct.error, ValueError, TypeError)
-BATCH_COLUMNS = (
-    "lane, seq, schema, codec, dictionary, count, body_len, crc32, complete_boot, complete_mono_ms, urgent_seq, body"
-)
+_ENVELOPE = "lane, seq, schema, codec, dictionary, count, body_len, crc32, complete_boot, complete_mono_ms, urgent_seq"
+BATCH_COLUMNS = f"{_ENVELOPE}, body"
+_INSERT = f"""INSERT INTO batch({BATCH_COLUMNS}, sealed_ms, cells, segment, body_at, body_size)
+              VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
 
 @dataclass(slots=True)
@@ -118,9 +120,13 @@ class Sealed:
     def __init__(self, path: Path, *, now_ms: int, damage: str | None = None) -> None:
         self._path = path
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=64)
+        self.bodies = Bodies(path.parent)
         self.damage = damage  # name under which an unreadable predecessor was set aside
         try:
             self._prepare(now_ms)
+            self.bodies.attach(self._db)
+            if damage is not None:
+                self.bodies.set_aside(damage.removeprefix(path.name))
             self.clean = bool(int(self._meta("clean")))
             self.load()
             self._joined_at: int | None = None
@@ -215,7 +221,9 @@ class Sealed:
         run("SELECT * FROM thinned").fetchall()
         run("SELECT * FROM ledger LIMIT 0")
         run("SELECT lane, max(seq) FROM batch GROUP BY lane").fetchall()
-        run(f"SELECT {BATCH_COLUMNS}, sealed_ms, cells FROM batch LIMIT 0")  # even names can be damaged
+        run(
+            f"SELECT {BATCH_COLUMNS}, sealed_ms, cells, segment, body_at, body_size FROM batch LIMIT 0"
+        )  # even names can be damaged
         run("SELECT lane, seqs, replaced, agreed FROM moved").fetchall()
         run("SELECT boot, mono_ms, fact FROM anchor LIMIT 0")
         run("SELECT lane, seq, reason, at_ms, count, body FROM set_aside LIMIT 0")
@@ -224,20 +232,17 @@ class Sealed:
 
     @contextlib.contextmanager
     def transaction(self, *, synchronous: str = "FULL") -> Iterator[Callable[..., sqlite3.Cursor]]:
-        self._db.execute(f"PRAGMA synchronous={synchronous}")
-        self._db.execute("BEGIN IMMEDIATE")
         try:
+            self._db.execute(f"PRAGMA synchronous={synchronous}")
+            self._db.execute("BEGIN IMMEDIATE")
             yield self._db.execute
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                self._db.execute("ROLLBACK")
-            raise
-        try:
             self._db.execute("COMMIT")
-        except sqlite3.Error:
+        except BaseException:
+            self.bodies.rolled_back()
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
             raise
+        self.bodies.committed()
 
     def load(self) -> None:
         """Take the epoch and the lanes from the file."""
@@ -280,6 +285,7 @@ class Sealed:
 
     def close(self) -> None:
         self._db.close()
+        self.bodies.close()
 
     # --- what is remembered --------------------------------------------------------------------------
 
@@ -325,6 +331,7 @@ class Sealed:
 
     def seal(self, sealing: Sealing, *, now_ms: int) -> None:
         """One durable transaction; `lanes` follows only after its commit."""
+        places = self._write_large(sealing.batches)
         with self.transaction() as run:
             gone = self._remove(sealing, now_ms)  # first: what is new takes the pages
             if sealing.declared is not None:
@@ -334,11 +341,13 @@ class Sealed:
                     (body.schema, body.SerializeToString(), shape.SerializeToString()),
                 )
             for b in sealing.batches:
+                segment, at = places.get(b.seq, (0, 0)) if b.lane == pb.TELEMETRY else (0, 0)
                 run(
-                    f"INSERT INTO batch({BATCH_COLUMNS}, sealed_ms, cells) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                    _INSERT,
                     (
                         *(b.lane, b.seq, b.schema, b.codec, b.dictionary, b.count, b.body_len, b.crc32),
-                        *(b.complete_boot, b.complete_mono_ms, b.urgent_seq, b.body, now_ms, b.cells),
+                        *(b.complete_boot, b.complete_mono_ms, b.urgent_seq, b"" if segment else b.body),
+                        *(now_ms, b.cells, segment, at, len(b.body)),
                     ),
                 )
                 run(
@@ -369,6 +378,12 @@ class Sealed:
         for lane, acked in gone.items():
             self.lanes[lane].acked = acked
 
+    def _write_large(self, batches: Sequence[SealedBatch]) -> dict[int, tuple[int, int]]:
+        """Where the bodies are that stand beside this file, by number; those of URGENT, few and small, never do."""
+        large = [one for one in batches if one.lane == pb.TELEMETRY and is_large(len(one.body))]
+        places = self.bodies.write([one.body for one in large])
+        return {one.seq: place for one, place in zip(large, places, strict=True)}
+
     def _move(self, tail: Position) -> None:
         """Inside a transaction: the tail is sealed up to there."""
         self._db.execute("UPDATE meta SET value = ? WHERE key = 'tail_generation'", (tail.generation,))
@@ -389,7 +404,7 @@ class Sealed:
             gone.setdefault(lane, self.lanes[lane].acked.copy()).add(seq)
             if (lane, seq) in reasons:
                 run(
-                    "INSERT OR IGNORE INTO set_aside SELECT lane, seq, ?, ?, count, body FROM batch "
+                    f"INSERT OR IGNORE INTO set_aside SELECT lane, seq, ?, ?, count, {BODY} FROM batch "
                     "WHERE lane = ? AND seq = ?",
                     (reasons[lane, seq], now_ms, lane, seq),
                 )
@@ -430,7 +445,8 @@ class Sealed:
         whole: list[SealedBatch] = []
         damaged: list[SealedBatch] = []
         for first, last in state.acked.missing(after_seq + 1, newest):
-            query = f"SELECT {BATCH_COLUMNS} FROM batch WHERE lane = ? AND seq BETWEEN ? AND ? ORDER BY seq LIMIT ?"
+            query = f"""SELECT {_ENVELOPE}, {BODY} FROM batch
+                        WHERE lane = ? AND seq BETWEEN ? AND ? ORDER BY seq LIMIT ?"""
             for row in self._db.execute(query, (lane, first, last, limit - len(whole))):
                 batch = _batch(row)
                 sound = zlib.crc32(batch.body) == batch.crc32 and batch.schema in self._declared
@@ -492,19 +508,25 @@ class Sealed:
     def checkpoint(self) -> None:
         """Move the write-ahead log into the file and empty it."""
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self.reclaim()
+
+    def reclaim(self) -> None:
+        """Give back the segments that nothing names any more."""
+        self.bodies.reclaim(self._path.with_name(self._path.name + "-wal"))
 
     def bytes_used(self) -> int:
-        """Pages in use, and the write-ahead log."""
+        """Pages in use, the write-ahead log, and the bodies beside them."""
         (pages,) = self._db.execute("PRAGMA page_count").fetchone()
         (free,) = self._db.execute("PRAGMA freelist_count").fetchone()
         (size,) = self._db.execute("PRAGMA page_size").fetchone()
         wal = self._path.with_name(self._path.name + "-wal")
-        return int((pages - free) * size) + (wal.stat().st_size if wal.exists() else 0)
+        log = wal.stat().st_size if wal.exists() else 0
+        return int((pages - free) * size) + log + self.bodies.bytes_named
 
     def counts(self) -> Counts:
         """What waits, and what is kept after acknowledgement."""
         found = Counts()
-        query = """SELECT count(*), coalesce(sum(count), 0), coalesce(sum(length(body)), 0),
+        query = f"""SELECT count(*), coalesce(sum(count), 0), coalesce(sum({SIZE}), 0),
                           coalesce(min(nullif(sealed_ms, 0)), 0) FROM batch WHERE lane = ? AND seq BETWEEN ? AND ?"""
         for lane in LANES:
             for first, last in self.lanes[lane].acked.missing(1, self.lanes[lane].next_seq - 1):

@@ -6,7 +6,7 @@ from gateway.buffer.tally import STEP as LEDGER
 
 PAGE_BYTES = 1024
 """A commit rewrites whole pages: a batch of 10 s and the five facts beside it cost half the writes of 4096."""
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _DICTIONARY = """
 CREATE TABLE dictionary(number INTEGER PRIMARY KEY, id INTEGER NOT NULL UNIQUE, sha256 BLOB NOT NULL,
                         schema INTEGER NOT NULL, first_seq INTEGER NOT NULL, data BLOB NOT NULL);
@@ -36,7 +36,8 @@ CREATE TABLE batch(lane INTEGER NOT NULL, seq INTEGER NOT NULL, schema INTEGER N
                    dictionary INTEGER NOT NULL, count INTEGER NOT NULL, body_len INTEGER NOT NULL,
                    crc32 INTEGER NOT NULL,
                    complete_boot INTEGER NOT NULL, complete_mono_ms INTEGER NOT NULL, urgent_seq INTEGER NOT NULL,
-                   sealed_ms INTEGER NOT NULL, cells BLOB NOT NULL DEFAULT x'', body BLOB NOT NULL,
+                   sealed_ms INTEGER NOT NULL, cells BLOB NOT NULL DEFAULT x'', segment INTEGER NOT NULL DEFAULT 0,
+                   body_at INTEGER NOT NULL DEFAULT 0, body_size INTEGER NOT NULL DEFAULT 0, body BLOB NOT NULL,
                    UNIQUE(lane, seq));
 CREATE TABLE set_aside(lane INTEGER NOT NULL, seq INTEGER NOT NULL, reason TEXT NOT NULL, at_ms INTEGER NOT NULL,
                        count INTEGER NOT NULL, body BLOB NOT NULL, UNIQUE(lane, seq));
@@ -54,5 +55,8 @@ STEPS = {
          INSERT OR IGNORE INTO meta VALUES('session', 0);
          INSERT OR IGNORE INTO meta VALUES('thinned_readings', 0);"""
     + LEDGER,
+    3: """ALTER TABLE batch ADD COLUMN segment INTEGER NOT NULL DEFAULT 0;
+          ALTER TABLE batch ADD COLUMN body_at INTEGER NOT NULL DEFAULT 0;
+          ALTER TABLE batch ADD COLUMN body_size INTEGER NOT NULL DEFAULT 0""",
 }
 """Version of a file that is there → what brings it to the next."""

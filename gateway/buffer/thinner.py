@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from gateway.buffer import sealing, tally, thinning
+from gateway.buffer.bodies import BODY, SIZE, written_bytes
 from gateway.buffer.buffer import SealedBatch
 from gateway.buffer.dictionaries import Shelf
 from gateway.buffer.sealed import Sealed, Sealing, Thinned
@@ -38,9 +39,9 @@ SAVES_AT_LEAST = 0.2
 FIRST_STEP = STAGES[: len(CLASSES)]
 STRETCHES = 2
 """A run covers so many stretches of its step at least, unless it can't grow: thinning seconds saves nothing."""
-_RAW = """SELECT seq, seq, schema, count, length(body), 0, 0, x'', sealed_ms FROM batch
+_RAW = f"""SELECT seq, seq, schema, count, {SIZE}, 0, 0, x'', sealed_ms FROM batch
           WHERE lane = ? AND seq BETWEEN ? AND ? AND seq NOT IN (SELECT seq FROM thinned) ORDER BY seq LIMIT ?"""
-_OF_THINNED = """SELECT batch.seq, first_seq, schema, count, length(body), stage, lost, replaces, sealed_ms
+_OF_THINNED = f"""SELECT batch.seq, first_seq, schema, count, {SIZE}, stage, lost, replaces, sealed_ms
                  FROM thinned JOIN batch ON batch.lane = ? AND batch.seq = thinned.seq """
 _REWRITTEN = _OF_THINNED + "WHERE stage < ? ORDER BY first_seq"
 _ONE_REWRITTEN = _OF_THINNED + "WHERE batch.seq = ?"
@@ -190,7 +191,7 @@ class Thinner:
 
     def _decoded(self, candidate: Candidate) -> columns.Decoded | None:
         """None for bytes that are not those that were sealed, or can't be read."""
-        query = "SELECT codec, dictionary, body, body_len, crc32 FROM batch WHERE lane = ? AND seq = ?"
+        query = f"SELECT codec, dictionary, {BODY}, body_len, crc32 FROM batch WHERE lane = ? AND seq = ?"
         codec, name, body, body_len, crc = self._store.query(query, (pb.TELEMETRY, candidate.seq)).fetchone()
         if zlib.crc32(body) != crc:
             return None
@@ -269,7 +270,7 @@ class Thinner:
         )
         sealed_ms = min(one.sealed_ms for one in run.members)
         self._store.seal(Sealing(batches=[made], thinned=thinned, gaps=new), now_ms=sealed_ms)
-        self.written_bytes += 2 * len(made.body)
+        self.written_bytes += written_bytes(len(made.body))
 
     def _pass_over(self, members: Sequence[Candidate]) -> None:
         """They can't be thinned: remember it, so that they are not tried again."""

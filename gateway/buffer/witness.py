@@ -59,6 +59,7 @@ def catch_up(store: Sealed, tail: Tail, *, folder: Path, now_ms: int) -> tuple[i
     if all(known) and store.opens() >= mark.opens and not fell:
         return mark.schema, ""
     _keep_log(folder / "sealed.db-wal", now_ms)
+    store.bodies.set_aside(f".damaged-{now_ms}")
     lost = store.catch_up(
         dict(zip(LANES, nexts, strict=True)),
         tail=position,

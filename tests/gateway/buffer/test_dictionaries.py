@@ -196,7 +196,8 @@ async def test_a_file_of_the_version_before_is_brought_up_and_loses_nothing(box:
             db.execute(f"DROP TABLE {table}")
         db.execute("ALTER TABLE lane DROP COLUMN agreed")
         db.execute("ALTER TABLE last_reading DROP COLUMN in_hour")
-        db.execute("ALTER TABLE batch DROP COLUMN cells")
+        for column in ("cells", "segment", "body_at", "body_size"):
+            db.execute(f"ALTER TABLE batch DROP COLUMN {column}")
         db.execute("DELETE FROM meta WHERE key IN ('gaps_through', 'predecessor', 'session', 'thinned_readings')")
         db.execute("PRAGMA user_version=1")
         before = db.execute(kept).fetchall()

@@ -179,7 +179,8 @@ async def test_a_store_of_format_2_is_brought_up(box: Box) -> None:
         db.execute("DROP TABLE ledger")
         db.execute("DROP TABLE placed")
         db.execute("ALTER TABLE last_reading DROP COLUMN in_hour")
-        db.execute("ALTER TABLE batch DROP COLUMN cells")
+        for column in ("cells", "segment", "body_at", "body_size"):
+            db.execute(f"ALTER TABLE batch DROP COLUMN {column}")
         db.execute("ALTER TABLE lane DROP COLUMN agreed")
         db.execute("DELETE FROM meta WHERE key IN ('predecessor', 'session', 'thinned_readings')")
         db.execute("PRAGMA user_version=2")

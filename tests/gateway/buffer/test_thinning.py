@@ -351,11 +351,13 @@ async def test_rows_of_another_boot_or_schema_are_thinned_apart(box: Box) -> Non
 async def test_damaged_bytes_are_not_made_into_readings(box: Box) -> None:
     buffer = await box.open(SHAPES)
     made = await produce(box, 3600, random.Random(1))
-    (body,) = buffer._store.query("SELECT body FROM batch WHERE lane = 0 AND seq = 2").fetchone()
-    for at in range(40, len(body) - 40, 97):
-        body = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
-    with buffer._store.transaction() as run:
-        run("UPDATE batch SET body = ? WHERE lane = 0 AND seq = 2", (body,))
+    query = "SELECT segment, body_at, body_size FROM batch WHERE lane = 0 AND seq = 2"
+    segment, first, size = buffer._store.query(query).fetchone()
+    path = box.folder / f"bodies-{segment}.seg"
+    data = bytearray(path.read_bytes())
+    for at in range(first + 40, first + size - 40, 97):
+        data[at] ^= 1
+    path.write_bytes(data)
     await buffer._in("store", buffer._thinner.step)
     whole, damaged = buffer._store.lease(pb.TELEMETRY, 0, 100_000)
     assert [batch.seq for batch in damaged] == [2]

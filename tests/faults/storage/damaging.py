@@ -6,12 +6,12 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-FILES = ("sealed.db", "sealed.db", "sealed.db-wal", "sealed.db-shm", "tail-0.log", "tail-1.log")
+FILES = ("sealed.db", "sealed.db", "sealed.db-wal", "sealed.db-shm", "tail-0.log", "tail-1.log", "bodies-*.seg")
 
 
 def damage(folder: Path, rng: random.Random) -> str:
     """Damage one file of the folder; returns what was done."""
-    path = folder / rng.choice([name for name in FILES if (folder / name).exists()])
+    path = rng.choice(sorted(folder.glob(rng.choice([name for name in FILES if any(folder.glob(name))]))))
     data = bytearray(path.read_bytes())
     kind = rng.choice(list(KINDS))
     if data:

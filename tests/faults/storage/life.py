@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from gateway.buffer import thinner, thinning
+from gateway.buffer import bodies, thinner, thinning
 from gateway.buffer.buffer import SealedBatch
 from gateway.buffer.disk import DiskBuffer
 from gateway.reading import GroupShape, Lost, Row, SeriesShape
@@ -51,6 +51,8 @@ class Life:
     groups: list[tuple[int, GroupShape]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        # what is large, and how much a segment takes: few bodies of these scripts are as large as those of a day
+        bodies.INLINE_BYTES, bodies.SEGMENT_BYTES = self.rng.choice([(16, 300), (60, 2000), (2048, 262144)])
         self._n = self.numbers_from
         self._fd = os.open(self.said, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 

@@ -17,7 +17,7 @@ from tests.faults.storage.shim import CHANGES, ERRORS, Op, Shim
 STEPS = 80
 STEP_S = 0.004
 PATIENCE_S = 10.0
-PARTS = ("", "sealed.db", "sealed.db-wal", "tail-", "tail-0", "tail-1")
+PARTS = ("", "sealed.db", "sealed.db-wal", "bodies-", "tail-", "tail-0", "tail-1")
 KINDS: tuple[tuple[Op, ...], ...] = (CHANGES, (Op.WRITE, Op.ALLOCATE), (Op.SYNC,), (Op.WRITE,), (Op.TRUNCATE,))
 
 

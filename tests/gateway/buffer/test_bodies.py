@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from gateway.buffer import bodies
 from gateway.buffer.disk import DiskBuffer
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.ranges import Ranges
-from tests.gateway.buffer.boxes import Box, batches, gaps, seal, values
+from tests.gateway.buffer.boxes import Box, gaps, seal, values
 
 
 @pytest.fixture(autouse=True)
@@ -23,8 +22,8 @@ def everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def box(tmp_path: Path) -> Iterator[Box]:
-    yield Box(tmp_path / "buffer")
+def box(tmp_path: Path) -> Box:
+    return Box(tmp_path / "buffer")
 
 
 def segments(box: Box) -> list[str]:

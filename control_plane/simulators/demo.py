@@ -23,7 +23,7 @@ from control_plane.simulators.scenario import Box, Installation, say
 
 FOLDER = Path(".demo")
 PROBATION_S = 6
-RULE = expected.Rule(high=8.0, hysteresis=0.5, open_after_ms=4000, close_after_ms=3000)
+RULE = expected.Rule(high=8.0, hysteresis=0.5, open_after_ms=4000, close_after_ms=3000, gap_ms=8000)
 SLACK_MS = 1000  # two reads of the cooling unit
 FRESH_S = 1800
 SETTINGS = f"""\
@@ -43,6 +43,7 @@ high = 8.0
 hysteresis = 0.5
 open_after_s = 4.0
 close_after_s = 3.0
+gap_s = 8.0
 hold_max_s = 60.0
 """
 
@@ -184,9 +185,8 @@ class Once:
 
 
 def _excursions(here: Installation, box: Box) -> expected.Expected:
-    cooling = next(one for one in box.devices if one.sensor == "cooling")
-    (reads,) = cooling.reads(here.folder / f"{box.name}-cooling.reads").items()
-    return expected.excursions(RULE, reads[1], reads[0].index("temperature"), slack_ms=SLACK_MS)
+    ((quantities, reads),) = here.kept(box, "cooling").items()
+    return expected.excursions(RULE, reads, quantities.index("temperature"), slack_ms=SLACK_MS)
 
 
 if __name__ == "__main__":

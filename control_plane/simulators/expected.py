@@ -24,6 +24,8 @@ class Rule:
     hysteresis: float
     open_after_ms: int
     close_after_ms: int
+    gap_ms: int
+    """Nothing is known of what lies between two reads further apart."""
 
 
 class Happened(NamedTuple):
@@ -56,7 +58,10 @@ class Verdict:
 
 
 def excursions(rule: Rule, reads: Sequence[Read], column: int, *, slack_ms: int) -> Expected:
-    """From every read the device answered. `slack_ms`: by how much the reconciler may see times differently."""
+    """From the reads the device answered, without those that a gap record holds.
+
+    `slack_ms`: by how much the reconciler may see times differently.
+    """
     longer, shorter = (
         replace(rule, open_after_ms=rule.open_after_ms + by, close_after_ms=rule.close_after_ms + by)
         for by in (slack_ms, -slack_ms)
@@ -69,8 +74,14 @@ def _stretches(rule: Rule, reads: Sequence[Read], column: int) -> list[Happened]
     found: list[Happened] = []
     begin: int | None = None
     inside: int | None = None
+    last = 0
     for read in reads:
         value, at = read.values[column], read.wall_ms
+        if at - last > rule.gap_ms:
+            inside = None
+            if not found or found[-1].begin_ms != begin:
+                begin = None
+        last = at
         if value > rule.high:
             begin, inside = (begin if begin is not None else at), None
             if at - begin >= rule.open_after_ms and (not found or found[-1].begin_ms != begin):

@@ -20,7 +20,7 @@ from typing import Any, Self
 import httpx
 
 from control_plane.simulators import broker
-from control_plane.simulators.balance import Account, account, counted
+from control_plane.simulators.balance import Account, Read, account, counted
 from control_plane.simulators.broker import program
 from control_plane.simulators.field_page import switched_on
 from control_plane.simulators.processes import Child, Family, StartError
@@ -343,6 +343,13 @@ class Installation:
 
     def accounts(self, box: Box) -> list[Account]:
         return [self._account(box, source) for source in box.sources]
+
+    def kept(self, box: Box, sensor: str) -> dict[tuple[str, ...], list[Read]]:
+        """Quantities → the reads its device answered, without those that a gap record holds."""
+        device = next(one for one in box.devices if one.sensor == sensor)
+        lost = set(self._account(box, device).lost_at_ms)
+        answered = device.reads(self.folder / f"{box.name}-{sensor}.reads")
+        return {names: [one for one in reads if one.wall_ms not in lost] for names, reads in answered.items()}
 
     def _account(self, box: Box, source: Source) -> Account:
         name = f"{box.name}/{source.sensor}"

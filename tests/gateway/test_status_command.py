@@ -29,7 +29,8 @@ def asked(home: Path, *arguments: str) -> tuple[int, Any]:
 
 def watched(home: Path, *, looks: int) -> list[str]:
     """How each look of `sensors --watch` begins, until Ctrl-C."""
-    command = [sys.executable, "-u", "-m", "gateway", "sensors", "--watch", "--data-dir", str(home)]
+    listening = ["env", "--default-signal=INT"]  # whatever started the tests may ignore it
+    command = [*listening, sys.executable, "-u", "-m", "gateway", "sensors", "--watch", "--data-dir", str(home)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
         assert watching.stdout is not None
         assert watching.stderr is not None

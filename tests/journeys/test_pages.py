@@ -18,7 +18,7 @@ from control_plane.clock import SystemClock
 from control_plane.store.engine import Stores
 from control_plane.store.tables import event
 from tests.control import Up, running
-from tests.control_plane.web.seeding import ENTITY, EVIL, EVIL_ENTITY, HALL, HOSTILE, TRUCK, Seeds
+from tests.control_plane.web.seeding import ENTITY, EVIL, EVIL_ENTITY, HALL, HOSTILE, TRUCK, Seeds, beat
 from tests.journeys.browser import PHONE, WIDE, Watched
 
 pytestmark = pytest.mark.journey
@@ -170,6 +170,7 @@ def test_a_live_value_changes_without_a_reload(browse: Open, plane: Plane) -> No
 
 
 def test_the_fleet_changes_without_a_reload_and_keeps_its_filter(browse: Open, plane: Plane) -> None:
+    plane.seeds.truck.say(beat())
     watched = browse()
     page = watched.go("/?status=late")
     row = page.locator(f"#row-{HALL}")

@@ -10,7 +10,7 @@ import pytest
 from control_plane.simulators import expected
 from control_plane.simulators.balance import Read
 
-RULE = expected.Rule(high=8.0, hysteresis=0.5, open_after_ms=2000, close_after_ms=2000)
+RULE = expected.Rule(high=8.0, hysteresis=0.5, open_after_ms=2000, close_after_ms=2000, gap_ms=8000)
 BEGIN_MS = 10_000
 
 
@@ -84,3 +84,18 @@ def test_what_surely_did_not_happen_is_invented() -> None:
 def test_one_excursion_told_twice_is_once_too_often() -> None:
     want = happened(4000, 1000)
     assert len(problems(want, ("opened", BEGIN_MS), ("opened", BEGIN_MS + 400))) == 1
+
+
+def test_nothing_is_expected_of_what_lies_in_a_gap() -> None:
+    """Warm at both sides of nine seconds without a read: nobody knows of four seconds in a row, then of five."""
+    known = [Read(at, (9.0,)) for at in (*range(0, 1600, 200), *range(11_000, 16_001, 200))]
+    known += [Read(at, (4.0,)) for at in range(16_200, 20_001, 200)]
+    want = expected.excursions(RULE, known, 0, slack_ms=400)
+    assert want.sure == want.possible == [expected.Happened(11_000, ended=True)]
+
+
+def test_an_excursion_does_not_close_over_a_gap() -> None:
+    known = reads(4000, 1000)
+    end = known[-1].wall_ms
+    later = [Read(end + after, (4.0,)) for after in range(9000, 10_600, 200)]
+    assert [one.ended for one in expected.excursions(RULE, [*known, *later], 0, slack_ms=400).possible] == [False]

@@ -7,10 +7,12 @@ Addresses are those of the protocol (0-based, as sent on the wire), never the 1-
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct, field
+
+from protos.config import Report
 
 RegisterType = Literal[
     "bool", "u8", "i8", "u16", "i16", "u24", "i24", "u32", "i32", "u48", "i48", "u64", "i64", "f16", "f32", "f64",
@@ -115,7 +117,9 @@ class Register(Frozen, frozen=True, kw_only=True):
     bits: Annotated[int, Meta(ge=1, le=31)] | None = None
     """Width of that field."""
     magnitude: bool = False
-    """An i16, i32 or i64 whose highest bit is the sign of the rest, not two's complement."""
+    """An i8, i16, i32 or i64 whose highest bit is the sign of the rest, not two's complement."""
+    identifying: bool = False
+    """Tells one device from all others of its model, e.g. its serial number: recordings blank it."""
     scale_from: Name | None = None
     """Quantity of this device, an integer n: value = integer × 10ⁿ, as SunSpec's scale factors."""
     labels: dict[Annotated[str, Meta(pattern=r"^-?[0-9]+$")], str] = field(default_factory=dict)
@@ -182,7 +186,10 @@ class Derived(Frozen, frozen=True, kw_only=True):
 
 
 class ModbusProfile(Frozen, frozen=True, kw_only=True):
-    """One device model. Its name is `vendor-model@version`, its file `modbus/<vendor>-<model>.toml`."""
+    """One device model. Its name is `vendor-model@version`, its file `modbus/<vendor>-<model>.toml`.
+
+    Older versions may stay beside it, in files named `<vendor>-<model>@<version>.toml`.
+    """
 
     vendor: Slug
     model: Slug
@@ -201,6 +208,9 @@ class ModbusProfile(Frozen, frozen=True, kw_only=True):
     register: tuple[Register, ...] = ()
     block: tuple[Block, ...] = ()
     derived: tuple[Derived, ...] = ()
+    report: dict[Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9_]*)$")], Report] = field(default_factory=dict)
+    """Per quantity, "*" for those not named: which changes matter on this device. For sensors that say
+    `report_by_profile`; what a sensor says itself goes first."""
 
     @property
     def name(self) -> str:
@@ -228,8 +238,3 @@ class ModbusProfile(Frozen, frozen=True, kw_only=True):
     def quantities(self) -> tuple[str, ...]:
         """What a sensor of this profile delivers, in the order of its columns."""
         return (*(register.quantity for register in self.expanded()), *(one.quantity for one in self.derived))
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema of a profile, for editors and other programs."""
-    return msgspec.json.schema(ModbusProfile)

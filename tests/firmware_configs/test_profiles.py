@@ -70,7 +70,7 @@ def test_a_block_unrolls_into_numbered_registers() -> None:
 
 def test_an_unknown_profile_gets_a_suggestion() -> None:
     with pytest.raises(ProfileError, match=r"did you mean eastron-sdm120@1\?"):
-        Profiles().modbus("eastron-sdm210@1")
+        Profiles().modbus("eastron-sdm12@1")
 
 
 def test_another_version_names_the_one_that_is_here() -> None:

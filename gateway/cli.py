@@ -1,5 +1,7 @@
 """comboio-gateway: enrol, run, status, sensors, explain, check-config, plan, buffer, field, simulate.
 
+Of the device library: profiles, boards, capture.
+
 Exit status: 0 done · 1 refused, with the reason on stderr · 2 wrong usage · 3 the control plane can't be reached.
 Of `status`, `sensors` and `explain`: 0 healthy · 1 something is red · 3 the daemon is not running.
 """
@@ -16,6 +18,8 @@ from gateway.errors import ComboioError, Retryable
 
 DATA_DIR = Path("/var/lib/comboio-gateway")
 CONFIG = Path("/etc/comboio/gateway.toml")
+LOCAL = DATA_DIR / "profiles"
+"""Profiles of this box's own."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -87,6 +91,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help=f"default {DATA_DIR}")
     for command in (run, check, plan):
         command.add_argument("--config", type=Path, default=CONFIG, metavar="FILE", help=f"default {CONFIG}")
+    for command in (check, plan):
+        command.add_argument(
+            "--profiles", type=Path, default=LOCAL, metavar="DIR", help=f"of this box; default {LOCAL}"
+        )
     for command in (enrol, run, check, plan, buffer, status, live, explain):
         command.add_argument("--json", action="store_true", help="answer as JSON")
 
@@ -95,6 +103,10 @@ def _parser() -> argparse.ArgumentParser:
     from gateway.simulators import cli as simulators
 
     simulators.add_arguments(simulate)
+
+    from gateway.library import cli as library
+
+    library.add_arguments(commands, local=LOCAL, config=CONFIG)
     return parser
 
 
@@ -122,7 +134,7 @@ def _run(args: argparse.Namespace) -> int:
     from gateway import daemon, logs, settings
     from gateway.clock import SystemClock
 
-    profiles = Profiles()
+    profiles = Profiles(local=args.data_dir / LOCAL.name)
     config = settings.load(args.config, profiles)
     logs.configure(role="gateway")
 
@@ -148,7 +160,7 @@ def _check(args: argparse.Namespace) -> int:
     from gateway.errors import Misconfigured
 
     try:
-        sensors, buses = _check_whole(args.config)
+        sensors, buses = _check_whole(args.config, args.profiles)
     except Misconfigured as error:
         problems = str(error).splitlines()
         if args.json:
@@ -164,14 +176,14 @@ def _check(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_whole(path: Path) -> tuple[int, int]:
+def _check_whole(path: Path, local: Path) -> tuple[int, int]:
     """(sensors, buses), after everything that `run` does before it touches a device. Raises Misconfigured."""
     from firmware_configs.loader import Profiles
     from gateway import checking, settings
     from gateway.clock import SystemClock
     from gateway.errors import Misconfigured
 
-    profiles = Profiles()
+    profiles = Profiles(local=local)
     config = settings.load(path, profiles)
     problems = checking.problems(config, clock=SystemClock(), profiles=profiles)
     if problems:
@@ -183,7 +195,7 @@ def _plan(args: argparse.Namespace) -> int:
     from firmware_configs.loader import Profiles
     from gateway import planning
 
-    found = planning.report(args.config, Profiles())
+    found = planning.report(args.config, Profiles(local=args.profiles))
     print(json.dumps(found) if args.json else planning.text(found))
     return 0 if all(bus["fits"] or bus["best_effort"] for bus in found) else 1
 

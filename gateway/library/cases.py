@@ -105,7 +105,7 @@ def decoded(profile: ModbusProfile, image: Image) -> dict[str, bool | int | floa
     requests = plan(registers, profile.limits, timing=profile.timing)
     answers = [_answer(image, request) for request in requests]
     values, _ = compile_registers(registers, requests, profile.derived)(answers)
-    shapes = [series_of(one) for one in (*registers, *profile.derived)]
+    shapes = [*map(series_of, registers), *map(series_of, profile.derived)]
     return {shape.name: meaning(shape, wire) for shape, wire in zip(shapes, values, strict=True)}
 
 

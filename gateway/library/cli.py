@@ -1,0 +1,204 @@
+"""`comboio-gateway profiles | boards | capture`: the device library on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from firmware_configs.loader import Profiles
+    from protos.config import ModbusBus
+
+
+def add_arguments(commands: argparse._SubParsersAction[argparse.ArgumentParser], *, local: Path, config: Path) -> None:
+    """Add `profiles`, `boards` and `capture`. `local`: where a box has its own profiles, unless told otherwise."""
+    profiles = commands.add_parser("profiles", help="which devices are known, and how to add one")
+    verbs = profiles.add_subparsers(required=True, metavar="COMMAND")
+    listing = verbs.add_parser("list", help="every profile of this box")
+    listing.set_defaults(run=_list)
+    show = verbs.add_parser("show", help="a profile's registers, sources and requests")
+    show.add_argument("profile", metavar="NAME", help="vendor-model@version")
+    show.set_defaults(run=_show)
+    check = verbs.add_parser("check", help="say everything that is wrong with a profile, and run its cases")
+    check.add_argument("file", type=Path, nargs="+", metavar="FILE")
+    check.add_argument("--cases", type=Path, metavar="DIR", help="default: cases/ beside the profile")
+    check.set_defaults(run=_check)
+    new = verbs.add_parser("new", help="write a first profile to fill in")
+    new.add_argument("vendor", type=_slug)
+    new.add_argument("model", type=_slug)
+    new.add_argument("--to", type=Path, metavar="DIR", help=f"default {local / 'modbus'}")
+    new.set_defaults(run=_new)
+    schema = verbs.add_parser("schema", help="JSON Schema of a kind of document, for editors")
+    schema.add_argument("kind", nargs="?", default="modbus", choices=("modbus", "ble", "mqtt", "boards"))
+    schema.set_defaults(run=_schema)
+    boards = commands.add_parser("boards", help="gateway computers: ports, power-fail inputs, clocks, lights")
+    board_verbs = boards.add_subparsers(required=True, metavar="COMMAND")
+    board_list = board_verbs.add_parser("list", help="every board that is known")
+    board_list.set_defaults(run=_boards)
+    board = board_verbs.add_parser("show", help="what is known of one board")
+    board.add_argument("board", metavar="NAME", help="vendor-model")
+    board.set_defaults(run=_board)
+    capture = commands.add_parser("capture", help="record a live Modbus device as a case, its serial number blanked")
+    _capture_arguments(capture, config)
+    for command in (listing, show, new, capture):
+        command.add_argument("--profiles", type=Path, default=local, metavar="DIR", help=f"default {local}")
+    for command in (listing, show, check, board_list, board):
+        command.add_argument("--json", action="store_true", help="answer as JSON")
+
+
+def _capture_arguments(capture: argparse.ArgumentParser, config: Path) -> None:
+    where = capture.add_mutually_exclusive_group(required=True)
+    where.add_argument("--host", help="address of a Modbus TCP device")
+    where.add_argument("--bus", metavar="ID", help="a [[bus]] of the configuration")
+    capture.add_argument("--port", type=int, default=502)
+    capture.add_argument("--config", type=Path, default=config, metavar="FILE", help=f"default {config}")
+    capture.add_argument("--unit", type=int, default=1, metavar="N")
+    capture.add_argument("--profile", required=True, metavar="NAME", help="vendor-model@version")
+    capture.add_argument("--rounds", type=int, default=3, metavar="N", help="how often everything is read (default: 3)")
+    capture.add_argument("--every", type=float, default=1.0, metavar="S", help="seconds between rounds (default: 1)")
+    capture.add_argument("--what", default="a device in use", metavar="TEXT", help="which device, for the file")
+    capture.add_argument("--out", type=Path, metavar="FILE", help="default: standard output")
+    capture.set_defaults(run=_capture)
+
+
+def _slug(text: str) -> str:
+    import re
+
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: lower-case letters, digits and - between them")
+    return text
+
+
+def _profiles(args: argparse.Namespace) -> Profiles:
+    from firmware_configs.loader import Profiles
+
+    return Profiles(local=args.profiles)
+
+
+def _list(args: argparse.Namespace) -> int:
+    from gateway.library import listing
+
+    found = listing.listed(_profiles(args))
+    print(json.dumps(found, ensure_ascii=False) if args.json else listing.list_text(found))
+    return 1 if any(one["problem"] for one in found) else 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    from firmware_configs.loader import ProfileError
+    from gateway.library import listing
+
+    profiles = _profiles(args)
+    named = [one for found in listing.by_kind(profiles).values() for one in found if one.name == args.profile]
+    try:
+        profile = named[0].profile if named else profiles.modbus(args.profile)
+    except ProfileError as error:
+        raise Misconfigured(str(error)) from None
+    if profile is None:
+        raise Misconfigured(named[0].problem)
+    facts = listing.shown(profile)
+    print(json.dumps(facts, ensure_ascii=False) if args.json else listing.show_text(facts))
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from gateway.library import checks
+
+    found = [checks.check(path, cases=args.cases) for path in args.file]
+    if args.json:
+        print(json.dumps(found, ensure_ascii=False))
+    else:
+        for one in found:
+            print(checks.text(one), file=sys.stderr if one["problems"] else sys.stdout)
+    return 1 if any(one["problems"] for one in found) else 0
+
+
+def _new(args: argparse.Namespace) -> int:
+    from gateway.library import skeleton
+
+    path = skeleton.write(args.to or args.profiles / "modbus", args.vendor, args.model)
+    print(f"{path} is there to be filled in; then: comboio-gateway profiles check {path}")
+    return 0
+
+
+def _schema(args: argparse.Namespace) -> int:
+    from firmware_configs.schemas import KINDS, written
+
+    print(written(KINDS[args.kind]), end="")
+    return 0
+
+
+def _boards(args: argparse.Namespace) -> int:
+    import msgspec
+
+    from firmware_configs.boards import Boards
+    from gateway.library import boards
+
+    found = list(Boards().all())
+    print(msgspec.json.encode(found).decode() if args.json else boards.list_text(found))
+    return 0
+
+
+def _board(args: argparse.Namespace) -> int:
+    import msgspec
+
+    from firmware_configs.boards import Boards
+    from firmware_configs.loader import ProfileError
+    from gateway.library import boards
+
+    try:
+        found = Boards().board(args.board)
+    except ProfileError as error:
+        raise Misconfigured(str(error)) from None
+    print(msgspec.json.encode(found).decode() if args.json else boards.show_text(found))
+    return 0
+
+
+def _capture(args: argparse.Namespace) -> int:
+    from firmware_configs.buses import line_of
+    from firmware_configs.loader import ProfileError
+    from gateway.library import capture
+    from gateway.sensors.modbus_link import ModbusTcpLink
+
+    profiles = _profiles(args)
+    options = _bus(args, profiles)
+    try:
+        profile = profiles.modbus(args.profile)
+    except ProfileError as error:
+        raise Misconfigured(str(error)) from None
+
+    async def record() -> str:
+        link = ModbusTcpLink(options=options)
+        recorder = capture.Recorder(link=link, unit=args.unit, profile=profile, line=line_of(options))
+        try:
+            rounds = await recorder.rounds(args.rounds, every_s=args.every)
+        finally:
+            link.close()
+        return capture.case_text(profile, rounds, what=args.what)
+
+    text = asyncio.run(record())
+    if args.out is None:
+        print(text, end="")
+    else:
+        args.out.write_text(text, encoding="utf-8")
+        print(f"{args.out} is written; compare its values with the device, then: comboio-gateway profiles check")
+    return 0
+
+
+def _bus(args: argparse.Namespace, profiles: Profiles) -> ModbusBus:
+    from gateway import settings
+    from protos.config import ModbusBus
+
+    if args.host is not None:
+        return ModbusBus(id="capture", host=args.host, port=args.port)
+    config = settings.load(args.config, profiles)
+    for bus in config.bus:
+        if bus.id == args.bus:
+            return bus
+    known = ", ".join(bus.id for bus in config.bus) or "none"
+    raise Misconfigured(f"{args.config}: there is no bus {args.bus!r}; it has {known}")

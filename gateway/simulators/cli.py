@@ -34,6 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     modbus.add_argument(
         "--signal", action="append", default=[], metavar="Q=VALUE|Q=CSV:COLUMN", help="constant or recorded column"
     )
+    modbus.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="Q=SHAPE",
+        help="VALUE, sine:MEAN,AMPLITUDE,PERIOD_S, ramp:FROM,TO,PERIOD_S or walk:MEAN,AMPLITUDE,PERIOD_S",
+    )
+    modbus.add_argument("--replay", type=Path, metavar="FILE", help="CSV of ts_ms and a column per quantity")
+    modbus.add_argument("--profiles", type=Path, metavar="DIR", help="profiles of one's own, beside those shipped")
     modbus.add_argument("--log", type=Path, metavar="FILE", help="a JSON line per read answered")
     link = kinds.add_parser("link", help="a TCP link that can be cut, slowed, black-holed one way or both")
     link.add_argument("--to", required=True, type=_address, metavar="HOST:PORT")
@@ -68,18 +77,20 @@ async def _modbus(args: argparse.Namespace) -> None:
     from firmware_configs.loader import Profiles
     from gateway.clock import SystemClock
     from gateway.simulators.modbus_device import ModbusDevice
-    from gateway.simulators.modbus_unit import SimulatedUnit, default_signals
+    from gateway.simulators.modbus_unit import SimulatedUnit
+    from gateway.simulators.plausible import as_registers, default_signals
     from gateway.simulators.read_log import ReadLog
+    from gateway.simulators.wishes import replayed, wished
 
-    profile = Profiles().modbus(args.profile)
-    chosen = dict(_signal(text) for text in args.signal)
-    if unknown := chosen.keys() - {register.quantity for register in profile.expanded()}:
-        raise ValueError(f"--signal: {', '.join(sorted(unknown))} is no quantity of {profile.name}")
+    profile = Profiles(local=args.profiles).modbus(args.profile)
+    chosen = {} if args.replay is None else replayed(args.replay, profile)
+    chosen |= wished("--signal", map(_signal, args.signal), profile)
+    chosen |= wished("--set", map(_shape, args.set), profile)
     units = {
         unit: SimulatedUnit(
             unit=unit,
             profile=profile,
-            signals=None if args.counting else default_signals(profile, unit=unit) | chosen,
+            signals=None if args.counting else as_registers(profile, default_signals(profile, unit=unit) | chosen),
         )
         for unit in args.unit or [1]
     }
@@ -187,6 +198,12 @@ def _address(text: str) -> tuple[str, int]:
     if not host or not port.isdecimal() or int(port) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
     return host, int(port)
+
+
+def _shape(text: str) -> tuple[str, Signal]:
+    from gateway.simulators.wishes import shape
+
+    return shape(text)
 
 
 def _signal(text: str) -> tuple[str, Signal]:

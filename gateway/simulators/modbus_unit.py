@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from firmware_configs.schema import BITS, ModbusProfile, Register
 from gateway.simulators.counting import counting
 from gateway.simulators.registers import encode
-from gateway.simulators.signals import Signal, cold_box, sine
+from gateway.simulators.signals import Signal
 
 TABLES = {1: "coil", 2: "discrete", 3: "holding", 4: "input"}
 
@@ -89,33 +89,3 @@ class SimulatedUnit:
                 for n, word in enumerate(words):
                     image[register.address + n] = image.get(register.address + n, 0) | word
         return image
-
-
-_TYPICAL = {
-    "V": (230.0, 4.0),
-    "A": (8.0, 3.0),
-    "W": (1800.0, 700.0),
-    "Hz": (50.0, 0.05),
-    "%": (60.0, 8.0),
-    "1": (0.9, 0.05),
-}
-
-
-def default_signals(profile: ModbusProfile, *, unit: int) -> dict[str, Signal]:
-    """Something plausible per quantity: a cold box that warms up every 30 minutes, mains values that waver."""
-    signals: dict[str, Signal] = {}
-    warm_ups = [(600.0 + 1800.0 * n, 420.0) for n in range(500)]
-    for column, register in enumerate(profile.expanded()):
-        mean, amplitude = _TYPICAL.get(register.unit, (100.0, 10.0))
-        signals[register.quantity] = (
-            cold_box(warm_ups=warm_ups)
-            if register.unit == "Cel"
-            else sine(
-                mean=mean,
-                amplitude=amplitude,
-                period_s=300.0 + 10 * column,
-                noise=amplitude / 20,
-                seed=unit * 100 + column,
-            )
-        )
-    return signals

@@ -6,14 +6,18 @@ import argparse
 import asyncio
 import json
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from gateway.errors import Misconfigured
+from gateway.errors import Misconfigured, Retryable
 
 if TYPE_CHECKING:
     from firmware_configs.loader import Profiles
+    from gateway.sensors.modbus_link import Link
     from protos.config import ModbusBus
+
+T = TypeVar("T")
 
 
 def add_arguments(commands: argparse._SubParsersAction[argparse.ArgumentParser], *, local: Path, config: Path) -> None:
@@ -34,6 +38,11 @@ def add_arguments(commands: argparse._SubParsersAction[argparse.ArgumentParser],
     new.add_argument("model", type=_slug)
     new.add_argument("--to", type=Path, metavar="DIR", help=f"default {local / 'modbus'}")
     new.set_defaults(run=_new)
+    sunspec = verbs.add_parser("sunspec", help="ask a device for its SunSpec models and write its profile")
+    sunspec.add_argument("vendor", type=_slug)
+    sunspec.add_argument("model", type=_slug)
+    sunspec.add_argument("--to", type=Path, metavar="DIR", help=f"default {local / 'modbus'}")
+    sunspec.set_defaults(run=_sunspec)
     schema = verbs.add_parser("schema", help="JSON Schema of a kind of document, for editors")
     schema.add_argument("kind", nargs="?", default="modbus", choices=("modbus", "ble", "mqtt", "boards"))
     schema.set_defaults(run=_schema)
@@ -45,20 +54,25 @@ def add_arguments(commands: argparse._SubParsersAction[argparse.ArgumentParser],
     board.add_argument("board", metavar="NAME", help="vendor-model")
     board.set_defaults(run=_board)
     capture = commands.add_parser("capture", help="record a live Modbus device as a case, its serial number blanked")
-    _capture_arguments(capture, config)
-    for command in (listing, show, new, capture):
+    _capture_arguments(capture)
+    for command in (sunspec, capture):
+        _device_arguments(command, config)
+    for command in (listing, show, new, sunspec, capture):
         command.add_argument("--profiles", type=Path, default=local, metavar="DIR", help=f"default {local}")
     for command in (listing, show, check, board_list, board):
         command.add_argument("--json", action="store_true", help="answer as JSON")
 
 
-def _capture_arguments(capture: argparse.ArgumentParser, config: Path) -> None:
-    where = capture.add_mutually_exclusive_group(required=True)
+def _device_arguments(command: argparse.ArgumentParser, config: Path) -> None:
+    where = command.add_mutually_exclusive_group(required=True)
     where.add_argument("--host", help="address of a Modbus TCP device")
-    where.add_argument("--bus", metavar="ID", help="a [[bus]] of the configuration")
-    capture.add_argument("--port", type=int, default=502)
-    capture.add_argument("--config", type=Path, default=config, metavar="FILE", help=f"default {config}")
-    capture.add_argument("--unit", type=int, default=1, metavar="N")
+    where.add_argument("--bus", metavar="ID", help="a [[bus]] of the configuration; stop the gateway, it is using it")
+    command.add_argument("--port", type=int, default=502)
+    command.add_argument("--config", type=Path, default=config, metavar="FILE", help=f"default {config}")
+    command.add_argument("--unit", type=int, default=1, metavar="N")
+
+
+def _capture_arguments(capture: argparse.ArgumentParser) -> None:
     capture.add_argument("--profile", required=True, metavar="NAME", help="vendor-model@version")
     capture.add_argument("--rounds", type=int, default=3, metavar="N", help="how often everything is read (default: 3)")
     capture.add_argument("--every", type=float, default=1.0, metavar="S", help="seconds between rounds (default: 1)")
@@ -159,35 +173,66 @@ def _board(args: argparse.Namespace) -> int:
     return 0
 
 
+def _sunspec(args: argparse.Namespace) -> int:
+    from firmware_configs.sunspec import profile_of
+    from gateway.library import skeleton, written
+    from gateway.sensors.sunspec import discovered
+
+    present = _asked(args, lambda link, _: discovered(link, args.unit))
+    if not present:
+        raise Misconfigured(f"unit {args.unit} is not a SunSpec device: there is no marker at 40000, 50000 or 0")
+    what = f"{args.vendor} {args.model}: SunSpec models {', '.join(str(one.id) for one in present)}"
+    try:
+        profile = profile_of(present, vendor=args.vendor, model=args.model, description=what)
+    except ValueError as error:
+        raise Misconfigured(str(error)) from None
+    path = skeleton.put(
+        args.to or args.profiles / "modbus", profile.vendor, profile.model, written.profile_text(profile)
+    )
+    print(f"{path}: {len(profile.quantities())} quantities of {what}")
+    return 0
+
+
 def _capture(args: argparse.Namespace) -> int:
     from firmware_configs.buses import line_of
     from firmware_configs.loader import ProfileError
     from gateway.library import capture
-    from gateway.sensors.modbus_link import ModbusTcpLink
 
-    profiles = _profiles(args)
-    options = _bus(args, profiles)
     try:
-        profile = profiles.modbus(args.profile)
+        profile = _profiles(args).modbus(args.profile)
     except ProfileError as error:
         raise Misconfigured(str(error)) from None
 
-    async def record() -> str:
-        link = ModbusTcpLink(options=options)
-        recorder = capture.Recorder(link=link, unit=args.unit, profile=profile, line=line_of(options))
-        try:
-            rounds = await recorder.rounds(args.rounds, every_s=args.every)
-        finally:
-            link.close()
-        return capture.case_text(profile, rounds, what=args.what)
+    def record(link: Link, bus: ModbusBus) -> Awaitable[list[capture.Round]]:
+        recorder = capture.Recorder(link=link, unit=args.unit, profile=profile, line=line_of(bus))
+        return recorder.rounds(args.rounds, every_s=args.every)
 
-    text = asyncio.run(record())
+    text = capture.case_text(profile, _asked(args, record), what=args.what)
     if args.out is None:
         print(text, end="")
     else:
         args.out.write_text(text, encoding="utf-8")
         print(f"{args.out} is written; compare its values with the device, then: comboio-gateway profiles check")
     return 0
+
+
+def _asked(args: argparse.Namespace, ask: Callable[[Link, ModbusBus], Awaitable[T]]) -> T:
+    """What `ask` finds on a connection of its own. Raises Retryable when the device is silent."""
+    from gateway.sensors.modbus_frames import ReadFailed
+    from gateway.sensors.modbus_link import ModbusTcpLink
+
+    bus = _bus(args, _profiles(args))
+
+    async def once() -> T:
+        link = ModbusTcpLink(options=bus)
+        try:
+            return await ask(link, bus)
+        except ReadFailed as failure:
+            raise Retryable(f"unit {args.unit} did not answer: {failure}") from None
+        finally:
+            link.close()
+
+    return asyncio.run(once())
 
 
 def _bus(args: argparse.Namespace, profiles: Profiles) -> ModbusBus:

@@ -50,12 +50,18 @@ temperature = {{deadband = 0.2, max_s = 300}}
 
 
 def write(folder: Path, vendor: str, model: str) -> Path:
-    """A new file in `folder`. Raises Misconfigured rather than write over one."""
+    """A new file in `folder` to be filled in. Raises Misconfigured rather than write over one."""
     path = folder / f"{vendor}-{model}.toml"
-    folder.mkdir(parents=True, exist_ok=True)
     text = TEXT.format(
         vendor=vendor, model=model, name=f"{vendor}-{model}@1", file=path, schema="../modbus.schema.json"
     )
+    return put(folder, vendor, model, text)
+
+
+def put(folder: Path, vendor: str, model: str, text: str) -> Path:
+    """A new file with `text`. Raises Misconfigured rather than write over one."""
+    path = folder / f"{vendor}-{model}.toml"
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)

@@ -20,6 +20,7 @@ from benchmarks.gateway_full import full
 from benchmarks.gateway_outage import figures as outage
 from benchmarks.gateway_power import power
 from benchmarks.gateway_rig import Fleet, Rig, Site, Watch, rig, rss_mb, written
+from benchmarks.gateway_sparse import figures as sparse
 from benchmarks.gateway_storage import storage
 from benchmarks.recordings import folder
 
@@ -30,6 +31,7 @@ STARTS = 3
 
 
 def figures(*, seconds: float = 30.0, every_ms: float = 20.0) -> Iterator[Figure]:
+    yield from sparse()
     with rig() as running:
         yield from load(running, seconds=seconds, every_ms=every_ms)
         yield from asked(running, seconds=seconds / 2)

@@ -18,6 +18,7 @@ import structlog
 
 from firmware_configs.buses import overloads
 from firmware_configs.loader import Profiles
+from firmware_configs.policies import with_reports
 from gateway import checking, sensors
 from gateway.buffer import thinning
 from gateway.buffer.buffer import Buffer
@@ -207,7 +208,8 @@ def built(config: GatewayConfig | None, buffer: Buffer, clock: Clock, profiles: 
     if config is None:
         return Plan()
     made = sensors.build(config, clock=clock, profiles=profiles, data_dir=data_dir)
-    flows = [flow(s, b.driver.groups(), buffer) for s, b in zip(config.sensor, made.sensors, strict=True)]
+    told = [with_reports(options, profiles) for options in config.sensor]
+    flows = [flow(s, b.driver.groups(), buffer) for s, b in zip(told, made.sensors, strict=True)]
     return Plan(config, made.sensors, made.tasks, flows)
 
 

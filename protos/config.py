@@ -219,6 +219,8 @@ class ModbusSensor(SensorBase, frozen=True, kw_only=True, tag_field="driver", ta
     unit: Unit = 1
     profile: str
     """vendor-model@version"""
+    report_by_profile: bool = False
+    """Send what the profile's report policies find worth sending; those in `report` go first."""
     every_s: PositiveSeconds = 1.0
     quantities: tuple[str, ...] = ()
     """Those of the profile's that are this sensor's; empty: all. Sensors of one bus, unit, profile and period are read

@@ -53,6 +53,11 @@ def test_every_register_of_every_profile_names_a_listed_source(profile: ModbusPr
         assert len(register.source) > len(register.source.split(",")[0]) or profile.simulated
 
 
+@pytest.mark.parametrize("profile", [one for one in SHIPPED if not one.simulated], ids=lambda profile: profile.name)
+def test_every_real_profile_says_which_changes_matter(profile: ModbusProfile) -> None:
+    assert profile.report["*"].max_s > 0
+
+
 @pytest.mark.parametrize("profile", SHIPPED, ids=lambda profile: profile.name)
 def test_a_profile_is_found_by_its_own_name(profile: ModbusProfile) -> None:
     assert Profiles().modbus(profile.name) == profile
@@ -110,6 +115,10 @@ def test_a_profile_without_mistakes_loads_from_any_folder(tmp_path: Path) -> Non
         (('"input"', '"coil"'), "a coil is a bool, not i16"),
         (('"i16"', '"u32"\naddress = 65535'), "."),
         (("version = 2", "version = "), "."),
+        (
+            ("[[register]]", "[report]\ntemprature = {}\n[[register]]"),
+            "report.temprature: is no quantity .*temperature",
+        ),
         (('model = "probe"', 'model = "other"'), "this file should be named acme-other.toml"),
     ],
 )

@@ -58,6 +58,9 @@ def test_a_device_behind_a_link_as_two_programs(tmp_path: Path) -> None:
     ("arguments", "text"),
     [
         (["modbus", "--profile", "eastron-sdm121@1"], "did you mean eastron-sdm120@1"),
+        (["modbus", "--profile", "xy-md02@1", "--set", "temperature=warm"], "a shape is VALUE, sine:"),
+        (["modbus", "--profile", "xy-md02@1", "--set", "temp=4"], "--set: temp is no quantity of xy-md02@1"),
+        (["modbus", "--profile", "xy-md02@1", "--replay", "no.csv"], "no.csv"),
         (["modbus", "--profile", "xy-md02@1", "--signal", "heat=3"], "heat is no quantity of xy-md02@1"),
         (["modbus", "--profile", "xy-md02@1", "--signal", "temperature"], "is not QUANTITY=VALUE"),
     ],

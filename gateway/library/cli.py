@@ -186,9 +186,8 @@ def _sunspec(args: argparse.Namespace) -> int:
         profile = profile_of(present, vendor=args.vendor, model=args.model, description=what)
     except ValueError as error:
         raise Misconfigured(str(error)) from None
-    path = skeleton.put(
-        args.to or args.profiles / "modbus", profile.vendor, profile.model, written.profile_text(profile)
-    )
+    path = (args.to or args.profiles / "modbus") / f"{profile.vendor}-{profile.model}.toml"
+    skeleton.put(path, written.profile_text(profile))
     print(f"{path}: {len(profile.quantities())} quantities of {what}")
     return 0
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from firmware_configs.schema import ModbusProfile
+from firmware_configs.schemas import written
 from gateway.errors import Misconfigured
 
+KIND = "modbus"
+SCHEMA = f"{KIND}.schema.json"
 TEXT = """\
-#:schema {schema}
 # A profile: what a device's registers mean, by public documents. It is data; nothing here is a program.
 # Check it while you write:  comboio-gateway profiles check {file}
 # Try it without the device: comboio-gateway simulate modbus --profile {name} --profiles DIR
@@ -52,19 +55,23 @@ temperature = {{deadband = 0.2, max_s = 300}}
 def write(folder: Path, vendor: str, model: str) -> Path:
     """A new file in `folder` to be filled in. Raises Misconfigured rather than write over one."""
     path = folder / f"{vendor}-{model}.toml"
-    text = TEXT.format(
-        vendor=vendor, model=model, name=f"{vendor}-{model}@1", file=path, schema="../modbus.schema.json"
-    )
-    return put(folder, vendor, model, text)
+    return put(path, TEXT.format(vendor=vendor, model=model, name=f"{vendor}-{model}@1", file=path))
 
 
-def put(folder: Path, vendor: str, model: str, text: str) -> Path:
-    """A new file with `text`. Raises Misconfigured rather than write over one."""
-    path = folder / f"{vendor}-{model}.toml"
+def put(path: Path, text: str) -> Path:
+    """A new profile, and beside it the schema that its first line names, so that editors know it.
+
+    Raises Misconfigured rather than write over a profile.
+    """
+    folder = path.absolute().parent
     folder.mkdir(parents=True, exist_ok=True)
+    below = folder.name == KIND
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(text)
+            file.write(f"#:schema {'../' if below else ''}{SCHEMA}\n{text}")
     except FileExistsError:
         raise Misconfigured(f"{path}: is there already; nothing was written") from None
+    schema = (folder.parent if below else folder) / SCHEMA
+    if not schema.exists():
+        schema.write_text(written(ModbusProfile), encoding="utf-8")
     return path

@@ -13,7 +13,7 @@ from firmware_configs.schema import ModbusProfile
 
 def profile_text(profile: ModbusProfile) -> str:
     """Loads as the same profile."""
-    return "\n".join(["#:schema ../modbus.schema.json", *_lines(msgspec.to_builtins(profile))]) + "\n"
+    return "\n".join(_lines(msgspec.to_builtins(profile))) + "\n"
 
 
 def _lines(document: dict[str, Any]) -> Iterator[str]:

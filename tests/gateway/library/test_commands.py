@@ -64,6 +64,14 @@ def test_what_new_writes_passes_its_own_check_and_is_never_written_over(tmp_path
     assert "is there already" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("folder", ["modbus", "mine"])
+def test_editors_find_the_schema_that_a_new_profile_names(tmp_path: Path, folder: str) -> None:
+    assert main(["profiles", "new", "acme", "probe", "--to", str(tmp_path / folder)]) == 0
+    first = (tmp_path / folder / "acme-probe.toml").read_text().splitlines()[0]
+    schema = tmp_path / folder / first.removeprefix("#:schema ")
+    assert json.loads(schema.read_text())["title"] == "ModbusProfile"
+
+
 def test_a_name_that_no_file_could_have_is_refused(capsys: Said) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["profiles", "new", "Acme!", "probe"])

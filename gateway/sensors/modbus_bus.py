@@ -14,12 +14,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from firmware_configs.budget import Request, SerialLine
+from firmware_configs.buses import line_of
+from firmware_configs.schema import Timing
 from gateway.sensors.breaker import Breaker
 from gateway.sensors.modbus_frames import Cause
-from gateway.sensors.modbus_link import Link, ModbusTcpLink
+from gateway.sensors.modbus_link import Link, ModbusLink
 from gateway.sensors.schedule import Schedule
-from protos.config import ModbusBus as BusOptions
+from protos.config import Bus as BusOptions
 
+LONGEST = Request("holding", 0, 125)
+"""As long as an answer can be: a serial line is listened to for so long after one did not come."""
 _SILENT: frozenset[Cause] = frozenset({"timeout", "malformed"})
 
 
@@ -45,16 +50,24 @@ class Poller(Protocol):
 
 
 class ModbusBus:
-    """`link` is for tests; by default one TCP connection as configured."""
+    """`link` is for tests; by default one connection as configured."""
 
     def __init__(self, *, options: BusOptions, link: Link | None = None) -> None:
         self.options = options
-        self._tcp = ModbusTcpLink(options=options) if link is None else None
-        self._link: Link = link or self._tcp  # type: ignore[assignment]
+        self._own = ModbusLink(options=options) if link is None else None
+        self._link: Link = link or self._own  # type: ignore[assignment]
         self._schedule: Schedule[Poller] = Schedule()
         self._breakers: dict[int, Breaker] = {}
         self._members: list[Poller] = []
         self._wake = asyncio.Event()
+        line = line_of(options)
+        late_s = line.request_ms(LONGEST) / 1000 if isinstance(line, SerialLine) else 0.0
+        self._silence_costs_s = options.timeout_s + late_s
+
+    def suits(self, unit: int, timing: Timing) -> None:
+        """Give `unit` the time its profile says that it needs."""
+        if self._own is not None:
+            self._own.suits(unit, timing)
 
     @contextmanager
     def joined(self, poller: Poller) -> Iterator[None]:
@@ -86,8 +99,8 @@ class ModbusBus:
             # Python 3.11's wait_for, inside pymodbus, forgets a cancellation that meets an answer
             raise asyncio.CancelledError
         finally:
-            if self._tcp is not None:
-                self._tcp.close()
+            if self._own is not None:
+                self._own.close()
 
     async def _poll(self, poller: Poller, now_s: float) -> None:
         breaker = self._breakers[poller.unit]
@@ -103,7 +116,7 @@ class ModbusBus:
     def _longest_backoff_s(self) -> float:
         """A unit with the bus to itself hurts nobody; others are protected from its timeouts."""
         alone = len({member.unit for member in self._members}) <= 1
-        return 2.0 if alone else max(2.0, 20.0 * self.options.timeout_s)
+        return 2.0 if alone else max(2.0, 20.0 * self._silence_costs_s)
 
     async def _sleep(self, loop: asyncio.AbstractEventLoop) -> None:
         self._wake.clear()

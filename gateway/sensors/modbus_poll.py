@@ -62,6 +62,7 @@ class SharedPoll:
         self.every_s = every_s
         self.profile = profile
         self._bus = bus
+        bus.suits(unit, profile.timing)
         self._clock = clock
         self._reads = Reads(name, profile, line_of(bus.options), memory=memory)
         self._members: list[Member] = []

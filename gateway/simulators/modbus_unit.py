@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from firmware_configs.schema import BITS, ModbusProfile, Register
 from gateway.simulators.counting import counting
+from gateway.simulators.modbus_identity import objects_of
 from gateway.simulators.registers import encode
 from gateway.simulators.signals import Signal, cold_box, sine
 
@@ -39,6 +40,8 @@ class SimulatedUnit:
             self._registers.setdefault(register.function, []).append(register)
         self._reads = {function: dict.fromkeys(self._owned(function), 0) for function in self._registers}
         self._held: dict[str, tuple[float, float]] = {}
+        self.identity = objects_of(profile)
+        """What 43/14 tells: object number → value."""
 
     def hold(self, quantity: str, value: float, until_s: float) -> bool:
         """Show `value` until then; False if this unit shows no such signal."""

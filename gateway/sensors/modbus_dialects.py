@@ -10,6 +10,7 @@ import asyncio
 import ssl
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from pymodbus.client.base import ModbusBaseClient
@@ -30,6 +31,7 @@ _NETWORK_S = 0.05
 _USB_S = 0.02
 """Adapters hand over what they heard every 16 ms."""
 _LARGEST_PIECE = 1 << 20
+_CLOSED = "closed the connection instead of answering"
 
 
 class Question(ModbusPDU):
@@ -96,6 +98,8 @@ class Dialect:
     """The longest answer there can be: a line silent for so long brings no more of an old one."""
     grace_s: float
     """Bytes of one frame come closer together than this."""
+    gone: str
+    """What it is that the connection ended."""
     make: Callable[[Hooks], Client]
     why: Callable[[Exception], str]
     """Why connecting failed, for people."""
@@ -122,7 +126,7 @@ def _tcp(bus: TcpBus | TlsBus) -> Dialect:
 
     return Dialect(
         where=where(bus), serial=False, socket=True, cut=framing.tcp, character_s=0.0, silence_s=0.0, longest_s=0.0,
-        grace_s=0.0, make=make, why=lambda error: _network_words(where(bus), error),
+        grace_s=0.0, gone=_CLOSED, make=make, why=lambda error: _network_words(where(bus), error),
     )  # fmt: skip
 
 
@@ -130,7 +134,7 @@ def _device_server(bus: RtuOverTcpBus) -> Dialect:
     character_s = 11 / bus.baud
     return Dialect(
         where=where(bus), serial=True, socket=True, cut=framing.rtu, character_s=character_s, silence_s=0.0,
-        longest_s=framing.LONGEST_RTU * character_s + _NETWORK_S, grace_s=_NETWORK_S + 10 * character_s,
+        longest_s=framing.LONGEST_RTU * character_s + _NETWORK_S, grace_s=_NETWORK_S + 10 * character_s, gone=_CLOSED,
         make=lambda hooks: Client(_params(bus, CommType.TCP), FramerType.RTU, hooks),
         why=lambda error: _network_words(where(bus), error),
     )  # fmt: skip
@@ -156,8 +160,8 @@ def _line(bus: RtuBus | AsciiBus) -> Dialect:
     return Dialect(
         where=bus.port, serial=True, socket=False, cut=framing.rtu if is_rtu else framing.ascii_,
         character_s=character_s, silence_s=_silence_s(character_s) if is_rtu else 0.0,
-        longest_s=longest * character_s + _USB_S, grace_s=_USB_S + 10 * character_s, make=make,
-        why=lambda error: why_not(bus.port, error),
+        longest_s=longest * character_s + _USB_S, grace_s=_USB_S + 10 * character_s, gone="the adapter has gone",
+        make=make, why=lambda error: why_not(bus.port, error),
     )  # fmt: skip
 
 
@@ -200,6 +204,8 @@ def _dialer(client: Client, bus: TlsBus) -> Callable[[], Coroutine[Any, Any, Any
 
 def context(bus: TlsBus) -> ssl.SSLContext:
     """Made for each connection, so that a renewed certificate is taken. Raises OSError (ssl.SSLError) for bad files."""
+    for path in filter(None, (bus.ca_file, bus.cert_file, bus.key_file)):
+        Path(path).stat()  # says which one is missing; ssl doesn't
     made = ssl.create_default_context(cafile=bus.ca_file or None)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     if bus.cert_file:
@@ -212,5 +218,7 @@ def _network_words(place: str, error: Exception) -> str:
         return f"{place}: its certificate is not accepted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
         return f"{place}: no TLS connection ({error.reason or error}); does it speak Modbus inside TLS, and know us?"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{place}: {error.filename}: {error.strerror}"
     said = error.strerror if isinstance(error, OSError) and error.strerror else error
     return f"{place}: {said}; is the device on and this its address?"

@@ -65,6 +65,7 @@ class Hearing:
         self._instead: ReadFailed | None = None
         self._head = b""
         self._transaction = 0
+        self._stray_at_s = 0.0
         self.stray = b""
 
     def connected(self) -> None:
@@ -95,10 +96,10 @@ class Hearing:
 
     def hears(self, piece: bytes) -> bytes | None:
         """The answer's frame, None while there is none. Raises ReadFailed once there can't be one any more."""
-        now_s, self.heard_at_s = self.heard_at_s, time.monotonic()
+        self.heard_at_s = time.monotonic()
         asked = self._asked
         if asked is None:
-            self._nobody_asked(piece, after_s=self.heard_at_s - now_s)
+            self._nobody_asked(piece)
             return None
         self._heard += piece
         self.suspect = None
@@ -128,10 +129,11 @@ class Hearing:
 
     # --- one piece ----------------------------------------------------------------------------------
 
-    def _nobody_asked(self, piece: bytes, *, after_s: float) -> None:
+    def _nobody_asked(self, piece: bytes) -> None:
         if self._serial:
-            if after_s > _PAUSE_S:
+            if self.heard_at_s - self._stray_at_s > _PAUSE_S:
                 self.dropped["late" if self.doubted else "unsolicited"] += 1
+            self._stray_at_s = self.heard_at_s
             return
         self.stray = (self.stray + piece)[:_HELD_BYTES]
         while isinstance(found := self._cut(self.stray, b""), Frame) and self._is_late(found):

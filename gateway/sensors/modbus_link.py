@@ -67,6 +67,7 @@ class ModbusLink:
         self._options = options
         self._dialect = dialect_of(options)
         self._where = self._dialect.where
+        self._gone = f"{self._where}: {self._dialect.gone}"
         self._hearing = Hearing(self._dialect.cut, serial=self._dialect.serial)
         self._random = random.Random(seed)  # noqa: S311 - jitter
         self._client: Client | None = None
@@ -189,7 +190,7 @@ class ModbusLink:
             answered = True
         except ModbusException:
             if not client.connected:
-                raise ReadFailed("closed", f"{self._where}: closed the connection instead of answering") from None
+                raise ReadFailed("closed", self._gone) from None
             raise self._hearing.silence(what, timeout_s) from None
         finally:
             self._next = None
@@ -206,12 +207,12 @@ class ModbusLink:
         if not self._dialect.socket:
             if failure.cause == "closed":
                 self.close()
-                self._back_off()
+                self._back_off(str(failure))
         elif failure.cause != "timeout" or self._silent >= _SILENT_LIMIT:
             self._silent = 0
             self._drop()
             if failure.cause in {"protocol", "closed"}:
-                self._back_off()
+                self._back_off(str(failure))
 
     # --- before a question --------------------------------------------------------------------------
 
@@ -266,7 +267,7 @@ class ModbusLink:
     async def _connect(self) -> Client:
         self.close()
         if time.monotonic() < self._retry_at:
-            raise ReadFailed("unreachable", self._reason or f"{self._where}: waiting to connect again")
+            raise ReadFailed("unreachable", self._reason)
         client = self._dialect.make(self)
         dial = client.ctx.call_create
         client.ctx.call_create = lambda: self._dial(dial)
@@ -275,9 +276,8 @@ class ModbusLink:
         self._hearing.connected()
         if not await client.connect():
             client.close()
-            self._back_off()
+            self._back_off(self._reason)
             raise ReadFailed("unreachable", self._reason)
-        self._reason = ""
         self._client = client
         self._opened_at = time.monotonic()
         self._dirty = self._dialect.serial
@@ -291,8 +291,9 @@ class ModbusLink:
             self._reason = self._dialect.why(error)
             raise OSError(self._reason) from error
 
-    def _back_off(self) -> None:
+    def _back_off(self, reason: str) -> None:
         """Decorrelated jitter up to 2 s, the first retry included."""
+        self._reason = reason
         self._delay_s = min(2.0, self._random.uniform(0.05, max(0.1, self._delay_s * 3)))
         self._retry_at = time.monotonic() + self._delay_s
 
@@ -332,7 +333,7 @@ class ModbusLink:
     def on_connection(self, connected: bool) -> None:
         """See `Hooks`."""
         if not connected and self._client is not None:
-            self._fail(ReadFailed("closed", f"{self._where}: closed the connection instead of answering"))
+            self._fail(ReadFailed("closed", self._gone))
 
     def _fail(self, failure: ReadFailed) -> None:
         future = self._client.ctx.response_future if self._client is not None else None

@@ -20,9 +20,11 @@ def take_alone(descriptor: int) -> None:
 
 def why_not(path: str, error: Exception) -> str:
     """Why it could not be opened, and what to do."""
-    number = error.errno if isinstance(error, OSError) else None
     if not Path(path).exists():
         return f"{path} is not there; is the adapter plugged in?{_instead(path)}"
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, termios.error | ValueError) and Path(path).is_char_device():
+        return f"{path} can't be set to this baud, parity, data and stop bits"
     if number in {errno.EAGAIN, errno.EBUSY} or "lock" in str(error):
         return f"{path} is in use{_by_whom(path)}; a line has one master, end the other program"
     if number in {errno.EACCES, errno.EPERM}:

@@ -15,8 +15,8 @@ Kind = Literal[
     "delay", "drop", "exception", "wrong_unit", "wrong_function", "half_frame", "short", "reset", "garbage",
     "wrong_check", "stuck", "unsolicited", "trickle",
 ]  # fmt: skip
-"""stuck: the values of the last answer again · wrong_check: CRC or LRC, on TCP the transaction id · unsolicited: a foreign
-frame before the answer · trickle: byte by byte, `delay_s` apart."""
+"""stuck: the values of the last answer again · wrong_check: CRC or LRC, on TCP the transaction id · unsolicited: a
+foreign frame before the answer · trickle: byte by byte, `delay_s` apart."""
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

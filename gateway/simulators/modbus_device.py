@@ -30,6 +30,7 @@ from protos.strict import convert
 
 _GARBAGE = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/html\r\n\r\n<html>"
 _ILLEGAL_FUNCTION = 1
+_A_MOMENT_S = 0.001
 _HARMLESS = frozenset({"delay", "trickle", "unsolicited"})
 """Faults that bring the right answer all the same."""
 
@@ -61,6 +62,7 @@ class ModbusDevice:
         self._server: asyncio.Server | None = None
         self._serial: SerialLine | None = None
         self._connections: set[Connection] = set()
+        self._busy_until_s = 0.0
         self._shown: dict[tuple[int, bytes], Answered] = {}
 
     async def start(
@@ -131,7 +133,13 @@ class ModbusDevice:
         device = self._units.get(unit)
         if device is None or not pdu:
             return
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._busy_until_s and framing.in_turn:
+            loop.call_at(self._busy_until_s, self.answer, request, framing, line)
+            return
         fault = self.faults.take(unit)
+        if fault is not None and fault.fault == "delay":
+            self._busy_until_s = loop.time() + fault.delay_s + _A_MOMENT_S
         if fault is not None and fault.fault == "exception":
             line.send(framing.frame(unit, bytes((pdu[0] | 0x80, fault.code)), transaction))
             return

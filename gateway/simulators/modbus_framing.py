@@ -25,6 +25,9 @@ class NotModbusError(ValueError):
 class Framing(Protocol):
     """One dialect."""
 
+    in_turn: bool
+    """A device on a line answers one question after the other; by TCP it may answer a later one first."""
+
     def cut(self, heard: bytes) -> tuple[Request | None, int]:
         """The first request, None while it isn't whole, and the bytes to throw away. Raises NotModbusError."""
 
@@ -36,6 +39,8 @@ class Framing(Protocol):
 
 
 class Tcp:
+    in_turn = False
+
     def cut(self, heard: bytes) -> tuple[Request | None, int]:
         if len(heard) < 6:
             return None, 0
@@ -54,6 +59,8 @@ class Tcp:
 
 
 class Rtu:
+    in_turn = True
+
     def cut(self, heard: bytes) -> tuple[Request | None, int]:
         if len(heard) < 2:
             return None, 0
@@ -80,6 +87,8 @@ class Rtu:
 
 
 class Ascii:
+    in_turn = True
+
     def cut(self, heard: bytes) -> tuple[Request | None, int]:
         end = heard.find(b"\r\n")
         if end < 0:

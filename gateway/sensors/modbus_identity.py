@@ -12,6 +12,7 @@ from gateway.sensors.modbus_frames import ReadFailed, exception_answer, follows,
 NAMES = (
     "vendor_name", "product_code", "revision", "vendor_url", "product_name", "model_name", "user_application_name",
 )  # fmt: skip
+VENDOR_NAME = 0
 _EXTENDED, _BASIC = 3, 1
 _NO_SUCH_FUNCTION = 1
 _MOST_FRAMES = 256
@@ -20,17 +21,25 @@ Ask = Callable[[bytes], Awaitable[bytes]]
 
 
 async def identified(ask: Ask, unit: int) -> dict[str, str]:
-    """All objects it has, by name. A device that refuses a level is asked for the next lower. Raises ReadFailed."""
-    code = 0
+    """All objects it has, by name. Raises ReadFailed.
+
+    By the standard a level holds those below it; some devices refuse a level they don't have, some give of each its own
+    objects only. So lower levels are asked until the vendor's name is there, which every device has.
+    """
+    code, found = 0, dict[int, bytes]()
     for level in range(_EXTENDED, _BASIC - 1, -1):
         answer = await ask(identification(level, 0))
-        if answer[0] & 0x80 == 0:
-            found = await _all(ask, level, answer, unit)
-            return {_name(number): _text(value) for number, value in sorted(found.items())}
-        code = answer[1]
-        if code == _NO_SUCH_FUNCTION:
+        if answer[0] & 0x80:
+            code = answer[1]
+            if code == _NO_SUCH_FUNCTION:
+                break
+            continue
+        found |= await _all(ask, level, answer, unit)
+        if VENDOR_NAME in found:
             break
-    raise exception_answer(f"unit {unit}, identification", code)
+    if not found and code:
+        raise exception_answer(f"unit {unit}, identification", code)
+    return {_name(number): _text(value) for number, value in sorted(found.items())}
 
 
 async def _all(ask: Ask, level: int, answer: bytes, unit: int) -> dict[int, bytes]:

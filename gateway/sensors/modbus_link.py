@@ -21,7 +21,16 @@ from pymodbus.exceptions import ModbusException
 from pymodbus.pdu import ModbusPDU
 
 from firmware_configs.budget import Request
-from gateway.sensors.modbus_frames import RESPONSES, ReadFailed, checked, exception_answer, objection, silence
+from gateway.sensors.modbus_frames import (
+    EXCEPTIONS,
+    RESPONSES,
+    ReadFailed,
+    checked,
+    exception_answer,
+    objection,
+    silence,
+)
+from gateway.sensors.modbus_writes import Write
 from protos.config import ModbusBus as BusOptions
 
 _SILENT_LIMIT = 5
@@ -33,6 +42,13 @@ class Link(Protocol):
 
     async def read(self, unit: int, request: Request) -> Sequence[int]:
         """Exactly `request.length` registers (or bits as 0 and 1). Raises ReadFailed, nothing else."""
+
+    async def write(self, unit: int, write: Write) -> Sequence[int]:
+        """Ask once, never again by itself. Returns what 23 read, else nothing.
+
+        Raises ReadFailed. Cause "exception": the device refused. "unreachable": it was not asked. Any other: it may
+        have acted.
+        """
 
 
 class ModbusTcpLink:
@@ -70,6 +86,30 @@ class ModbusTcpLink:
         self._silent = 0
         self._delay_s = 0.0
         return values
+
+    async def write(self, unit: int, write: Write) -> Sequence[int]:
+        client = self._client
+        if client is None or not client.connected:
+            client = await self._connect()
+        if self._options.pause_ms:
+            await asyncio.sleep(max(0.0, self._rest_until - time.monotonic()))
+        try:
+            response = await _WRITE[write.function](client, write, unit)
+        except ModbusException:
+            if not client.connected:
+                raise ReadFailed("closed", f"{self._where}: closed the connection instead of answering") from None
+            text = f"unit {unit}, function {write.function}: no answer within {self._options.timeout_s:g} s"
+            raise ReadFailed("timeout", text) from None
+        finally:
+            if self._options.pause_ms:
+                self._rest_until = time.monotonic() + self._options.pause_ms / 1000.0
+        if response.isError():
+            code = response.exception_code
+            text = EXCEPTIONS.get(code, "not defined by Modbus")
+            raise ReadFailed(
+                "exception", f"unit {unit}, function {write.function}: exception {code} ({text})", code=code
+            )
+        return response.registers if write.function == 23 else ()
 
     def close(self) -> None:
         """Close the connection, if any; the next read opens another."""
@@ -189,4 +229,29 @@ _ASK: dict[str, _Ask] = {
     "discrete": lambda c, address, count, unit: c.read_discrete_inputs(address, count=count, device_id=unit),
     "holding": lambda c, address, count, unit: c.read_holding_registers(address, count=count, device_id=unit),
     "input": lambda c, address, count, unit: c.read_input_registers(address, count=count, device_id=unit),
+}
+
+
+def _write_and_read(client: AsyncModbusTcpClient, write: Write, unit: int) -> Awaitable[ModbusPDU]:
+    read = write.read
+    assert read is not None
+    return client.readwrite_registers(
+        read_address=read.address,
+        read_count=read.length,
+        write_address=write.address,
+        values=list(write.values),
+        device_id=unit,
+    )
+
+
+_Tell = Callable[[AsyncModbusTcpClient, Write, int], Awaitable[ModbusPDU]]
+_WRITE: dict[int, _Tell] = {
+    5: lambda c, w, unit: c.write_coil(w.address, bool(w.values[0]), device_id=unit),
+    6: lambda c, w, unit: c.write_register(w.address, w.values[0], device_id=unit),
+    15: lambda c, w, unit: c.write_coils(w.address, [bool(bit) for bit in w.values], device_id=unit),
+    16: lambda c, w, unit: c.write_registers(w.address, list(w.values), device_id=unit),
+    22: lambda c, w, unit: c.mask_write_register(
+        address=w.address, and_mask=w.values[0], or_mask=w.values[1], device_id=unit
+    ),
+    23: _write_and_read,
 }

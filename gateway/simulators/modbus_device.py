@@ -2,7 +2,8 @@
 
 An own server of MBAP frames, because pymodbus' can't do what a balance needs: write a line before an answer leaves
 and know which bytes left, reset or cut a connection in the middle of a frame, be silent for one unit, and live more
-than once in a process (it keeps global state). Reading only: functions 1 to 4; others get exception 1.
+than once in a process (it keeps global state). Functions 1 to 4, and where a profile allows it 5, 6, 15, 16, 22 and
+23; others get exception 1.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from msgspec import Meta
 from gateway.clock import Clock
 from gateway.simulators.faults import Fault, Faults
 from gateway.simulators.modbus_unit import Answered, SimulatedUnit
+from gateway.simulators.modbus_written import WRITES, Misbehaviour
 from gateway.simulators.read_log import ReadLog
 from protos.strict import convert
 
@@ -68,7 +70,19 @@ class ModbusDevice:
             self._server = None
 
     async def command(self, line: str) -> str:
-        """`{"hold": "temperature", "value": 12.5, "for_s": 20}`, or what `Faults.command` takes. Raises ValueError."""
+        """`{"hold": "temperature", "value": 12.5, "for_s": 20}`, `writes`, a `Misbehaviour` or a command of `Faults`.
+
+        Raises ValueError.
+        """
+        if line == "writes":
+            asked = {unit: [one._asdict() for one in device.writes.requests] for unit, device in self._units.items()}
+            return json.dumps(asked)
+        if line.startswith('{"write"'):
+            told = convert(json.loads(line), Misbehaviour)
+            for unit, device in self._units.items():
+                if told.unit in {None, unit}:
+                    device.writes.tell(told)
+            return "ok"
         if not line.startswith('{"hold"'):
             return await self.faults.command(line)
         hold = convert(json.loads(line), Hold)
@@ -83,13 +97,18 @@ class ModbusDevice:
 
     def answer(self, frame: bytes, connection: _Connection) -> None:
         """Answer one whole request frame, or spoil the answer as told."""
-        transaction, _, _, unit, function, address, count = _HEADER.unpack(frame[:12])
+        transaction, _, length, unit, function, address, count = _HEADER.unpack(frame[:12])
         device = self._units.get(unit)
         if device is None:
             return
         fault = self.faults.take(unit)
         if fault is not None and fault.fault == "exception":
             connection.send(_frame(transaction, unit, bytes((function | 0x80, fault.code))))
+            return
+        if function in WRITES:
+            answered = device.write(function, frame[8 : 6 + length], self._now_s())
+            pdu = bytes((function | 0x80, answered)) if isinstance(answered, int) else bytes((function,)) + answered
+            self._deliver(transaction, unit, pdu, fault, connection)
             return
         outcome = device.read(function, address, count, self._now_s())
         if isinstance(outcome, int):
@@ -117,12 +136,12 @@ class ModbusDevice:
             case "wrong_unit":
                 connection.send(_frame(transaction, unit % 247 + 1, pdu))
             case "wrong_function":
-                connection.send(_frame(transaction, unit, bytes((7 - pdu[0],)) + pdu[1:]))
+                connection.send(_frame(transaction, unit, bytes(((7 - pdu[0]) & 0x7F,)) + pdu[1:]))
             case "half_frame":
                 connection.send(frame[: len(frame) // 2])
             case "short":  # a whole frame with one register (or byte of bits) less than asked
                 less = 2 if pdu[0] in {3, 4} else 1
-                connection.send(_frame(transaction, unit, bytes((pdu[0], pdu[1] - less)) + pdu[2:-less]))
+                connection.send(_frame(transaction, unit, bytes((pdu[0], (pdu[1] - less) & 0xFF)) + pdu[2:-less]))
             case "garbage":
                 connection.send(_GARBAGE)
             case "reset":

@@ -100,7 +100,7 @@ def _checked(register: Register, value: Value) -> Value:
         return bool(value)
     if isinstance(value, bool):
         raise Rejected(f"{register.quantity} is a number, not {str(value).lower()}")
-    if not math.isfinite(value):
+    if abs(value) > 1e300 or value != value:  # noqa: PLR0124 - only NaN differs from itself
         raise Rejected(f"{register.quantity}: {value} is no number")
     if register.min is not None and value < register.min:
         raise Rejected(f"{register.quantity}: {value:g} is below {register.min:g}, the least it may be set to")

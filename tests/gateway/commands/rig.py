@@ -102,7 +102,12 @@ class Plant:
         sensor, expect = more.pop("sensor", "cooling"), more.pop("expect", None)
         number = more.pop("number", next(self.numbers))
         arguments = encoded(Write(sensor=sensor, quantity=quantity, value=value, expect=expect))
-        fields = {"name": "write", "ttl_ms": 60_000, "arguments": arguments, "id": f"cmd-{number:016x}"} | more
+        fields: dict[str, Any] = {
+            "name": "write",
+            "ttl_ms": 60_000,
+            "arguments": arguments,
+            "id": f"cmd-{number:016x}",
+        } | more
         command = wire.Command(number=number, **fields)
         command.signature = self.key.sign(signed_bytes(command, gateway=GATEWAY))
         return command

@@ -109,6 +109,20 @@ def _not_of_the_profile(sensor: ModbusSensor, profile: ModbusProfile) -> Iterato
     for name, times in Counter(sensor.rename.values()).items():
         if times > 1:
             yield f"rename: {times} quantities become {name!r}"
+    yield from _not_writable(sensor, profile)
+
+
+def _not_writable(sensor: ModbusSensor, profile: ModbusProfile) -> Iterator[str]:
+    known = _of_modbus(sensor, profile)
+    writable = {sensor.rename.get(one.quantity, one.quantity) for one in profile.expanded() if one.writable}
+    for index, quantity in enumerate(sensor.allow_write):
+        path = f"allow_write[{index}]: {quantity!r}"
+        if quantity not in known:
+            yield f"{path} is no quantity of this sensor{_near(quantity, known)}"
+        elif quantity not in writable:
+            yield f"{path} can't be written; {profile.name} lets {', '.join(sorted(writable)) or 'nothing'} be written"
+        elif quantity in sensor.calibration:
+            yield f"{path} is calibrated here: what is written would not be what is read"
 
 
 def _of_modbus(sensor: ModbusSensor, profile: ModbusProfile) -> Mapping[str, str]:

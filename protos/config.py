@@ -285,6 +285,8 @@ class ModbusSensor(SensorBase, frozen=True, kw_only=True, tag_field="driver", ta
     together: a controller of four cold rooms is four sensors and one read."""
     rename: dict[str, Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]*$")]] = field(default_factory=dict)
     """The profile's quantity → what it is called here; the other settings use the new name."""
+    allow_write: tuple[str, ...] = ()
+    """Quantities that commands may write, of those that the profile calls writable; empty: none."""
 
 
 class SimulatedSensor(SensorBase, frozen=True, kw_only=True, tag_field="driver", tag="simulated"):

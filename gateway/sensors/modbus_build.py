@@ -35,7 +35,8 @@ def build(config: GatewayConfig, *, clock: Clock, profiles: Profiles, data_dir: 
         ]
     used = {options.bus for options in mine}
     tasks = tuple(Supervised(f"bus {name}", bus.run) for name, bus in buses.items() if name in used)
-    return Built(sensors=tuple(sensors), tasks=tasks)
+    identify = {name: bus.identify for name, bus in buses.items() if name in used}
+    return Built(sensors=tuple(sensors), tasks=tasks, identify=identify)
 
 
 def _poll(

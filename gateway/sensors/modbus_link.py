@@ -47,10 +47,10 @@ class Link(Protocol):
         """Exactly `request.length` registers (or bits as 0 and 1). Raises ReadFailed, nothing else."""
 
     async def write(self, unit: int, write: Write) -> Sequence[int]:
-        """What function 23 read, else nothing. Raises ReadFailed, nothing else.
+        """Asked once, again only of a device that said it was busy (6). What function 23 read, else nothing.
 
-        Of its causes "exception" says that the device refused: nothing was changed by this request. Any other: it may
-        or may not have acted.
+        Raises ReadFailed, nothing else. Cause "exception": the device refused, nothing was changed by this request.
+        "unreachable": it was not asked. Any other: it may or may not have acted.
         """
 
     async def identify(self, unit: int) -> Mapping[str, str]:
@@ -72,6 +72,8 @@ class ModbusLink:
         self._random = random.Random(seed)  # noqa: S311 - jitter
         self._client: Client | None = None
         self._next: tuple[int, bytes, str] | None = None
+        self._sent = b""
+        """What was asked last."""
         self._timings: dict[int, Timing] = {}
         self._unproved: set[int] = set()
         """Units in doubt that have not answered a loopback either."""
@@ -119,13 +121,19 @@ class ModbusLink:
             asked = frames.command(write)
         except (ValueError, struct.error) as error:
             raise ReadFailed("internal", f"{what}: {error}") from None
-        answer = await self._ask(unit, asked, what, again={6})
+        self._sent = b""
+        try:
+            answer = await self._ask(unit, asked, what, again={6})
+        except ReadFailed as failure:
+            if self._sent != asked:
+                raise ReadFailed("unreachable", f"{what}: was not asked: {failure}") from None
+            raise
         if answer[0] == asked[0]:
             return frames.values(asked, answer) if write.function == 23 else ()
-        failure = frames.exception_answer(what, answer[1])
-        if failure.code in _AT_WORK:
-            raise ReadFailed("timeout", f"{failure}; it may or may not have acted", code=failure.code)
-        raise failure
+        refusal = frames.exception_answer(what, answer[1])
+        if refusal.code in _AT_WORK:
+            raise ReadFailed("timeout", f"{refusal}; it may or may not have acted", code=refusal.code)
+        raise refusal
 
     async def identify(self, unit: int) -> Mapping[str, str]:
         return await identified(lambda asked: self._ask(unit, asked, f"unit {unit}, identification"), unit)
@@ -317,6 +325,7 @@ class ModbusLink:
         if sending:
             if self._next is not None:
                 unit, asked, what = self._next
+                self._sent = asked
                 self._hearing.asks(Asked(unit, asked, data, what, client.ctx.request_transaction_id))
             return data
         client.ctx.recv_buffer = b""

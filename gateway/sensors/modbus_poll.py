@@ -14,13 +14,14 @@ from typing import Protocol
 
 from firmware_configs.budget import Request
 from firmware_configs.buses import line_of
-from firmware_configs.schema import ModbusProfile
+from firmware_configs.schema import ModbusProfile, Register
 from gateway.clock import Clock
 from gateway.reading import Wire
 from gateway.sensors.explains import ago
 from gateway.sensors.modbus_bus import ModbusBus
 from gateway.sensors.modbus_frames import Cause, ReadFailed
 from gateway.sensors.modbus_link import Link
+from gateway.sensors.modbus_point import ModbusPoint
 from gateway.sensors.modbus_reads import Reads
 
 REQUESTS_SHOWN = 8
@@ -73,6 +74,10 @@ class SharedPoll:
     def missing(self) -> tuple[str, ...]:
         """Quantities that the device refuses."""
         return self._reads.missing
+
+    def point(self, register: Register) -> ModbusPoint:
+        """Of this unit's `register`, orders filled in."""
+        return ModbusPoint(bus=self._bus, unit=self.unit, register=register)
 
     @contextmanager
     def joined(self, member: Member) -> Iterator[None]:

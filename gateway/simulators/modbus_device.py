@@ -3,7 +3,7 @@
 An own server, because pymodbus' can't do what a balance needs: write a line before an answer leaves and know which
 bytes left, reset or cut a connection in the middle of a frame, be silent for one unit, and live more than once in a
 process (it keeps global state). TCP, TLS, RTU and ASCII on a serial line or a pseudo terminal, RTU over TCP. Functions
-1 to 4, 8 (loopback) and 43/14; others get exception 1.
+1 to 4, where a profile allows it 5, 6, 15, 16, 22 and 23, 8 (loopback) and 43/14; others get exception 1.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from gateway.simulators.faults import Fault, Faults
 from gateway.simulators.modbus_framing import FRAMINGS, Framing, Request
 from gateway.simulators.modbus_line import Connection, Line, SerialLine
 from gateway.simulators.modbus_unit import Answered, SimulatedUnit
+from gateway.simulators.modbus_written import WRITES, Misbehaviour
 from gateway.simulators.read_log import ReadLog
 from protos.strict import convert
 
@@ -114,7 +115,19 @@ class ModbusDevice:
             self._server = None
 
     async def command(self, line: str) -> str:
-        """`{"hold": "temperature", "value": 12.5, "for_s": 20}`, or what `Faults.command` takes. Raises ValueError."""
+        """`{"hold": "temperature", "value": 12.5, "for_s": 20}`, `writes`, a `Misbehaviour` or a command of `Faults`.
+
+        Raises ValueError.
+        """
+        if line == "writes":
+            asked = {unit: [one._asdict() for one in device.writes.requests] for unit, device in self._units.items()}
+            return json.dumps(asked)
+        if line.startswith('{"write"'):
+            told = convert(json.loads(line), Misbehaviour)
+            for unit, device in self._units.items():
+                if told.unit in {None, unit}:
+                    device.writes.tell(told)
+            return "ok"
         if not line.startswith('{"hold"'):
             return await self.faults.command(line)
         hold = convert(json.loads(line), Hold)
@@ -156,6 +169,8 @@ class ModbusDevice:
             return data
         if function == 43:
             return modbus_identity.identify(device.identity, data)
+        if function in WRITES:
+            return device.write(function, data, self._now_s())
         if not 1 <= function <= 4:
             return _ILLEGAL_FUNCTION
         address, count = struct.unpack(">HH", data.ljust(4, b"\0")[:4])

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from firmware_configs.loader import ProfileError, Profiles
 from firmware_configs.schema import ModbusProfile, Register
-from protos.config import GatewayConfig, ModbusSensor, MqttSensor, Sensor, SimulatedSensor
+from protos.config import AsciiBus, GatewayConfig, ModbusSensor, MqttSensor, RtuBus, Sensor, SimulatedSensor, TlsBus
 
 TEXT, SWITCH, COUNTER, NUMBER = "a text", "a switch", "an unsigned 64-bit counter", "a number"
 KINDS = {"string": TEXT, "boolean": SWITCH, "bool": SWITCH}
@@ -34,6 +34,7 @@ def disagreements(config: GatewayConfig, profiles: Profiles) -> Iterator[str]:
         for name, times in Counter(ids).items():
             if times > 1:
                 yield f"{kind}: {times} of them have the id {name!r}"
+    yield from _serial_ports(config)
     for index, via in enumerate(config.uplink.via):
         if via.source and not _is_address(via.source):
             yield f"uplink.via[{index}].source: {via.source!r} is not an IP address"
@@ -42,6 +43,18 @@ def disagreements(config: GatewayConfig, profiles: Profiles) -> Iterator[str]:
     for index, sensor in enumerate(config.sensor):
         for problem in (*_references(sensor, config), *_sections(sensor, profiles)):
             yield f"sensor[{index}].{problem}"
+
+
+def _serial_ports(config: GatewayConfig) -> Iterator[str]:
+    """A line has one master."""
+    taken: dict[str, str] = {}
+    for index, bus in enumerate(config.bus):
+        if isinstance(bus, RtuBus | AsciiBus):
+            if bus.port in taken:
+                yield f"bus[{index}].port: {bus.port} is the port of bus {taken[bus.port]!r} already"
+            taken.setdefault(bus.port, bus.id)
+        if isinstance(bus, TlsBus) and bus.key_file and not bus.cert_file:
+            yield f"bus[{index}].key_file: needs the certificate that belongs to it, cert_file"
 
 
 def _is_address(text: str) -> bool:

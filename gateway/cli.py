@@ -13,8 +13,12 @@ import asyncio
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gateway.errors import ComboioError, Retryable
+
+if TYPE_CHECKING:
+    from protos.config import GatewayConfig
 
 DATA_DIR = Path("/var/lib/comboio-gateway")
 CONFIG = Path("/etc/comboio/gateway.toml")
@@ -162,7 +166,7 @@ def _check(args: argparse.Namespace) -> int:
     from gateway.errors import Misconfigured
 
     try:
-        sensors, buses = _check_whole(args.config)
+        config, advice = _check_whole(args.config)
     except Misconfigured as error:
         problems = str(error).splitlines()
         if args.json:
@@ -172,14 +176,17 @@ def _check(args: argparse.Namespace) -> int:
             print(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}.", file=sys.stderr)
         return 1
     if args.json:
-        print(json.dumps({"ok": True, "sensors": sensors, "buses": buses}))
+        counted = {"sensors": len(config.sensor), "buses": len(config.bus)}
+        print(json.dumps({"ok": True, **counted, "advice": advice}, ensure_ascii=False))
     else:
+        sensors, buses = len(config.sensor), len(config.bus)
+        print("".join(f"{line}\n" for line in advice), end="", file=sys.stderr)
         print(f"{args.config}: good. {_many(sensors, 'sensor')} on {_many(buses, 'bus', 'buses')}.")
     return 0
 
 
-def _check_whole(path: Path) -> tuple[int, int]:
-    """(sensors, buses), after everything that `run` does before it touches a device. Raises Misconfigured."""
+def _check_whole(path: Path) -> tuple[GatewayConfig, list[str]]:
+    """It and what may be better, after all that `run` does before it touches a device. Raises Misconfigured."""
     from firmware_configs.loader import Profiles
     from gateway import checking, settings
     from gateway.clock import SystemClock
@@ -190,7 +197,7 @@ def _check_whole(path: Path) -> tuple[int, int]:
     problems = checking.problems(config, clock=SystemClock(), profiles=profiles)
     if problems:
         raise Misconfigured("\n".join(f"{path}: {line}" for line in problems))
-    return len(config.sensor), len(config.bus)
+    return config, [f"{path}: {line}" for line in checking.advice(config)]
 
 
 def _plan(args: argparse.Namespace) -> int:

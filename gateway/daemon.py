@@ -165,6 +165,8 @@ async def run(
     running: list[asyncio.Task[None]] = []
     for overload in overloads(config, profiles):
         log.warning("bus.overloaded", why=overload)
+    for why in checking.advice(config):
+        log.warning("bus.port_may_change", why=why)
     log.info("gateway.start", id=keeper.gateway_id, epoch=f"{buffer.opening.epoch:08x}", opens=buffer.opening.opens)
     try:
         async with power.listening(), asyncio.TaskGroup() as tasks:

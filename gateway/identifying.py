@@ -6,6 +6,7 @@ import asyncio
 
 from gateway.errors import Misconfigured, Retryable
 from gateway.health.status import Identified
+from gateway.health.table import plain
 from gateway.sensors import Identify
 from protos.config import GatewayConfig
 
@@ -44,4 +45,6 @@ def text(bus: str, unit: int, found: Identified) -> str:
     if found.problem:
         return f"unit {unit} on {bus} says nothing of itself: {found.problem}"
     width = max(map(len, found.said), default=0)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in found.said.items()) or "it has nothing to say"
+    return (
+        "\n".join(f"{name:<{width}}  {plain(value)}" for name, value in found.said.items()) or "it has nothing to say"
+    )

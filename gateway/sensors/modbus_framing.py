@@ -64,8 +64,8 @@ def tcp(heard: bytes, head: bytes) -> Frame | Broken | None:
 
 def rtu(heard: bytes, head: bytes) -> Frame | Broken | None:
     first = _rtu_at(heard)
-    if isinstance(first, Frame):
-        return first
+    if isinstance(first, Frame) or (first is None and head.startswith(heard[: len(head)])):
+        return first  # or the answer on its way
     for at in range(1, min(NOISE_BYTES, len(heard) - 4) + 1):
         if heard.startswith(head, at) or (heard[at] == head[0] and heard[at + 1] == head[1] | 0x80):
             found = _rtu_at(heard[at:])

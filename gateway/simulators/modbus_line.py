@@ -92,8 +92,8 @@ class SerialLine:
     """A pseudo terminal, or a port that is given, with a device at its end.
 
     `character_s`: time of one character, 0 as fast as it goes. A pseudo terminal has no speed: a question counts as
-    heard only when its last character would have come, and answers leave character by character. `echo`: as through an
-    adapter that hears itself.
+    heard only when its last character would have come, and answers leave character by character. `silence_s`: what ends
+    a frame; `turnaround_s`: from a question to its answer. `echo`: as through an adapter that hears itself.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class SerialLine:
         self._framing = framing
         self._answer = answer
         self._character_s = character_s
-        self._before_answer_s = silence_s + turnaround_s
+        self._before_answer_s = max(silence_s, turnaround_s)
         self._echo = echo
         self._loop = asyncio.get_running_loop()
         self._heard = b""

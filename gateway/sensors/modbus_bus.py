@@ -110,6 +110,11 @@ class ModbusBus:
         while self._commands:
             await self._commands.popleft().run(self.link)
 
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """What was heard there and taken for nothing, by what it was: late, unsolicited, noise, echo."""
+        return self._own.dropped if self._own is not None else {}
+
     @contextmanager
     def joined(self, poller: Poller) -> Iterator[None]:
         """Poll `poller` on its grid, beginning now, for as long as the context lasts."""

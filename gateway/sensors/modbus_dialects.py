@@ -1,7 +1,7 @@
 """What differs between the kinds of bus: how one is reached, how its frames end, how long things take there.
 
-pymodbus does transport and framing; this file and `modbus_link` are the only ones that know it. Modbus TCP inside TLS
-has the same frames as without (Modbus/TCP Security, 6), whatever pymodbus' client of that name assumes.
+pymodbus does transport and framing; this file and `modbus_connection` are the only ones that know it. Modbus TCP inside
+TLS has the same frames as without (Modbus/TCP Security, 6), whatever pymodbus' client of that name assumes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pymodbus.transport import CommParams, CommType
 from firmware_configs.budget import LEAST_SILENCE_MS, SILENCE_CHARACTERS
 from firmware_configs.buses import character_bits, where
 from gateway.sensors import modbus_framing as framing
-from gateway.sensors.modbus_serial import take_alone, why_not
+from gateway.sensors.modbus_serial import give_back, take_alone, why_not
 from protos.config import AsciiBus, Bus, RtuBus, RtuOverTcpBus, TcpBus, TlsBus
 
 _FUNCTIONS = (1, 2, 3, 4, 5, 6, 8, 15, 16, 22, 23, 43)
@@ -61,7 +61,7 @@ class Answer(ModbusPDU):
 
 
 class Client(ModbusBaseClient):
-    """One connection of pymodbus', without the three habits that `modbus_link` names."""
+    """One connection of pymodbus', without the three habits that `modbus_connection` names."""
 
     def __init__(self, params: CommParams, framer: FramerType, hooks: Hooks) -> None:
         params.comm_name, params.reconnect_delay = "comboio", 0
@@ -69,6 +69,12 @@ class Client(ModbusBaseClient):
         self.set_max_no_responses(10**6)
         self.ctx.max_buffer_size = _LARGEST_PIECE  # what is larger is thrown away unseen
         self.ctx.framer.decoder.pdu_table = dict.fromkeys(_FUNCTIONS, (Answer, Answer))
+
+    def close(self) -> None:
+        port = getattr(self.ctx.transport, "sync_serial", None)
+        if port is not None:
+            give_back(port.fileno())
+        super().close()
 
 
 class Hooks(Protocol):

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gateway.sensors.modbus_frames import SAME_BACK, ReadFailed, head, misfit
 from gateway.sensors.modbus_framing import Broken, Cut, Frame
@@ -28,8 +27,7 @@ _PAUSE_S = 0.05
 """Between two pieces of bytes nobody asked for, that count as two."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """One question on its way."""
 
     unit: int
@@ -80,10 +78,11 @@ class Hearing:
 
     def asks(self, asked: Asked) -> None:
         self._asked, self._transaction = asked, asked.transaction
-        self._head = bytes((asked.unit,)) + head(asked.pdu)
+        if self._serial:
+            self._head = bytes((asked.unit,)) + head(asked.pdu)
+            self._echo_due = self._echoes is not False
         self._heard, self.stray = b"", b""
         self._instead = self.suspect = None
-        self._echo_due = self._serial and self._echoes is not False
 
     def given_up(self, unit: int) -> None:
         """Its answer did not come, or not whole, and may come yet."""

@@ -109,6 +109,8 @@ class SharedPoll:
                 yield f"{quantity} is {terms}"
         if quantity in self.missing:
             yield f"the device refuses {quantity}; it is asked for again every hour"
+        if heard := ", ".join(f"{count} {what}" for what, count in self._bus.dropped.items()):
+            yield f"heard on the bus and taken for nothing: {heard}"
 
     def last_frame(self, quantity: str | None, now_ms: int) -> Iterator[str]:
         """What came last, as registers, and when; nothing if nothing did."""

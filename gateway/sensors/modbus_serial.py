@@ -7,6 +7,7 @@ import fcntl
 import os
 import termios
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 BY_ID = Path("/dev/serial/by-id")
@@ -16,6 +17,12 @@ _CHANGING = ("/dev/ttyUSB", "/dev/ttyACM")
 def take_alone(descriptor: int) -> None:
     """Nobody else, but root, can open the port while we have it (the lock that pyserial takes is only a courtesy)."""
     fcntl.ioctl(descriptor, termios.TIOCEXCL)
+
+
+def give_back(descriptor: int) -> None:
+    """Before closing: while others have it open too, it would stay ours, and we could not open it again either."""
+    with suppress(OSError):
+        fcntl.ioctl(descriptor, termios.TIOCNXCL)
 
 
 def why_not(path: str, error: Exception) -> str:

@@ -469,3 +469,14 @@ def test_a_sensor_of_quantities_that_its_profile_does_not_have_is_refused() -> N
         Misconfigured, match="quantities: pressure is no quantity of xy-md02@1; it has relative_humidity, temp"
     ):
         ModbusSensor(options=options, poll=poll_of(options, bus), clock=SystemClock())
+
+
+async def test_what_a_bus_heard_and_took_for_nothing_is_explained() -> None:
+    async with started(device()) as simulated:
+        simulated.faults.add(Fault(fault="unsolicited", times=2))
+        polling = Polling(port=simulated.port, timeout_s=5.0)
+        sensor, facts = polling.add()
+        async with polling:
+            await until(lambda: len(facts.rows) >= 4)
+        assert "heard on the bus and taken for nothing: 2 unsolicited" in list(sensor.plan(None))
+    ks_of(facts)

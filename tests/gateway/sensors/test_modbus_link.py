@@ -250,7 +250,7 @@ async def test_a_device_of_one_answer_per_connection_gets_one_each(tmp_path: Pat
         ends.link.suits(1, Timing(reconnect_each=True))
         for k in (1, 2, 3):
             assert which(await ends.link.read(1, WHOLE)) == k
-            assert ends.link._client is None
+            assert ends.link._connection.client is None
 
 
 async def test_rests_are_kept_per_unit_and_after_connecting(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from firmware_configs.buses import line_of
 from firmware_configs.schema import Timing
 from gateway.sensors.breaker import Breaker
 from gateway.sensors.modbus_frames import Cause, ReadFailed
+from gateway.sensors.modbus_hearing import Dropped
 from gateway.sensors.modbus_link import Link, ModbusLink
 from gateway.sensors.modbus_writes import Write
 from gateway.sensors.schedule import Schedule
@@ -111,7 +112,7 @@ class ModbusBus:
             await self._commands.popleft().run(self.link)
 
     @property
-    def dropped(self) -> Mapping[str, int]:
+    def dropped(self) -> Mapping[Dropped, int]:
         """What was heard there and taken for nothing, by what it was: late, unsolicited, noise, echo."""
         return self._own.dropped if self._own is not None else {}
 

@@ -94,7 +94,7 @@ class Commands:
     def _known(self, id_: str) -> bool:
         try:
             return id_ in self._under_way or self._book.find(id_) is not None
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             log.error("commands.unreadable", why=str(error))
             return False
 

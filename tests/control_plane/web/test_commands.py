@@ -10,11 +10,11 @@ import pytest
 from flask import Flask
 from sqlalchemy import insert, select
 
-from control_plane.fleet.accounts import Accounts, Role
+from control_plane.fleet.accounts import Role
 from control_plane.fleet.browser_sessions import BrowserSessions
 from control_plane.fleet.commands import end
 from control_plane.store.engine import Stores
-from control_plane.store.tables import command, series
+from control_plane.store.tables import command, series, user
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.commands import Outcome, encoded
 from tests.control_plane.fleet.fleets import register
@@ -46,9 +46,11 @@ def plant(stores: Stores) -> None:
 
 
 @pytest.fixture
-def people(app: Flask, accounts: Accounts, sessions: BrowserSessions, plant: None) -> dict[Role, Browser]:
-    for role in Role:
-        accounts.create_user(role.word, password="correct horse", role=role)
+def people(app: Flask, stores: Stores, sessions: BrowserSessions, plant: None) -> dict[Role, Browser]:
+    with stores.business.write() as connection:
+        for role in Role:
+            row = {"name": role.word, "password_hash": "", "role": role.word, "created_ms": 0}
+            connection.execute(user.insert().values(row))
     return {role: signed_in(app, sessions, role.word) for role in Role}
 
 

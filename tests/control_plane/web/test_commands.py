@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +34,13 @@ QUANTITIES: list[tuple[str, int, dict[str, str]]] = [
     ("room_name", pb.VT_STRING, {"writable": "true"}),
     ("room_temperature", pb.VT_FLOAT64, {}),
 ]
+
+
+@pytest.fixture
+def database(tmp_path: Path, sqlite_template: Path) -> str:
+    """The queries are tested on both kinds beside `Commands`."""
+    shutil.copytree(sqlite_template, tmp_path / "database")
+    return f"sqlite:///{tmp_path / 'database'}"
 
 
 @pytest.fixture
@@ -73,7 +82,7 @@ def test_an_operator_sets_a_value_and_sees_what_became_of_it(people: dict[Role, 
     (row,) = asked(stores)
     assert (row.sensor, row.quantity, row.value, row.asked_by) == ("cooling", "setpoint", "-4.5", "operator")
     page = browser.text(PAGE)
-    assert "setpoint → -4.5" in page
+    assert "Setpoint → -4.5" in page
     assert "waiting for the gateway" in page
     assert 'hx-trigger="every 2s"' in page
     with stores.business.write() as connection:
@@ -126,7 +135,7 @@ def test_mistakes_are_told_and_nothing_is_asked(
 def test_a_viewer_sees_the_list_and_no_form(people: dict[Role, Browser], stores: Stores) -> None:
     fill_in(people[Role.OPERATOR], "setpoint", "3")
     page = people[Role.VIEWER].text(PAGE)
-    assert "setpoint → 3" in page
+    assert "Setpoint → 3" in page
     assert 'name="quantity"' not in page
     assert people[Role.VIEWER].send(PAGE, PAGE, quantity="setpoint", value="4", sure="yes").status_code == 403
     assert len(asked(stores)) == 1

@@ -46,6 +46,12 @@ class Controller:
         """Every request that asked to change something."""
         return self._call(lambda: list(self._unit.writes.requests))
 
+    @property
+    def polls(self) -> int:
+        """How often all of it was read; commands read less."""
+        reads = self._unit._reads
+        return self._call(lambda: min(reads["input"][0], reads["holding"][1], reads["coil"][0]))
+
     def spoil(self, **fault: Any) -> None:
         self._call(lambda: self._device.faults.add(Fault(**fault)))
 

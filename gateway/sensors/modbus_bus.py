@@ -22,6 +22,7 @@ from firmware_configs.budget import Request
 from gateway.sensors.breaker import Breaker
 from gateway.sensors.modbus_frames import Cause, ReadFailed
 from gateway.sensors.modbus_link import Link, ModbusTcpLink
+from gateway.sensors.modbus_writes import Write
 from gateway.sensors.schedule import Schedule
 from protos.config import ModbusBus as BusOptions
 
@@ -29,13 +30,6 @@ _SILENT: frozenset[Cause] = frozenset({"timeout", "malformed"})
 MOST_COMMANDS = 32
 BEGINS_WITHIN_S = 20.0
 T = TypeVar("T")
-
-
-class Reader(Protocol):
-    """What a poll is given: the link, between whose requests commands may go."""
-
-    async def read(self, unit: int, request: Request) -> Sequence[int]:
-        """As `Link.read`."""
 
 
 class Poller(Protocol):
@@ -49,7 +43,7 @@ class Poller(Protocol):
     def every_s(self) -> float:
         """Period."""
 
-    async def poll(self, link: Reader) -> Cause | None:
+    async def poll(self, link: Link) -> Cause | None:
         """Read once and deal with the outcome. Returns why it gave nothing, None if it gave a row. Never raises."""
 
     def withheld(self) -> None:
@@ -189,7 +183,7 @@ def _heard(done: asyncio.Future[Any]) -> None:
 
 
 class _Interrupted:
-    """A `Reader`."""
+    """The link as polls see it: commands go between their requests."""
 
     def __init__(self, bus: ModbusBus) -> None:
         self._bus = bus
@@ -197,3 +191,6 @@ class _Interrupted:
     async def read(self, unit: int, request: Request) -> Sequence[int]:
         await self._bus.carry_out()
         return await self._bus.link.read(unit, request)
+
+    async def write(self, unit: int, write: Write) -> Sequence[int]:
+        return await self._bus.link.write(unit, write)

@@ -18,8 +18,9 @@ from firmware_configs.schema import ModbusProfile, Register
 from gateway.clock import Clock
 from gateway.reading import Wire
 from gateway.sensors.explains import ago
-from gateway.sensors.modbus_bus import ModbusBus, Reader
+from gateway.sensors.modbus_bus import ModbusBus
 from gateway.sensors.modbus_frames import Cause, ReadFailed
+from gateway.sensors.modbus_link import Link
 from gateway.sensors.modbus_point import ModbusPoint
 from gateway.sensors.modbus_reads import Reads
 
@@ -125,7 +126,7 @@ class SharedPoll:
 
     # --- called by the bus --------------------------------------------------------------------------
 
-    async def poll(self, link: Reader) -> Cause | None:
+    async def poll(self, link: Link) -> Cause | None:
         began_ms, members = self._clock.mono_ms(), tuple(self._members)
         for member in members:
             member.began(began_ms)
@@ -156,7 +157,7 @@ class SharedPoll:
         for member in tuple(self._members):
             member.late(skipped)
 
-    async def _read(self, link: Reader, request: Request) -> Sequence[int]:
+    async def _read(self, link: Link, request: Request) -> Sequence[int]:
         try:
             return await link.read(self.unit, request)
         except ReadFailed as failure:

@@ -16,7 +16,7 @@ from control_plane.store.tables import command
 from protos.comboio.v1 import link_pb2 as wire
 from protos.commands import WRITE, Write, encoded, signed_bytes
 
-MOST = 1000
+CHUNK = 500
 AT_THE_DOOR = (wire.COMMAND_UNSUPPORTED, wire.COMMAND_FAILED)
 """What a gateway answers on the stream, having taken nothing; every other result is an event of its journal."""
 
@@ -29,12 +29,17 @@ class Dispatch:
     key: Ed25519PrivateKey
     clock: Clock
 
-    def open(self) -> list[CommandRow]:
-        """Everybody's that are to be sent, or sent again, in their order."""
+    def open(self, connected: Collection[str]) -> list[CommandRow]:
+        """Those that are to be sent, or sent again, to gateways connected here, in their order."""
         to_send = (command.c.until_ms > self.clock.now_ms(), command.c.state.in_(OPEN))
-        query = select(command).where(*to_send).order_by(command.c.number).limit(MOST)
+        found: list[CommandRow] = []
         with self.stores.business.read() as connection:
-            return list(connection.execute(query))
+            wanted = connection.execute(select(command.c.gateway).where(*to_send).distinct()).scalars()
+            mine = sorted({one for one in wanted if one in connected})
+            for start in range(0, len(mine), CHUNK):
+                some = select(command).where(*to_send, command.c.gateway.in_(mine[start : start + CHUNK]))
+                found += connection.execute(some.order_by(command.c.number))
+        return found
 
     def sent(self, ids: Collection[str]) -> set[str]:
         """Note, before they leave, that gateways may see these; which of them may."""

@@ -18,20 +18,27 @@ from protos.commands import Outcome
 
 CURSOR = "commands"
 MOST = 500
+MISSED_EVERY_MS = 10_000
 
 log = structlog.get_logger("control_plane.fleet")
 
 
 @dataclass(slots=True)
 class Outcomes:
-    """`step` is a loop of the worker. A result and the cursor past it are one commit."""
+    """`step` is a loop of the worker. A result and the cursor past it are one commit.
+
+    What gateways told may be projected anew, and then counts from the start: commands without a result are looked up by
+    their name now and then.
+    """
 
     stores: Stores
     clock: Clock
+    _looked_ms: int = 0
 
     def step(self) -> bool:
         """True if there may be more at once."""
         self._time_over()
+        self._missed()
         with self.stores.business.read() as connection:
             query = select(reconcile_cursor.c.position).where(reconcile_cursor.c.name == CURSOR)
             position = connection.execute(query).scalar_one_or_none() or 0
@@ -54,6 +61,24 @@ class Outcomes:
         told = {"state": state, "text": row.text, "result": row.result, "now_ms": row.recorded_ms}
         if end(connection, row.gateway, row.command, **told):
             log.info("command.ended", id=row.command, gateway=row.gateway, state=state, text=row.text)
+
+    def _missed(self) -> None:
+        now = self.clock.now_ms()
+        if now - self._looked_ms < MISSED_EVERY_MS:
+            return
+        self._looked_ms = now
+        without = (command.c.ended_ms.is_(None), command.c.sent_ms.is_not(None))
+        newest = select(command.c.id).where(*without).order_by(command.c.asked_ms.desc()).limit(MOST)
+        with self.stores.business.read() as connection:
+            ids = list(connection.execute(newest).scalars())
+        if not ids:
+            return
+        with self.stores.telemetry.read() as connection:
+            rows = connection.execute(select(command_result).where(command_result.c.command.in_(ids))).all()
+        if rows:
+            with self.stores.business.write() as connection:
+                for row in rows:
+                    self._record(connection, row)
 
     def _time_over(self) -> None:
         """What no gateway saw in its time has expired; what one may have seen is unanswered after a while."""

@@ -20,7 +20,7 @@ from control_plane.ingest.threaded import in_thread
 from protos.comboio.v1 import link_pb2 as wire
 
 LOOK_EVERY_S = 0.5
-AGAIN_AFTER_MS = 60_000
+AGAIN_AFTER_MS = 300_000
 AT_ONCE = 8
 """To one gateway at one look; well below what a session keeps to say."""
 MOST_ANSWERS = 1000
@@ -62,7 +62,7 @@ class Commander:
             self._answers.popleft()
         if not self._sessions():
             return
-        open_ = await in_thread(self._dispatch.open)
+        open_ = await in_thread(self._dispatch.open, self._sessions().keys())
         self._told = {row.id: self._told[row.id] for row in open_ if row.id in self._told}
         due = self._due(open_)
         if not due:

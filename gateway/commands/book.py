@@ -48,21 +48,41 @@ class Entry(NamedTuple):
 
 
 class Book:
-    """Synchronous, thread-safe; every change is on the disk when it returns. Raises sqlite3.Error."""
+    """Synchronous, thread-safe; every change is on the disk when it returns.
+
+    Opened when it is first asked: a disk that can't be written hurts commands, not the start of the gateway. Everything
+    raises sqlite3.Error and OSError.
+    """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._path = path
         self._lock = Lock()
-        try:
-            self._store = _opened(path)
-        except sqlite3.DatabaseError as error:
-            aside = path.with_suffix(".damaged")
-            path.replace(aside)
-            log.error("commands.damaged", aside=str(aside), why=str(error), lost="which commands were carried out")
-            self._store = _opened(path)
+        self._opened: sqlite3.Connection | None = None
+        self._closed = False
+
+    @property
+    def _store(self) -> sqlite3.Connection:
+        """Asked with the lock held."""
+        if self._closed:
+            raise sqlite3.ProgrammingError("the book is closed")
+        if self._opened is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            try:
+                self._opened = _opened(self._path)
+            except sqlite3.OperationalError:  # of the disk, not of what is in the file
+                raise
+            except sqlite3.DatabaseError as error:
+                aside = self._path.with_suffix(".damaged")
+                self._path.replace(aside)
+                log.error("commands.damaged", aside=str(aside), why=str(error), lost="which commands were carried out")
+                self._opened = _opened(self._path)
+        return self._opened
 
     def close(self) -> None:
-        self._store.close()
+        with self._lock:
+            self._closed = True
+            if self._opened is not None:
+                self._opened.close()
 
     def find(self, id_: str) -> Entry | None:
         with self._lock:

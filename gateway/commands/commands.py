@@ -77,24 +77,26 @@ class Commands:
 
     def commanded(self, command: wire.Command) -> wire.CommandResult | None:
         """Take it; or what to answer at once, because it is not taken. Its time counts from now."""
+        if command.id in self._under_way:
+            return None
         gateway, key = self._pinned()
-        if not self._known(command.id):
-            refused = refusal(command, gateway=gateway, config_key=key)
-            if refused is None and len(self._under_way) >= MOST_UNDER_WAY:
-                text = f"{MOST_UNDER_WAY} commands are under way here; try again"
-                refused = wire.CommandResult(id=command.id, state=wire.COMMAND_FAILED, text=text)
-            if refused is not None:
-                log.warning("command.refused", id=command.id, why=refused.text)
-                return refused
-        if command.id not in self._under_way:
+        refused = refusal(command, gateway=gateway, config_key=key)
+        if refused is None and len(self._under_way) >= MOST_UNDER_WAY:
+            text = f"{MOST_UNDER_WAY} commands are under way here; try again"
+            refused = wire.CommandResult(id=command.id, state=wire.COMMAND_FAILED, text=text)
+        if refused is None:
             self._under_way.add(command.id)
             self._come.put_nowait(self._entry(command))
-        return None
+        elif not self._known(command.id):
+            log.warning("command.refused", id=command.id, why=refused.text)
+            return refused
+        return None  # what is known here is not unsaid; it is sent again
 
     def _known(self, id_: str) -> bool:
+        """Asked only of what is refused: it waits for the disk."""
         try:
-            return id_ in self._under_way or self._book.find(id_) is not None
-        except sqlite3.Error as error:
+            return self._book.find(id_) is not None
+        except (sqlite3.Error, OSError) as error:
             log.error("commands.unreadable", why=str(error))
             return False
 

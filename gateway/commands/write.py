@@ -15,7 +15,7 @@ from protos.commands import Outcome, Write, encoded
 
 LOOKS_FOR_S = 2.0
 """How long a device may show the old value after its profile said that it shows the new one."""
-LOOK_EVERY_S = 0.25
+LOOK_EVERY_S, LOOKS_AT_LEAST = 0.25, 3
 FOUND_WITHIN_S = 60.0
 """After a restart: how long a device may stay unreadable before nobody can tell what it holds."""
 FIND_EVERY_S = 1.0
@@ -67,8 +67,8 @@ class Attempt:
                 log.exception("command.broken", quantity=self.write.quantity)
             if not self.begun:
                 return f"{error}; nothing was written"
-            return await self._verified(point, unanswered=str(error) or type(error).__name__)
-        return await self._verified(point)
+            return await self._verified(str(error) or type(error).__name__)
+        return await self._verified()
 
     async def found(self) -> str:
         """After a restart: it was begun, and nobody knows whether the device heard it. It is read, never written."""
@@ -76,9 +76,8 @@ class Attempt:
         why = ""
         while asyncio.get_running_loop().time() < end:
             try:
-                point = self.point()
-                await self._look(point)
-            except (Rejected, Unanswered) as error:
+                await self._look()
+            except Unanswered as error:
                 why = str(error)
                 await asyncio.sleep(FIND_EVERY_S)
             else:
@@ -116,35 +115,38 @@ class Attempt:
         await self.begin()
         self.begun = True
 
-    async def _verified(self, point: Point, *, unanswered: str = "") -> str:
+    async def _verified(self, unanswered: str = "") -> str:
         try:
-            await self._look(point)
+            await self._look()
         except Unanswered as error:
             self.state = wire.COMMAND_UNCERTAIN
-            asked = f"the write was not answered ({unanswered})" if unanswered else "the device answered the write"
+            asked = f"the write has no sure answer ({unanswered})" if unanswered else "the device answered the write"
             return f"{asked}, and it could not be read back: {error}"
         if self.state == wire.COMMAND_DONE:
-            return f"done; its answer was lost ({unanswered})" if unanswered else "done"
+            return f"done; found by reading it back ({unanswered})" if unanswered else "done"
         if unanswered:
             self.state = wire.COMMAND_UNCERTAIN
-            return f"the write was not answered ({unanswered}); the device holds {shown(self.holds)}"
+            return f"the write has no sure answer ({unanswered}); the device holds {shown(self.holds)}"
         return f"the device answered the write and holds {shown(self.holds)}, not {shown(self.write.value)}"
 
-    async def _look(self, point: Point) -> None:
+    async def _look(self) -> None:
         """Read back until it is there, or long enough. Raises Unanswered when it never could be read."""
         loop = asyncio.get_running_loop()
-        await asyncio.sleep(point.verify_after_s)
-        end, heard, silent = loop.time() + LOOKS_FOR_S, False, Unanswered("it was not read")
-        while True:
+        end, looks, heard, silent = 0.0, 0, False, Unanswered("it was not read")
+        while looks < LOOKS_AT_LEAST or loop.time() < end:
             try:
+                point = self.point()  # anew: the configuration may have put another in its place
+                if not looks:
+                    await asyncio.sleep(point.verify_after_s)
+                    end = loop.time() + LOOKS_FOR_S
                 self.holds, heard = await point.read(), True
-            except Unanswered as error:
-                silent = error
-            if heard and self.holds is not None and point.same(self.write.value, self.holds):
-                self.state = wire.COMMAND_DONE
-                return
-            if loop.time() >= end:
-                break
+            except (Rejected, Unanswered) as error:
+                silent = Unanswered(str(error))
+            else:
+                if self.holds is not None and point.same(self.write.value, self.holds):
+                    self.state = wire.COMMAND_DONE
+                    return
+            looks += 1
             await asyncio.sleep(LOOK_EVERY_S)
         if not heard:
             raise silent

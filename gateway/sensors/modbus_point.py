@@ -11,8 +11,9 @@ from gateway.sensors.modbus_link import Link
 from gateway.sensors.modbus_writes import Write
 from gateway.writing import Before, Unanswered, Untouched, Value
 
-ACKNOWLEDGED = 5
-"""The exception by which a device says that it has begun and needs long: it may act yet."""
+NOT_DONE = frozenset({1, 2, 3, 6, 7, 10})
+"""Exceptions by which nothing was done. By others (4 failed, 5 begun and needs long, 11 a device behind this one was
+silent) it may have been, or may be yet."""
 
 
 class ModbusPoint:
@@ -51,7 +52,7 @@ class ModbusPoint:
         try:
             await self._bus.command(ask)
         except ReadFailed as failure:
-            sure = failure.cause == "unreachable" or (failure.cause == "exception" and failure.code != ACKNOWLEDGED)
+            sure = failure.cause == "unreachable" or (failure.cause == "exception" and failure.code in NOT_DONE)
             raise (Untouched if sure else Unanswered)(str(failure)) from None
 
     async def _read(self, link: Link) -> Value | None:

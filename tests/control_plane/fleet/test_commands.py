@@ -9,7 +9,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import insert, select, update
 
 from control_plane.errors import Conflict, NotFound
-from control_plane.fleet.commands import AGAIN_FOR_MS, MOST_OPEN, Commands
+from control_plane.fleet import commands, outcomes
+from control_plane.fleet.commands import AGAIN_FOR_MS, Commands
 from control_plane.fleet.dispatch import Dispatch
 from control_plane.fleet.outcomes import Outcomes
 from control_plane.fleet.rights import Caller, Role
@@ -86,8 +87,9 @@ def test_who_is_not_there_or_retired_is_asked_nothing(office: Office) -> None:
         office.commands.ask("gw-nobodyatal", COLDER, ttl_s=60, key="k", caller=ANA)
 
 
-def test_too_many_open_ones_are_refused(office: Office) -> None:
-    for n in range(MOST_OPEN):
+def test_too_many_open_ones_are_refused(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "MOST_OPEN", 3)
+    for n in range(3):
         office.ask(key=str(n))
     with pytest.raises(Conflict, match="wait for a result already"):
         office.ask(key="one more")
@@ -99,7 +101,7 @@ def test_what_is_sent_is_signed_for_that_gateway_and_its_configuration(office: O
     with office.stores.journal.write() as connection:
         connection.execute(insert(presence).values(row))
     asked = office.ask()
-    (open_,) = office.dispatch.open()
+    (open_,) = office.dispatch.open({GATEWAY})
     office.clock.now += 20_000
     message = office.dispatch.message(open_)
     assert (message.id, message.ttl_ms, message.expected_generation) == (asked.id, 40_000, 7)
@@ -122,11 +124,33 @@ def test_a_result_is_recorded_once(office: Office) -> None:
     office.outcomes.step()
     ended = office.row(asked.id)
     assert (ended.state, ended.text, ended.until_ms) == ("done", "words", None)
-    assert office.dispatch.open() == []
+    assert office.dispatch.open({GATEWAY}) == []
     assert office.dispatch.sent([asked.id]) == set()
     office.dispatch.answered(GATEWAY, wire.CommandResult(id=asked.id, state=wire.COMMAND_UNSUPPORTED))
     office.outcomes.step()
     assert office.row(asked.id) == ended
+
+
+def test_a_result_is_found_after_what_gateways_told_was_projected_anew(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outcomes, "MISSED_EVERY_MS", 0)
+    for key in ("a", "b", "c"):
+        asked = office.ask(key=key)
+        office.dispatch.sent([asked.id])
+        office.told(asked.id)
+        office.outcomes.step()
+        assert office.row(asked.id).state == "done"
+        with office.stores.telemetry.write() as connection:
+            connection.execute(command_result.delete())
+            if office.stores.telemetry.sqlite:  # it counts from 1 again
+                continue
+            connection.exec_driver_sql("ALTER SEQUENCE command_result_position_seq RESTART")
+
+
+def test_only_who_is_connected_here_is_looked_for(office: Office) -> None:
+    office.ask()
+    assert office.dispatch.open({OTHER}) == []
 
 
 def test_what_no_gateway_saw_in_time_has_expired(office: Office) -> None:
@@ -136,7 +160,7 @@ def test_what_no_gateway_saw_in_time_has_expired(office: Office) -> None:
     assert office.row(asked.id).state == "waiting"
     office.clock.now += 1
     office.outcomes.step()
-    assert (office.row(asked.id).state, office.dispatch.open()) == ("expired", [])
+    assert (office.row(asked.id).state, office.dispatch.open({GATEWAY})) == ("expired", [])
 
 
 def test_what_a_gateway_may_have_seen_is_unanswered_after_a_day_and_still_takes_its_result(office: Office) -> None:
@@ -144,10 +168,10 @@ def test_what_a_gateway_may_have_seen_is_unanswered_after_a_day_and_still_takes_
     office.dispatch.sent([asked.id])
     office.clock.now += 60_000 + AGAIN_FOR_MS - 1
     office.outcomes.step()
-    assert [row.id for row in office.dispatch.open()] == [asked.id]
+    assert [row.id for row in office.dispatch.open({GATEWAY})] == [asked.id]
     office.clock.now += 1
     office.outcomes.step()
-    assert (office.row(asked.id).state, office.dispatch.open()) == ("unanswered", [])
+    assert (office.row(asked.id).state, office.dispatch.open({GATEWAY})) == ("unanswered", [])
     office.told(asked.id)
     office.outcomes.step()
     assert office.row(asked.id).state == "done"

@@ -155,10 +155,21 @@ async def test_a_device_that_needs_a_moment_is_given_it(tmp_path: Path) -> None:
 
 async def test_a_device_that_refuses_was_not_changed(tmp_path: Path) -> None:
     async with plant(tmp_path) as here, here.running():
-        here.device.faults.add(Fault(fault="exception", code=4, times=1))
+        here.device.faults.add(Fault(fault="exception", code=3, times=1))
         result = await here.asked(here.command("setpoint", 3))
         assert state(result) == "FAILED"
-        assert "exception 4 (server device failure); nothing was written" in result.text
+        assert "exception 3 (illegal data value); nothing was written" in result.text
+
+
+@pytest.mark.parametrize("code", [4, 5, 11])
+async def test_an_exception_after_which_it_may_have_acted_is_no_refusal(
+    tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.commands.write.LOOKS_FOR_S", 0.1)
+    async with plant(tmp_path) as here, here.running():
+        here.device.faults.add(Fault(fault="exception", code=code, times=1))
+        result = await here.asked(here.command("setpoint", 3))
+        assert (state(result), said(result).holds) == ("UNCERTAIN", 0.0)
 
 
 async def test_an_answer_that_is_lost_is_found_by_reading_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +178,7 @@ async def test_an_answer_that_is_lost_is_found_by_reading_back(tmp_path: Path, m
         here.device.faults.add(Fault(fault="drop", times=1))
         result = await here.asked(here.command("setpoint", 3))
         assert state(result) == "DONE"
-        assert result.text.startswith("done; its answer was lost")
+        assert result.text.startswith("done; found by reading it back (")
         here.device.faults.add(Fault(fault="drop", times=1))
         misbehaves(here, write="ignore")
         result = await here.asked(here.command("setpoint", 4))

@@ -114,6 +114,32 @@ def _of_register(register: Register, profile: ModbusProfile, known: set[str]) ->
     if register.word_order in {"swapped_pairs", "reversed_pairs"} and register.width > 2 and register.width != 4:
         yield f"pairs of words need four registers, this has {register.width}"
     yield from _of_scale(register)
+    yield from _of_writing(register)
+
+
+def _of_writing(register: Register) -> Iterator[str]:
+    if not register.writable:
+        if (register.min, register.max, register.write_function) != (None, None, None) or register.verify_after_ms:
+            yield "min, max, write_function and verify_after_ms are for what is writable"
+        return
+    if register.function not in {"holding", "coil"}:
+        table = {"input": "an input", "discrete": "a discrete input"}[register.function]
+        yield f"{table} can't be written; only holding registers and coils"
+        return
+    if register.scale_from is not None:
+        yield "what another register scales can't be written"
+    if register.part and register.width > 1:
+        yield "a part of several registers can't be written at once"
+    fitting = {5, 15} if register.function == "coil" else {22} if register.part else {16, 23}
+    if register.function == "holding" and not register.part and register.width == 1:
+        fitting.add(6)
+    if register.written_by not in fitting:
+        yield f"is written by function {' or '.join(map(str, sorted(fitting)))}, not {register.written_by}"
+    limited = register.min is not None or register.max is not None
+    if limited and register.type in {"bool", "string", *MOMENTS}:
+        yield f"a {register.type} has no min and max"
+    if register.min is not None and register.max is not None and register.max < register.min:
+        yield "max is below min"
 
 
 def _of_parts(register: Register) -> Iterator[str]:

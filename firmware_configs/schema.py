@@ -22,6 +22,7 @@ RegisterType = Literal[
 unix32 seconds since 1970; ymdhms six registers, year to second; iec870 four registers (IEC 60870-5-4: year, month and
 day, hour and minute, milliseconds). They become milliseconds since 1970 by the device's own calendar."""
 RegisterFunction = Literal["holding", "input", "coil", "discrete"]
+WriteFunction = Literal[5, 6, 15, 16, 22, 23]
 Order = Literal["big", "little"]
 WordOrder = Literal["big", "little", "swapped_pairs", "reversed_pairs"]
 """Of a value's registers 1 2 3 4, most significant first: big sends 1 2 3 4, little 4 3 2 1, swapped_pairs 2 1 4 3 and
@@ -130,6 +131,16 @@ class Register(Frozen, frozen=True, kw_only=True):
     """Raw values by which the device says "not available"; 0x8000 is the same as -32768 in an i16."""
     attrs: dict[str, str] = field(default_factory=dict)
     """Attributes that travel with the series."""
+    writable: bool = False
+    """A command may write it, where the sensor's configuration allows that too."""
+    min: float | None = None
+    """The least value that may be written,"""
+    max: float | None = None
+    """and the greatest."""
+    write_function: WriteFunction | None = None
+    """How it is written; by default 5 for a coil, 22 for a part of a register, 6 for one register, 16 for several."""
+    verify_after_ms: Annotated[int, Meta(ge=0, le=5000)] = 0
+    """How long the device takes until it shows what was written."""
     source: Annotated[str, Meta(min_length=1)]
     """Source id and table, page or section."""
 
@@ -137,6 +148,19 @@ class Register(Frozen, frozen=True, kw_only=True):
     def width(self) -> int:
         """Registers it occupies (bits, for coils and discrete inputs)."""
         return self.words or 1 if self.type == "string" else WIDTHS[self.type]
+
+    @property
+    def part(self) -> bool:
+        """It shares its register with others."""
+        return self.function not in BITS and (self.bit is not None or self.byte is not None)
+
+    @property
+    def written_by(self) -> WriteFunction:
+        if self.write_function is not None:
+            return self.write_function
+        if self.function in BITS:
+            return 5
+        return 22 if self.part else 6 if self.width == 1 else 16
 
 
 class Block(Frozen, frozen=True, kw_only=True):

@@ -14,8 +14,9 @@ from gateway.errors import Misconfigured, Retryable
 
 if TYPE_CHECKING:
     from firmware_configs.loader import Profiles
+    from firmware_configs.schema import Timing
     from gateway.sensors.modbus_link import Link
-    from protos.config import ModbusBus
+    from protos.config import Bus
 
 T = TypeVar("T")
 
@@ -202,11 +203,11 @@ def _capture(args: argparse.Namespace) -> int:
     except ProfileError as error:
         raise Misconfigured(str(error)) from None
 
-    def record(link: Link, bus: ModbusBus) -> Awaitable[list[capture.Round]]:
+    def record(link: Link, bus: Bus) -> Awaitable[list[capture.Round]]:
         recorder = capture.Recorder(link=link, unit=args.unit, profile=profile, line=line_of(bus))
         return recorder.rounds(args.rounds, every_s=args.every)
 
-    text = capture.case_text(profile, _asked(args, record), what=args.what)
+    text = capture.case_text(profile, _asked(args, record, profile.timing), what=args.what)
     if args.out is None:
         print(text, end="")
     else:
@@ -215,15 +216,17 @@ def _capture(args: argparse.Namespace) -> int:
     return 0
 
 
-def _asked(args: argparse.Namespace, ask: Callable[[Link, ModbusBus], Awaitable[T]]) -> T:
+def _asked(args: argparse.Namespace, ask: Callable[[Link, Bus], Awaitable[T]], timing: Timing | None = None) -> T:
     """What `ask` finds on a connection of its own. Raises Retryable when the device is silent."""
     from gateway.sensors.modbus_frames import ReadFailed
-    from gateway.sensors.modbus_link import ModbusTcpLink
+    from gateway.sensors.modbus_link import ModbusLink
 
     bus = _bus(args, _profiles(args))
 
     async def once() -> T:
-        link = ModbusTcpLink(options=bus)
+        link = ModbusLink(options=bus)
+        if timing is not None:
+            link.suits(args.unit, timing)
         try:
             return await ask(link, bus)
         except ReadFailed as failure:
@@ -234,12 +237,12 @@ def _asked(args: argparse.Namespace, ask: Callable[[Link, ModbusBus], Awaitable[
     return asyncio.run(once())
 
 
-def _bus(args: argparse.Namespace, profiles: Profiles) -> ModbusBus:
+def _bus(args: argparse.Namespace, profiles: Profiles) -> Bus:
     from gateway import settings
-    from protos.config import ModbusBus
+    from protos.config import TcpBus
 
     if args.host is not None:
-        return ModbusBus(id="capture", host=args.host, port=args.port)
+        return TcpBus(id="capture", host=args.host, port=args.port)
     config = settings.load(args.config, profiles)
     for bus in config.bus:
         if bus.id == args.bus:

@@ -15,6 +15,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gateway.simulators import modbus_ends
+
 if TYPE_CHECKING:
     from gateway.simulators.bluez_scenario import BluezPlay
     from gateway.simulators.control import Handler
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands; `main` is given what they parse."""
     kinds = parser.add_subparsers(dest="simulator", required=True)
-    modbus = kinds.add_parser("modbus", help="Modbus TCP devices from a profile")
+    modbus = kinds.add_parser("modbus", help="Modbus devices from a profile")
+    modbus_ends.add_arguments(modbus)
     modbus.add_argument("--profile", required=True, metavar="NAME", help="vendor-model@version")
     modbus.add_argument("--unit", type=int, action="append", metavar="N", help="unit id, may be repeated (default: 1)")
     modbus.add_argument("--counting", action="store_true", help="values by which every read can be told apart")
@@ -99,9 +102,9 @@ async def _modbus(args: argparse.Namespace) -> None:
     device = ModbusDevice(units=units, log=log, clock=clock)
     async with AsyncExitStack() as stack:
         stack.callback(log.close)
-        port = await device.start(*args.listen)
+        where = await modbus_ends.start(device, args)
         stack.push_async_callback(device.close)
-        await _serve(args, stack, {"host": args.listen[0], "port": port}, device.command)
+        await _serve(args, stack, where, device.command)
 
 
 async def _link(args: argparse.Namespace) -> None:

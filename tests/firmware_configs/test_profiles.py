@@ -63,8 +63,12 @@ def test_a_profile_is_found_by_its_own_name(profile: ModbusProfile) -> None:
     assert Profiles().modbus(profile.name) == profile
 
 
-def test_only_the_counters_are_simulated() -> None:
-    assert [profile.name for profile in SHIPPED if profile.simulated] == ["comboio-counter@1", "comboio-counter-10@1"]
+def test_only_ours_are_simulated() -> None:
+    assert [profile.name for profile in SHIPPED if profile.simulated] == [
+        "comboio-controller@1",
+        "comboio-counter@1",
+        "comboio-counter-10@1",
+    ]
 
 
 def test_a_block_unrolls_into_numbered_registers() -> None:
@@ -114,6 +118,11 @@ def test_a_profile_without_mistakes_loads_from_any_folder(tmp_path: Path) -> Non
         (('"i16"\ndecimals = 1', '"bool"'), "a bool in a register needs bit"),
         (('"input"', '"coil"'), "a coil is a bool, not i16"),
         (('"i16"', '"u32"\naddress = 65535'), "."),
+        (('"i16"', '"i16"\nwritable = true'), "an input can't be written; only holding registers and coils"),
+        (('"i16"', '"i16"\nmin = 1.0'), "min, max, write_function and verify_after_ms are for what is writable"),
+        (('"input"', '"holding"\nwritable = true\nmin = 2.0\nmax = 1.0'), "max is below min"),
+        (('"input"', '"holding"\nwritable = true\nwrite_function = 5'), "is written by function 6 or 16 or 23, not 5"),
+        (('"input"', '"holding"\nwritable = true\nverify_after_ms = 5001'), "verify_after_ms"),
         (("version = 2", "version = "), "."),
         (
             ("[[register]]", "[report]\ntemprature = {}\n[[register]]"),

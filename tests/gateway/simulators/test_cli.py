@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pymodbus.client import ModbusTcpClient
@@ -25,7 +26,7 @@ PROGRAM = (
 
 
 @contextmanager
-def simulate(*arguments: str) -> Iterator[dict[str, int]]:
+def simulate(*arguments: str) -> Iterator[dict[str, Any]]:
     command = [sys.executable, "-c", PROGRAM, *arguments, "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(cli.__file__).parents[2]) as process:
         assert process.stdout is not None

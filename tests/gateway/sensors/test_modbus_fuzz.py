@@ -142,9 +142,7 @@ async def test_a_device_that_always_lags_one_answer_behind_is_never_believed(kin
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(
-    max_examples=tries(8), deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=tries(8), deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
     script=st.lists(st.sampled_from(sorted(WAYS)), min_size=1, max_size=12),
     seed=st.integers(min_value=0, max_value=2**32),
@@ -171,7 +169,7 @@ def test_no_order_of_wrong_ways_makes_a_wrong_value(kind: str, script: list[str]
 # --- bytes alone ----------------------------------------------------------------------------------------
 
 
-@settings(max_examples=tries(300), deadline=None)
+@settings(max_examples=tries(300), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(name=st.sampled_from(sorted(CUTS)), heard=st.binary(max_size=600))
 def test_any_bytes_are_a_frame_or_wrong_or_not_yet_whole(name: str, heard: bytes) -> None:
     found = CUTS[name](heard, b"\x01\x03\x14")
@@ -183,7 +181,7 @@ def test_any_bytes_are_a_frame_or_wrong_or_not_yet_whole(name: str, heard: bytes
         misfit(question(TEN), found.pdu)
 
 
-@settings(max_examples=tries(100), deadline=None)
+@settings(max_examples=tries(100), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     asked=st.sampled_from([question(TEN), b"\x05\0\1\xff\0", b"\x10\0\1\0\2\4abcd", b"\x2b\x0e\3\0", b"\x08\0\0ab"]),
     data=st.binary(max_size=80),

@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 
 from firmware_configs.budget import Request
+from firmware_configs.loader import Profiles
 from firmware_configs.schema import Timing
+from gateway.clock import SystemClock
+from gateway.sensors import build
 from gateway.sensors.modbus_frames import ReadFailed
 from gateway.sensors.modbus_link import ModbusLink
 from gateway.simulators.counting import counting
@@ -21,7 +24,7 @@ from gateway.simulators.faults import Fault
 from gateway.simulators.signals import constant
 from protos import config
 from tests.gateway.sensors.modbus_ends import KINDS, SERIAL, bus, keys
-from tests.gateway.sensors.rig import device, until
+from tests.gateway.sensors.rig import COUNTER, Facts, device, until
 
 WHOLE = Request("holding", 0, 100)
 
@@ -100,6 +103,27 @@ async def test_a_foreign_frame_or_slow_bytes_before_the_answer_cost_nothing(
         ends.device.faults.add(Fault(fault=fault, delay_s=0.0005))  # type: ignore[arg-type]
         assert [which(await ends.link.read(1, WHOLE)) for _ in range(2)] == [1, 2]
         assert ends.link.dropped["unsolicited"] == (2 if fault == "unsolicited" else 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_sensors_of_a_configuration_are_read_over_every_kind_of_bus(kind: str, tmp_path: Path) -> None:
+    async with bus(kind, tmp_path, units=(1, 2), timeout_s=5.0) as ends:
+        wanted = [config.ModbusSensor(id=f"s{n}", bus="b", unit=n, profile=COUNTER, every_s=0.05) for n in (1, 2)]
+        document = config.GatewayConfig(config_version=1, bus=(ends.options,), sensor=tuple(wanted))
+        built = build(config.from_json(config.canonical(document)), clock=SystemClock(), profiles=Profiles())
+        facts = [Facts(), Facts()]
+        running: list[asyncio.Task[None]] = [asyncio.create_task(task.run()) for task in built.tasks]  # type: ignore[arg-type]
+        for sensor, emitted in zip(built.sensors, facts, strict=True):
+            running.append(asyncio.create_task(sensor.driver.run(emitted)))  # type: ignore[arg-type]
+        try:
+            await until(lambda: all(len(emitted.rows) >= 3 for emitted in facts), within_s=30.0)
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+    for unit, emitted in enumerate(facts, 1):
+        ks = [which(row.values, unit) for row in emitted.rows]
+        assert ks == list(range(1, len(ks) + 1))
 
 
 # --- late answers ---------------------------------------------------------------------------------------

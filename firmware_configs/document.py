@@ -13,7 +13,17 @@ from collections.abc import Collection, Iterator, Mapping
 
 from firmware_configs.loader import ProfileError, Profiles
 from firmware_configs.schema import ModbusProfile, Register
-from protos.config import AsciiBus, GatewayConfig, ModbusSensor, MqttSensor, RtuBus, Sensor, SimulatedSensor, TlsBus
+from protos.config import (
+    AsciiBus,
+    GatewayConfig,
+    ModbusSensor,
+    MqttSensor,
+    RtuBus,
+    RtuOverTcpBus,
+    Sensor,
+    SimulatedSensor,
+    TlsBus,
+)
 
 TEXT, SWITCH, COUNTER, NUMBER = "a text", "a switch", "an unsigned 64-bit counter", "a number"
 KINDS = {"string": TEXT, "boolean": SWITCH, "bool": SWITCH}
@@ -68,6 +78,10 @@ def _is_address(text: str) -> bool:
 def _references(sensor: Sensor, config: GatewayConfig) -> Iterator[str]:
     if isinstance(sensor, ModbusSensor) and sensor.bus not in (buses := [bus.id for bus in config.bus]):
         yield f"bus: there is no bus {sensor.bus!r}{_near(sensor.bus, buses)}"
+    if isinstance(sensor, ModbusSensor) and sensor.unit == 0:
+        lines = [bus.id for bus in config.bus if isinstance(bus, RtuBus | AsciiBus | RtuOverTcpBus)]
+        if sensor.bus in lines:
+            yield "unit: 0 speaks to every unit of a serial line, and none answers"
     if isinstance(sensor, MqttSensor) and sensor.broker not in (brokers := [one.id for one in config.broker]):
         yield f"broker: there is no broker {sensor.broker!r}{_near(sensor.broker, brokers)}"
 

@@ -65,15 +65,17 @@ def _instead(path: str) -> str:
 
 
 def _by_whom(path: str) -> str:
-    """The holder of the lock, as the kernel tells everybody."""
+    """The holder of the lock, as the kernel tells everybody; its name where this process may know it."""
     try:
         node = Path(path).stat()
         held = f"{os.major(node.st_dev):02x}:{os.minor(node.st_dev):02x}:{node.st_ino}"
-        for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
-            fields = line.split()
-            if held in fields and "FLOCK" in fields:
-                pid = fields[fields.index(held) - 1]
-                return f" by {Path(f'/proc/{pid}/comm').read_text(encoding='utf-8').strip()} (process {pid})"
+        locks = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines()]
     except (OSError, ValueError):
-        pass
-    return ""
+        return ""
+    pid = next((fields[fields.index(held) - 1] for fields in locks if held in fields and "FLOCK" in fields), None)
+    if pid is None:
+        return ""
+    try:
+        return f" by {Path(f'/proc/{pid}/comm').read_text(encoding='utf-8').strip()} (process {pid})"
+    except (OSError, ValueError):
+        return f" by process {pid}"

@@ -170,6 +170,7 @@ def test_a_serial_line_is_planned_with_its_speed_and_a_port_that_may_change_is_p
     ("change", "text"),
     [
         (('kind = "ascii"', 'kind = "rtu"\ndata_bits = 8'), 'bus[1].data_bits: not a setting of "rtu"'),
+        (('bus = "meters"', 'bus = "meters"\nunit = 0'), "sensor[0].unit: 0 speaks to every unit of a serial line"),
         (('kind = "rtu"', 'kind = "rut"'), "bus[0].kind: 'rut' is not one of ascii, rtu, rtu_over_tcp, tcp, tls"),
         (('port = "/dev/ttyUSB0"', 'port = "COM1"'), "bus[0].port: expected"),
         (('kind = "rtu"', 'kind = "tcp"'), 'bus[0].parity: not a setting of "tcp"'),

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from firmware_configs.budget import Request
+from firmware_configs.loader import Profiles
 from firmware_configs.schema import Block, Limits, ModbusProfile, RegisterFunction, Source
 from gateway.clock import SystemClock
 from gateway.sensors.modbus_frames import FUNCTION_CODES, ReadFailed
@@ -185,7 +186,7 @@ async def test_their_clients_read_our_simulated_devices(stack: str, tmp_path: Pa
     needs(stack)
     unit = SimulatedUnit(unit=1, profile=everything())
     device = ModbusDevice(units={1: unit}, log=ReadLog(path=None, clock=SystemClock()), clock=SystemClock())
-    asked = [[1, 0, 1], [1, 5, 19], [2, 0, 200], [3, 0, 1], [3, 10, 125], [4, 75, 125], [3, 190, 20]]
+    asked: list[list[Any]] = [[1, 0, 1], [1, 5, 19], [2, 0, 200], [3, 0, 1], [3, 10, 125], [4, 75, 125], [3, 190, 20]]
     where = device.start_serial() if stack.endswith("rtu") else str(await device.start())
     try:
         found = await answers(stack, where, asked)
@@ -202,7 +203,7 @@ async def test_their_clients_read_our_simulated_devices(stack: str, tmp_path: Pa
         assert values == expected, (function, address, count)
 
 
-async def answers(stack: str, where: str, asked: list[list[int]]) -> list[Any]:
+async def answers(stack: str, where: str, asked: list[list[Any]]) -> list[Any]:
     asking = await asyncio.create_subprocess_exec(
         sys.executable,
         str(PEER),
@@ -212,3 +213,45 @@ async def answers(stack: str, where: str, asked: list[list[int]]) -> list[Any]:
     )
     said, _ = await asking.communicate(json.dumps(asked).encode())
     return list(json.loads(said))
+
+
+@pytest.mark.parametrize("stack", STACKS)
+async def test_their_clients_write_to_our_simulated_devices(stack: str, tmp_path: Path) -> None:
+    needs(stack)
+    unit = SimulatedUnit(unit=1, profile=Profiles().modbus("comboio-controller@1"), signals={})
+    device = ModbusDevice(units={1: unit}, log=ReadLog(path=None, clock=SystemClock()), clock=SystemClock())
+    asked: list[list[Any]] = [
+        [5, 0, 1],
+        [15, 0, [1, 1]],
+        [6, 0, 57],
+        [16, 2, [1, 2]],
+        [1, 0, 2],
+        [3, 0, 1],
+        [3, 2, 2],
+        [6, 1, 5],
+    ]
+    asked = [asked[0], *asked[2:]] if stack == "pymodbustcp" else asked
+    where = device.start_serial() if stack.endswith("rtu") else str(await device.start())
+    try:
+        found = await answers(stack, where, asked)
+    finally:
+        await device.close()
+    told = {(function, address): values for (function, address, _), values in zip(asked, found, strict=True)}
+    assert told[1, 0] == ([1, 0] if stack == "pymodbustcp" else [1, 1])
+    assert (told[3, 0], told[3, 2]) == ([57], [1, 2])
+    assert "address" in str(told[6, 1]).lower(), "its profile does not let it be written"
+
+
+async def test_a_simulated_device_on_a_port_that_is_given_is_read_at_the_other_end(tmp_path: Path) -> None:
+    unit = SimulatedUnit(unit=1, profile=everything())
+    device = ModbusDevice(units={1: unit}, log=ReadLog(path=None, clock=SystemClock()), clock=SystemClock())
+    async with line(tmp_path) as (theirs, ours):
+        device.start_serial(Path(theirs), kind="ascii")
+        bus = config.AsciiBus(id="b", port=ours, baud=BAUD, parity="none", data_bits=8, timeout_s=5.0)
+        link = ModbusLink(options=bus)
+        try:
+            values = await link.read(1, Request("input", 10, 100))
+        finally:
+            link.close()
+            await device.close()
+    assert list(values) == [counting(unit=1, address=at, k=1) for at in range(10, 110)]

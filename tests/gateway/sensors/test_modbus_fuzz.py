@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -62,12 +63,17 @@ async def read(peer: Peer, link: ModbusLink) -> ReadFailed | None:
     return None
 
 
-async def recover(peer: Peer, link: ModbusLink, tries_left: int = 40) -> None:
-    for _ in range(tries_left):
-        if await read(peer, link) is None:
-            return
+async def recover(peer: Peer, link: ModbusLink, within_s: float = 20.0) -> None:
+    deadline = time.monotonic() + within_s
+    while (failure := await read(peer, link)) is not None:
+        assert time.monotonic() < deadline, failure
         await asyncio.sleep(0.05)
-    raise AssertionError("it never came back")
+
+
+async def answered_so(peer: Peer, link: ModbusLink, way: str) -> ReadFailed | None:
+    await recover(peer, link)
+    peer.script[:] = [way]
+    return await read(peer, link)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -76,9 +82,11 @@ async def test_each_wrong_way_is_named_and_none_lasts(kind: str, tmp_path: Path)
         for way, causes in NAMED.items():
             if way in ONLY_TCP and kind in SERIAL:
                 continue
-            await recover(peer, link)
-            peer.script[:] = [way]
-            failure = await read(peer, link)
+            failure = await answered_so(peer, link, way)
+            for _ in range(4):
+                if failure is None or failure.cause in causes or failure.cause != "timeout":
+                    break  # a busy machine may be late itself
+                failure = await answered_so(peer, link, way)
             if way in {"glued", "glued foreign"} and kind not in SERIAL:
                 failure = failure or await read(peer, link)  # the header told where the answer ends
             assert failure is not None, way
@@ -134,9 +142,7 @@ async def test_a_device_that_always_lags_one_answer_behind_is_never_believed(kin
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(
-    max_examples=tries(8), deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=tries(8), deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
     script=st.lists(st.sampled_from(sorted(WAYS)), min_size=1, max_size=12),
     seed=st.integers(min_value=0, max_value=2**32),
@@ -163,7 +169,7 @@ def test_no_order_of_wrong_ways_makes_a_wrong_value(kind: str, script: list[str]
 # --- bytes alone ----------------------------------------------------------------------------------------
 
 
-@settings(max_examples=tries(300), deadline=None)
+@settings(max_examples=tries(300), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(name=st.sampled_from(sorted(CUTS)), heard=st.binary(max_size=600))
 def test_any_bytes_are_a_frame_or_wrong_or_not_yet_whole(name: str, heard: bytes) -> None:
     found = CUTS[name](heard, b"\x01\x03\x14")
@@ -175,7 +181,7 @@ def test_any_bytes_are_a_frame_or_wrong_or_not_yet_whole(name: str, heard: bytes
         misfit(question(TEN), found.pdu)
 
 
-@settings(max_examples=tries(100), deadline=None)
+@settings(max_examples=tries(100), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     asked=st.sampled_from([question(TEN), b"\x05\0\1\xff\0", b"\x10\0\1\0\2\4abcd", b"\x2b\x0e\3\0", b"\x08\0\0ab"]),
     data=st.binary(max_size=80),

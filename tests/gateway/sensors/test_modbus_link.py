@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -12,7 +13,10 @@ from pathlib import Path
 import pytest
 
 from firmware_configs.budget import Request
+from firmware_configs.loader import Profiles
 from firmware_configs.schema import Timing
+from gateway.clock import SystemClock
+from gateway.sensors import build
 from gateway.sensors.modbus_frames import ReadFailed
 from gateway.sensors.modbus_link import ModbusLink
 from gateway.simulators.counting import counting
@@ -20,7 +24,7 @@ from gateway.simulators.faults import Fault
 from gateway.simulators.signals import constant
 from protos import config
 from tests.gateway.sensors.modbus_ends import KINDS, SERIAL, bus, keys
-from tests.gateway.sensors.rig import device, until
+from tests.gateway.sensors.rig import COUNTER, Facts, device, until
 
 WHOLE = Request("holding", 0, 100)
 
@@ -40,14 +44,14 @@ async def failure_of(link: ModbusLink, unit: int = 1, request: Request = WHOLE) 
     return raised.value
 
 
-async def asked_until_answered(link: ModbusLink, unit: int = 1, tries: int = 12) -> int:
+async def asked_until_answered(link: ModbusLink, unit: int = 1, within_s: float = 20.0) -> int:
     """Failures in a row are allowed, wrong values aren't."""
-    for _ in range(tries):
-        try:
+    deadline = time.monotonic() + within_s
+    while True:
+        with contextlib.suppress(ReadFailed):
             return which(await link.read(unit, WHOLE), unit)
-        except ReadFailed:
-            await asyncio.sleep(0.02)
-    raise AssertionError("it never came back")
+        assert time.monotonic() < deadline, "it never came back"
+        await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -78,9 +82,12 @@ async def test_a_spoilt_answer_is_named_and_the_next_is_right(
     kind: str, fault: Fault, cause: str, text: str, tmp_path: Path
 ) -> None:
     async with bus(kind, tmp_path) as ends:
-        before = await asked_until_answered(ends.link)
-        ends.device.faults.add(Fault(fault=fault.fault, code=fault.code, times=1))
-        failure = await failure_of(ends.link)
+        for left in range(4, -1, -1):
+            before = await asked_until_answered(ends.link)
+            ends.device.faults.add(Fault(fault=fault.fault, code=fault.code, times=1))
+            failure = await failure_of(ends.link)
+            if failure.cause != "timeout" or cause == "timeout" or not left:  # a busy machine may be late itself
+                break
         assert failure.cause == cause
         assert re.search(text, str(failure)), failure
         assert failure.code == (fault.code if cause == "exception" else 0)
@@ -96,6 +103,27 @@ async def test_a_foreign_frame_or_slow_bytes_before_the_answer_cost_nothing(
         ends.device.faults.add(Fault(fault=fault, delay_s=0.0005))  # type: ignore[arg-type]
         assert [which(await ends.link.read(1, WHOLE)) for _ in range(2)] == [1, 2]
         assert ends.link.dropped["unsolicited"] == (2 if fault == "unsolicited" else 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_sensors_of_a_configuration_are_read_over_every_kind_of_bus(kind: str, tmp_path: Path) -> None:
+    async with bus(kind, tmp_path, units=(1, 2), timeout_s=5.0) as ends:
+        wanted = [config.ModbusSensor(id=f"s{n}", bus="b", unit=n, profile=COUNTER, every_s=0.05) for n in (1, 2)]
+        document = config.GatewayConfig(config_version=1, bus=(ends.options,), sensor=tuple(wanted))
+        built = build(config.from_json(config.canonical(document)), clock=SystemClock(), profiles=Profiles())
+        facts = [Facts(), Facts()]
+        running: list[asyncio.Task[None]] = [asyncio.create_task(task.run()) for task in built.tasks]  # type: ignore[arg-type]
+        for sensor, emitted in zip(built.sensors, facts, strict=True):
+            running.append(asyncio.create_task(sensor.driver.run(emitted)))  # type: ignore[arg-type]
+        try:
+            await until(lambda: all(len(emitted.rows) >= 3 for emitted in facts), within_s=30.0)
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+    for unit, emitted in enumerate(facts, 1):
+        ks = [which(row.values, unit) for row in emitted.rows]
+        assert ks == list(range(1, len(ks) + 1))
 
 
 # --- late answers ---------------------------------------------------------------------------------------
@@ -151,7 +179,8 @@ async def test_a_unit_that_knows_no_loopback_is_waited_for_instead(tmp_path: Pat
         assert ends.link._no_loopback == {1}
         ends.device.faults.add(Fault(fault="drop", times=1))
         assert (await failure_of(ends.link)).cause == "timeout"
-        assert which(await ends.link.read(1, WHOLE))  # at once: it is not asked what it does not know
+        assert ends.link._unproved == set()  # it is not asked again what it does not know
+        await asked_until_answered(ends.link)
 
 
 # --- serial lines ---------------------------------------------------------------------------------------
@@ -176,10 +205,14 @@ async def test_an_adapter_that_is_pulled_out_and_put_back_is_found_again(kind: s
         assert which(await ends.link.read(1, WHOLE)) > before
 
 
-async def until_failing(link: ModbusLink, text: str) -> None:
-    deadline = time.monotonic() + 20
-    while text not in str(failure := await failure_of(link)):
-        assert time.monotonic() < deadline, failure
+async def until_failing(link: ModbusLink, text: str, within_s: float = 20.0) -> None:
+    deadline, said = time.monotonic() + within_s, ""
+    while text not in said:
+        assert time.monotonic() < deadline, said
+        try:
+            await link.read(1, WHOLE)
+        except ReadFailed as failure:
+            said = str(failure)
         await asyncio.sleep(0.02)
 
 
@@ -214,7 +247,7 @@ async def test_what_is_no_serial_port_is_said_in_words(tmp_path: Path) -> None:
 
 
 async def test_a_line_that_is_never_silent_is_said_to_have_two_masters(tmp_path: Path) -> None:
-    async with bus("rtu", tmp_path, baud=9600) as ends:
+    async with bus("rtu", tmp_path, baud=4800) as ends:
         serial = ends.device._serial
         assert serial is not None
         await asked_until_answered(ends.link)
@@ -225,9 +258,11 @@ async def test_a_line_that_is_never_silent_is_said_to_have_two_masters(tmp_path:
                 await asyncio.sleep(0.001)
 
         babbling = asyncio.create_task(babble())
-        await until_failing(ends.link, "the line is never silent; is there a second master?")
-        babbling.cancel()
-        await asyncio.gather(babbling, return_exceptions=True)
+        try:
+            await until_failing(ends.link, "the line is never silent; is there a second master?")
+        finally:
+            babbling.cancel()
+            await asyncio.gather(babbling, return_exceptions=True)
         await until_answered(ends.link)
 
 

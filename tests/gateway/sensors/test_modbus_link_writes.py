@@ -45,7 +45,7 @@ async def test_an_adapter_that_hears_itself_confirms_nothing_for_a_dead_device(t
 async def test_what_nobody_can_know_is_told_from_what_was_refused_and_what_was_not_asked(
     kind: str, tmp_path: Path
 ) -> None:
-    async with bus(kind, tmp_path, profile=CONTROLLER, signals={}, timeout_s=0.3) as ends:
+    async with bus(kind, tmp_path, profile=CONTROLLER, signals={}, timeout_s=1.0) as ends:
         await ends.link.read(1, Request("holding", 0, 1))
         for code, cause in ((2, "exception"), (6, "exception"), (5, "timeout"), (11, "timeout")):
             ends.device.faults.add(Fault(fault="exception", code=code, times=1))

@@ -20,6 +20,8 @@ from benchmarks.gateway_full import full
 from benchmarks.gateway_outage import figures as outage
 from benchmarks.gateway_power import power
 from benchmarks.gateway_rig import Fleet, Rig, Site, Watch, rig, rss_mb, written
+from benchmarks.gateway_serial import serial
+from benchmarks.gateway_sparse import figures as sparse
 from benchmarks.gateway_storage import storage
 from benchmarks.recordings import folder
 
@@ -30,6 +32,7 @@ STARTS = 3
 
 
 def figures(*, seconds: float = 30.0, every_ms: float = 20.0) -> Iterator[Figure]:
+    yield from sparse()
     with rig() as running:
         yield from load(running, seconds=seconds, every_ms=every_ms)
         yield from asked(running, seconds=seconds / 2)
@@ -39,6 +42,7 @@ def figures(*, seconds: float = 30.0, every_ms: float = 20.0) -> Iterator[Figure
     yield from storage(folder())
     yield from power()
     yield from outage()
+    yield from serial()
 
 
 def load(running: Rig, *, seconds: float, every_ms: float) -> Iterator[Figure]:
@@ -125,7 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.gateway", description=__doc__)
     parser.add_argument("--seconds", type=float, default=30.0, help="of each measurement (default 30)")
     parser.add_argument("--every-ms", type=float, default=20.0, help="period of the loaded devices (default 20)")
-    parser.add_argument("--only", choices=("load", "asked", "idle", "starts", "full", "storage", "outage"))
+    parser.add_argument("--only", choices=("load", "asked", "idle", "starts", "full", "storage", "outage", "serial"))
     told = parser.parse_args()
     for figure in _some(told.only, seconds=told.seconds, every_ms=told.every_ms):
         sys.stdout.write(f"{figure}\n")
@@ -139,8 +143,8 @@ def _some(only: str | None, *, seconds: float, every_ms: float) -> Iterator[Figu
     if only == "storage":
         yield from storage(folder())
         return
-    if only == "outage":
-        yield from outage()
+    if only in {"outage", "serial"}:
+        yield from outage() if only == "outage" else serial(seconds=seconds)
         return
     with rig() as running:
         made = {

@@ -31,6 +31,7 @@ def run_ingest(settings: Settings, ready: Callable[[], None]) -> None:
     from control_plane.first_start import certificate_names
     from control_plane.fleet.authority import Authority
     from control_plane.fleet.clones import Clones
+    from control_plane.fleet.dispatch import Dispatch
     from control_plane.fleet.enrolment import Enrolment
     from control_plane.fleet.offers import Offers
     from control_plane.ingest.identity import IdentityService, PeerLimit, serving
@@ -66,6 +67,7 @@ def run_ingest(settings: Settings, ready: Callable[[], None]) -> None:
                     stop=stop,
                     offers=Offers(stores, authority.config_key, settings.configuration.probation_s),
                     dictionaries=Issued(stores.journal),
+                    dispatch=Dispatch(stores, authority.config_key, clock),
                     released=Clones(stores=stores, clock=clock).released,
                 )
             )
@@ -74,6 +76,7 @@ def run_ingest(settings: Settings, ready: Callable[[], None]) -> None:
 def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
     """Journal → projections → reconcile → outbox → relay. Returns on SIGTERM."""
     from control_plane.dictionaries.trainer import Trainer
+    from control_plane.fleet.outcomes import Outcomes
     from control_plane.fleet.revisions import Revisions
     from control_plane.fleet.settle import Settling
     from control_plane.projections.boots import BootsProjection
@@ -122,6 +125,7 @@ def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
             Loop("boots", threaded(placing.step), idle_s=1.0),
             Loop("configuration", threaded(settling.step), idle_s=1.0),
             Loop("dictionaries", threaded(trainer.step), idle_s=0.5),
+            Loop("commands", threaded(Outcomes(stores, clock).step), idle_s=0.3),
         ]
 
         async def run() -> None:

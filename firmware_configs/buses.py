@@ -10,9 +10,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from firmware_configs.budget import Line, Poll, Request, TcpLine, freshness_ms, plan, poll_ms, utilisation
+from firmware_configs.budget import (
+    Line,
+    Poll,
+    Request,
+    SerialLine,
+    TcpLine,
+    freshness_ms,
+    plan,
+    poll_ms,
+    utilisation,
+)
 from firmware_configs.loader import ProfileError, Profiles
-from protos.config import GatewayConfig, ModbusBus, ModbusSensor
+from protos.config import AsciiBus, Bus, GatewayConfig, ModbusSensor, RtuBus, RtuOverTcpBus
+
+NETWORK_MS = 5.0
+"""What a device server and the network to it add to a question and its answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +46,7 @@ class SensorPlan:
 class BusPlan:
     """One bus and everything on it."""
 
-    bus: ModbusBus
+    bus: Bus
     sensors: tuple[SensorPlan, ...]
 
     @property
@@ -49,9 +62,32 @@ class BusPlan:
         return freshness_ms(sensor.poll, [other.poll for other in self.sensors if other is not sensor])
 
 
-def line_of(bus: ModbusBus) -> Line:
+def line_of(bus: Bus) -> Line:
     """What exchanges take there."""
+    if isinstance(bus, RtuOverTcpBus):  # the line behind it, and what a network adds to each question
+        return SerialLine(baud=bus.baud, turnaround_ms=10.0 + NETWORK_MS, pause_ms=bus.pause_ms)
+    if isinstance(bus, RtuBus | AsciiBus):
+        return SerialLine(
+            baud=bus.baud,
+            character_bits=character_bits(bus),
+            ascii=isinstance(bus, AsciiBus),
+            pause_ms=bus.pause_ms,
+        )
     return TcpLine(pause_ms=bus.pause_ms)
+
+
+def character_bits(bus: RtuBus | AsciiBus) -> int:
+    """Start bit, data bits, parity and stop bits."""
+    data = bus.data_bits if isinstance(bus, AsciiBus) else 8
+    return 1 + data + (bus.parity != "none") + bus.stop_bits
+
+
+def where(bus: Bus) -> str:
+    """Where it is, for a person."""
+    if not isinstance(bus, RtuBus | AsciiBus):
+        return f"{bus.host}:{bus.port}"
+    data = bus.data_bits if isinstance(bus, AsciiBus) else 8
+    return f"{bus.port} ({bus.baud} {data}{bus.parity[0].upper()}{bus.stop_bits})"
 
 
 def bus_plans(config: GatewayConfig, profiles: Profiles) -> tuple[BusPlan, ...]:
@@ -68,7 +104,7 @@ def polls_of(sensors: Sequence[ModbusSensor]) -> list[list[ModbusSensor]]:
     return list(together.values())
 
 
-def _sensors(sensors: Sequence[ModbusSensor], bus: ModbusBus, profiles: Profiles) -> Iterator[SensorPlan]:
+def _sensors(sensors: Sequence[ModbusSensor], bus: Bus, profiles: Profiles) -> Iterator[SensorPlan]:
     line = line_of(bus)
     for members in polls_of([one for one in sensors if one.bus == bus.id]):
         with suppress(ProfileError):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import difflib
+from collections.abc import Collection, Iterator, Mapping
 
 from firmware_configs.adverts import AdvertValue, BleProfile
 from firmware_configs.messages import MessageValue, MqttProfile
@@ -38,6 +39,11 @@ def problems(profile: ModbusProfile) -> list[str]:
             found.append(f"{path}: is listed twice")
         seen.add(derived.quantity)
         found += [f"{path}: {text}" for text in _of_derived(derived, kinds, known)]
+    found += [
+        f"report.{quantity}: is no quantity of this profile{near(quantity, seen)}"
+        for quantity in profile.report
+        if quantity != "*" and quantity not in seen
+    ]
     return found
 
 
@@ -56,6 +62,12 @@ def problems_of_values(profile: BleProfile | MqttProfile) -> list[str]:
         seen.add(value.quantity)
         found += [f"{path}: {text}" for text in _of_value(value, known)]
     return found
+
+
+def near(word: str, known: Collection[str]) -> str:
+    """A suggestion to end a sentence with, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _of_value(value: AdvertValue | MessageValue, known: set[str]) -> Iterator[str]:
@@ -97,11 +109,37 @@ def _of_register(register: Register, profile: ModbusProfile, known: set[str]) ->
     if (register.type == "string") != (register.words is not None):
         yield "words is the length of a string, and only of a string"
     yield from _of_parts(register)
-    if register.magnitude and register.type not in {"i16", "i32", "i64"}:
-        yield "magnitude belongs to an i16, i32 or i64"
+    if register.magnitude and register.type not in {"i8", "i16", "i32", "i64"}:
+        yield "magnitude belongs to an i16, i32 or i64, or to an i8"
     if register.word_order in {"swapped_pairs", "reversed_pairs"} and register.width > 2 and register.width != 4:
         yield f"pairs of words need four registers, this has {register.width}"
     yield from _of_scale(register)
+    yield from _of_writing(register)
+
+
+def _of_writing(register: Register) -> Iterator[str]:
+    if not register.writable:
+        if (register.min, register.max, register.write_function) != (None, None, None) or register.verify_after_ms:
+            yield "min, max, write_function and verify_after_ms are for what is writable"
+        return
+    if register.function not in {"holding", "coil"}:
+        table = {"input": "an input", "discrete": "a discrete input"}[register.function]
+        yield f"{table} can't be written; only holding registers and coils"
+        return
+    if register.scale_from is not None:
+        yield "what another register scales can't be written"
+    if register.part and register.width > 1:
+        yield "a part of several registers can't be written at once"
+    fitting = {5, 15} if register.function == "coil" else {22} if register.part else {16, 23}
+    if register.function == "holding" and not register.part and register.width == 1:
+        fitting.add(6)
+    if register.written_by not in fitting:
+        yield f"is written by function {' or '.join(map(str, sorted(fitting)))}, not {register.written_by}"
+    limited = register.min is not None or register.max is not None
+    if limited and register.type in {"bool", "string", *MOMENTS}:
+        yield f"a {register.type} has no min and max"
+    if register.min is not None and register.max is not None and register.max < register.min:
+        yield "max is below min"
 
 
 def _of_parts(register: Register) -> Iterator[str]:

@@ -13,7 +13,17 @@ from collections.abc import Collection, Iterator, Mapping
 
 from firmware_configs.loader import ProfileError, Profiles
 from firmware_configs.schema import ModbusProfile, Register
-from protos.config import GatewayConfig, ModbusSensor, MqttSensor, Sensor, SimulatedSensor
+from protos.config import (
+    AsciiBus,
+    GatewayConfig,
+    ModbusSensor,
+    MqttSensor,
+    RtuBus,
+    RtuOverTcpBus,
+    Sensor,
+    SimulatedSensor,
+    TlsBus,
+)
 
 TEXT, SWITCH, COUNTER, NUMBER = "a text", "a switch", "an unsigned 64-bit counter", "a number"
 KINDS = {"string": TEXT, "boolean": SWITCH, "bool": SWITCH}
@@ -34,6 +44,7 @@ def disagreements(config: GatewayConfig, profiles: Profiles) -> Iterator[str]:
         for name, times in Counter(ids).items():
             if times > 1:
                 yield f"{kind}: {times} of them have the id {name!r}"
+    yield from _serial_ports(config)
     for index, via in enumerate(config.uplink.via):
         if via.source and not _is_address(via.source):
             yield f"uplink.via[{index}].source: {via.source!r} is not an IP address"
@@ -42,6 +53,18 @@ def disagreements(config: GatewayConfig, profiles: Profiles) -> Iterator[str]:
     for index, sensor in enumerate(config.sensor):
         for problem in (*_references(sensor, config), *_sections(sensor, profiles)):
             yield f"sensor[{index}].{problem}"
+
+
+def _serial_ports(config: GatewayConfig) -> Iterator[str]:
+    """A line has one master."""
+    taken: dict[str, str] = {}
+    for index, bus in enumerate(config.bus):
+        if isinstance(bus, RtuBus | AsciiBus):
+            if bus.port in taken:
+                yield f"bus[{index}].port: {bus.port} is the port of bus {taken[bus.port]!r} already"
+            taken.setdefault(bus.port, bus.id)
+        if isinstance(bus, TlsBus) and bus.key_file and not bus.cert_file:
+            yield f"bus[{index}].key_file: needs the certificate that belongs to it, cert_file"
 
 
 def _is_address(text: str) -> bool:
@@ -55,6 +78,10 @@ def _is_address(text: str) -> bool:
 def _references(sensor: Sensor, config: GatewayConfig) -> Iterator[str]:
     if isinstance(sensor, ModbusSensor) and sensor.bus not in (buses := [bus.id for bus in config.bus]):
         yield f"bus: there is no bus {sensor.bus!r}{_near(sensor.bus, buses)}"
+    if isinstance(sensor, ModbusSensor) and sensor.unit == 0:
+        lines = [bus.id for bus in config.bus if isinstance(bus, RtuBus | AsciiBus | RtuOverTcpBus)]
+        if sensor.bus in lines:
+            yield "unit: 0 speaks to every unit of a serial line, and none answers"
     if isinstance(sensor, MqttSensor) and sensor.broker not in (brokers := [one.id for one in config.broker]):
         yield f"broker: there is no broker {sensor.broker!r}{_near(sensor.broker, brokers)}"
 
@@ -109,6 +136,20 @@ def _not_of_the_profile(sensor: ModbusSensor, profile: ModbusProfile) -> Iterato
     for name, times in Counter(sensor.rename.values()).items():
         if times > 1:
             yield f"rename: {times} quantities become {name!r}"
+    yield from _not_writable(sensor, profile)
+
+
+def _not_writable(sensor: ModbusSensor, profile: ModbusProfile) -> Iterator[str]:
+    known = _of_modbus(sensor, profile)
+    writable = {sensor.rename.get(one.quantity, one.quantity) for one in profile.expanded() if one.writable}
+    for index, quantity in enumerate(sensor.allow_write):
+        path = f"allow_write[{index}]: {quantity!r}"
+        if quantity not in known:
+            yield f"{path} is no quantity of this sensor{_near(quantity, known)}"
+        elif quantity not in writable:
+            yield f"{path} can't be written; {profile.name} lets {', '.join(sorted(writable)) or 'nothing'} be written"
+        elif quantity in sensor.calibration:
+            yield f"{path} is calibrated here: what is written would not be what is read"
 
 
 def _of_modbus(sensor: ModbusSensor, profile: ModbusProfile) -> Mapping[str, str]:

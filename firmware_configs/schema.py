@@ -7,10 +7,12 @@ Addresses are those of the protocol (0-based, as sent on the wire), never the 1-
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct, field
+
+from protos.config import Report
 
 RegisterType = Literal[
     "bool", "u8", "i8", "u16", "i16", "u24", "i24", "u32", "i32", "u48", "i48", "u64", "i64", "f16", "f32", "f64",
@@ -20,6 +22,7 @@ RegisterType = Literal[
 unix32 seconds since 1970; ymdhms six registers, year to second; iec870 four registers (IEC 60870-5-4: year, month and
 day, hour and minute, milliseconds). They become milliseconds since 1970 by the device's own calendar."""
 RegisterFunction = Literal["holding", "input", "coil", "discrete"]
+WriteFunction = Literal[5, 6, 15, 16, 22, 23]
 Order = Literal["big", "little"]
 WordOrder = Literal["big", "little", "swapped_pairs", "reversed_pairs"]
 """Of a value's registers 1 2 3 4, most significant first: big sends 1 2 3 4, little 4 3 2 1, swapped_pairs 2 1 4 3 and
@@ -115,7 +118,9 @@ class Register(Frozen, frozen=True, kw_only=True):
     bits: Annotated[int, Meta(ge=1, le=31)] | None = None
     """Width of that field."""
     magnitude: bool = False
-    """An i16, i32 or i64 whose highest bit is the sign of the rest, not two's complement."""
+    """An i8, i16, i32 or i64 whose highest bit is the sign of the rest, not two's complement."""
+    identifying: bool = False
+    """Tells one device from all others of its model, e.g. its serial number: recordings blank it."""
     scale_from: Name | None = None
     """Quantity of this device, an integer n: value = integer × 10ⁿ, as SunSpec's scale factors."""
     labels: dict[Annotated[str, Meta(pattern=r"^-?[0-9]+$")], str] = field(default_factory=dict)
@@ -126,6 +131,16 @@ class Register(Frozen, frozen=True, kw_only=True):
     """Raw values by which the device says "not available"; 0x8000 is the same as -32768 in an i16."""
     attrs: dict[str, str] = field(default_factory=dict)
     """Attributes that travel with the series."""
+    writable: bool = False
+    """A command may write it, where the sensor's configuration allows that too."""
+    min: float | None = None
+    """The least value that may be written,"""
+    max: float | None = None
+    """and the greatest."""
+    write_function: WriteFunction | None = None
+    """How it is written; by default 5 for a coil, 22 for a part of a register, 6 for one register, 16 for several."""
+    verify_after_ms: Annotated[int, Meta(ge=0, le=5000)] = 0
+    """How long the device takes until it shows what was written."""
     source: Annotated[str, Meta(min_length=1)]
     """Source id and table, page or section."""
 
@@ -133,6 +148,19 @@ class Register(Frozen, frozen=True, kw_only=True):
     def width(self) -> int:
         """Registers it occupies (bits, for coils and discrete inputs)."""
         return self.words or 1 if self.type == "string" else WIDTHS[self.type]
+
+    @property
+    def part(self) -> bool:
+        """It shares its register with others."""
+        return self.function not in BITS and (self.bit is not None or self.byte is not None)
+
+    @property
+    def written_by(self) -> WriteFunction:
+        if self.write_function is not None:
+            return self.write_function
+        if self.function in BITS:
+            return 5
+        return 22 if self.part else 6 if self.width == 1 else 16
 
 
 class Block(Frozen, frozen=True, kw_only=True):
@@ -182,7 +210,10 @@ class Derived(Frozen, frozen=True, kw_only=True):
 
 
 class ModbusProfile(Frozen, frozen=True, kw_only=True):
-    """One device model. Its name is `vendor-model@version`, its file `modbus/<vendor>-<model>.toml`."""
+    """One device model. Its name is `vendor-model@version`, its file `modbus/<vendor>-<model>.toml`.
+
+    Older versions may stay beside it, in files named `<vendor>-<model>@<version>.toml`.
+    """
 
     vendor: Slug
     model: Slug
@@ -201,6 +232,9 @@ class ModbusProfile(Frozen, frozen=True, kw_only=True):
     register: tuple[Register, ...] = ()
     block: tuple[Block, ...] = ()
     derived: tuple[Derived, ...] = ()
+    report: dict[Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9_]*)$")], Report] = field(default_factory=dict)
+    """Per quantity, "*" for those not named: which changes matter on this device. For sensors that say
+    `report_by_profile`; what a sensor says itself goes first."""
 
     @property
     def name(self) -> str:
@@ -228,8 +262,3 @@ class ModbusProfile(Frozen, frozen=True, kw_only=True):
     def quantities(self) -> tuple[str, ...]:
         """What a sensor of this profile delivers, in the order of its columns."""
         return (*(register.quantity for register in self.expanded()), *(one.quantity for one in self.derived))
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema of a profile, for editors and other programs."""
-    return msgspec.json.schema(ModbusProfile)

@@ -10,7 +10,8 @@ from gateway import sensors, settings
 from gateway.clock import Clock
 from gateway.errors import Misconfigured
 from gateway.pipeline import flow
-from protos.config import GatewayConfig
+from gateway.sensors.modbus_serial import unstable
+from protos.config import AsciiBus, GatewayConfig, RtuBus
 
 
 def problems(config: GatewayConfig, *, clock: Clock, profiles: Profiles) -> list[str]:
@@ -25,6 +26,12 @@ def problems(config: GatewayConfig, *, clock: Clock, profiles: Profiles) -> list
     except Misconfigured as error:
         return [_with_path(line, config) for line in str(error).splitlines()]
     return []
+
+
+def advice(config: GatewayConfig) -> list[str]:
+    """What works and may not for long, one sentence each, starting with its path."""
+    serial = [(n, one.port) for n, one in enumerate(config.bus) if isinstance(one, RtuBus | AsciiBus)]
+    return [f"bus[{n}].port: {why}" for n, port in serial if (why := unstable(port)) is not None]
 
 
 def _with_path(line: str, config: GatewayConfig) -> str:

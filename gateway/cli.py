@@ -1,7 +1,11 @@
-"""comboio-gateway: enrol, run, status, sensors, explain, check-config, plan, buffer, field, simulate.
+"""comboio-gateway: enrol, run, status, sensors, explain, write, identify, check-config, plan, buffer, field, simulate.
+
+Of the device library: profiles, boards, capture.
 
 Exit status: 0 done · 1 refused, with the reason on stderr · 2 wrong usage · 3 the control plane can't be reached.
 Of `status`, `sensors` and `explain`: 0 healthy · 1 something is red · 3 the daemon is not running.
+Of `identify`: 0 it said what it is · 1 it did not.
+Of `write`: 0 done · 1 not done, or nobody can tell · 3 the daemon is not running.
 """
 
 from __future__ import annotations
@@ -11,11 +15,17 @@ import asyncio
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gateway.errors import ComboioError, Retryable
 
+if TYPE_CHECKING:
+    from protos.config import GatewayConfig
+
 DATA_DIR = Path("/var/lib/comboio-gateway")
 CONFIG = Path("/etc/comboio/gateway.toml")
+LOCAL = DATA_DIR / "profiles"
+"""Profiles of this box's own."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -77,17 +87,33 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("tag", metavar="TAG", help="sensor/quantity, or a sensor")
     explain.set_defaults(run=_explain)
 
+    write = commands.add_parser("write", help="set a quantity of a device, where its configuration allows it")
+    write.add_argument("sensor", metavar="SENSOR")
+    write.add_argument("quantity", metavar="QUANTITY")
+    write.add_argument("value", metavar="VALUE", help="a number, true or false, or a text")
+    write.add_argument("--expect", metavar="VALUE", help="only if the device holds this now")
+    write.set_defaults(run=_write)
+
+    identify = commands.add_parser("identify", help="what a Modbus device says that it is")
+    identify.add_argument("--bus", required=True, metavar="ID", help="a [[bus]] of the configuration")
+    identify.add_argument("--unit", type=int, default=1, metavar="N", help="unit id (default 1)")
+    identify.set_defaults(run=_identify)
+
     field = commands.add_parser("field", help="the box's own page").add_subparsers(required=True, metavar="COMMAND")
     pin = field.add_parser("set-pin", help="set the PIN that opens it; those signed in must sign in again")
     pin.add_argument("--stdin", action="store_true", help="read it from standard input")
     pin.add_argument("--pin-file", type=Path, metavar="FILE", help="as field.pin_file of the configuration has it")
     pin.set_defaults(run=_set_pin)
 
-    for command in (enrol, run, buffer, status, live, explain, pin):
+    for command in (enrol, run, buffer, status, live, explain, write, identify, pin):
         command.add_argument("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help=f"default {DATA_DIR}")
-    for command in (run, check, plan):
+    for command in (run, check, plan, identify):
         command.add_argument("--config", type=Path, default=CONFIG, metavar="FILE", help=f"default {CONFIG}")
-    for command in (enrol, run, check, plan, buffer, status, live, explain):
+    for command in (check, plan):
+        command.add_argument(
+            "--profiles", type=Path, default=LOCAL, metavar="DIR", help=f"of this box; default {LOCAL}"
+        )
+    for command in (enrol, run, check, plan, buffer, status, live, explain, write, identify):
         command.add_argument("--json", action="store_true", help="answer as JSON")
 
     simulate = commands.add_parser("simulate", help="simulated devices and links, for trying things out")
@@ -95,6 +121,10 @@ def _parser() -> argparse.ArgumentParser:
     from gateway.simulators import cli as simulators
 
     simulators.add_arguments(simulate)
+
+    from gateway.library import cli as library
+
+    library.add_arguments(commands, local=LOCAL, config=CONFIG)
     return parser
 
 
@@ -122,7 +152,7 @@ def _run(args: argparse.Namespace) -> int:
     from gateway import daemon, logs, settings
     from gateway.clock import SystemClock
 
-    profiles = Profiles()
+    profiles = Profiles(local=args.data_dir / LOCAL.name)
     config = settings.load(args.config, profiles)
     logs.configure(role="gateway")
 
@@ -148,7 +178,7 @@ def _check(args: argparse.Namespace) -> int:
     from gateway.errors import Misconfigured
 
     try:
-        sensors, buses = _check_whole(args.config)
+        config, advice = _check_whole(args.config, args.profiles)
     except Misconfigured as error:
         problems = str(error).splitlines()
         if args.json:
@@ -158,32 +188,35 @@ def _check(args: argparse.Namespace) -> int:
             print(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}.", file=sys.stderr)
         return 1
     if args.json:
-        print(json.dumps({"ok": True, "sensors": sensors, "buses": buses}))
+        counted = {"sensors": len(config.sensor), "buses": len(config.bus)}
+        print(json.dumps({"ok": True, **counted, "advice": advice}, ensure_ascii=False))
     else:
+        sensors, buses = len(config.sensor), len(config.bus)
+        print("".join(f"{line}\n" for line in advice), end="", file=sys.stderr)
         print(f"{args.config}: good. {_many(sensors, 'sensor')} on {_many(buses, 'bus', 'buses')}.")
     return 0
 
 
-def _check_whole(path: Path) -> tuple[int, int]:
-    """(sensors, buses), after everything that `run` does before it touches a device. Raises Misconfigured."""
+def _check_whole(path: Path, local: Path) -> tuple[GatewayConfig, list[str]]:
+    """It and what may be better, after all that `run` does before it touches a device. Raises Misconfigured."""
     from firmware_configs.loader import Profiles
     from gateway import checking, settings
     from gateway.clock import SystemClock
     from gateway.errors import Misconfigured
 
-    profiles = Profiles()
+    profiles = Profiles(local=local)
     config = settings.load(path, profiles)
     problems = checking.problems(config, clock=SystemClock(), profiles=profiles)
     if problems:
         raise Misconfigured("\n".join(f"{path}: {line}" for line in problems))
-    return len(config.sensor), len(config.bus)
+    return config, [f"{path}: {line}" for line in checking.advice(config)]
 
 
 def _plan(args: argparse.Namespace) -> int:
     from firmware_configs.loader import Profiles
     from gateway import planning
 
-    found = planning.report(args.config, Profiles())
+    found = planning.report(args.config, Profiles(local=args.profiles))
     print(json.dumps(found) if args.json else planning.text(found))
     return 0 if all(bus["fits"] or bus["best_effort"] for bus in found) else 1
 
@@ -259,6 +292,35 @@ def _explain(args: argparse.Namespace) -> int:
     if running is None:
         return 3
     return 1 if found.wrong else 0
+
+
+def _write(args: argparse.Namespace) -> int:
+    from gateway.health.status import ask_to_write
+    from protos.commands import Write, encoded, typed
+
+    expect = None if args.expect is None else typed(args.expect)
+    asked = Write(sensor=args.sensor, quantity=args.quantity, value=typed(args.value), expect=expect)
+    found = ask_to_write(args.data_dir, encoded(asked))
+    if found is None:
+        print(f"comboio-gateway is not running on {args.data_dir}; only it talks to its devices.", file=sys.stderr)
+        return 3
+    print(_json(found) if args.json else f"{found.state.lower()}: {found.text}")
+    return 0 if found.state == "DONE" else 1
+
+
+def _identify(args: argparse.Namespace) -> int:
+    from firmware_configs.loader import Profiles
+    from gateway import identifying, settings
+    from gateway.health.status import ask_to_identify
+
+    found = ask_to_identify(args.data_dir, args.bus, args.unit)
+    if found is None or not found.here:
+        found = identifying.by_ourselves(settings.load(args.config, Profiles()), args.bus, args.unit)
+    if args.json:
+        print(_json({"bus": args.bus, "unit": args.unit, "said": found.said, "problem": found.problem or None}))
+    else:
+        print(identifying.text(args.bus, args.unit, found))
+    return 1 if found.problem else 0
 
 
 def _not_running(args: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ import asyncio
 import functools
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +18,33 @@ import structlog
 
 from firmware_configs.buses import overloads
 from firmware_configs.loader import Profiles
+from firmware_configs.policies import with_reports
 from gateway import checking, sensors
 from gateway.buffer import thinning
 from gateway.buffer.buffer import Buffer
 from gateway.buffer.disk import DiskBuffer
 from gateway.clock import Clock
+from gateway.commands.beside import asked_at_box
+from gateway.commands.book import Book
+from gateway.commands.commands import Commands
 from gateway.desired.desired import Desired, Pinned
 from gateway.desired.state import Desk
-from gateway.errors import Misconfigured
+from gateway.errors import Misconfigured, Rejected
 from gateway.explaining import Explaining
 from gateway.health.carrier import carrier
 from gateway.health.picture import STANDSTILL_S, headline
 from gateway.health.process import Process
-from gateway.health.status import StatusSocket
+from gateway.health.status import Identified, StatusSocket
 from gateway.health.watchdog import Watchdog, notify
+from gateway.identifying import identified
 from gateway.identity.keeper import Keeper
 from gateway.picturing import Picturing
 from gateway.pipeline.flow import Flow, flow
 from gateway.pipeline.silence import Silence
 from gateway.power import PowerFail
 from gateway.reading import GroupShape
-from gateway.sensors import BuiltSensor, Supervised
-from gateway.sensors.driver import Driver
+from gateway.sensors import BuiltSensor, Identify, Supervised
+from gateway.sensors.driver import Driver, Writable
 from gateway.supervise import Failures, supervised
 from gateway.uplink.anchors import Anchors
 from gateway.uplink.gps import Gpsd
@@ -47,6 +52,7 @@ from gateway.uplink.hardware_clock import HardwareClock
 from gateway.uplink.health import LinkHealth
 from gateway.uplink.link import Link
 from gateway.uplink.spending import Spending
+from gateway.writing import Point
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.config import FieldSection, GatewayConfig
 
@@ -109,6 +115,15 @@ async def run(
     anchors = Anchors(clock=clock, boot=buffer.opening.boot, record=record, hardware=hardware)
     spending = Spending(data_dir / "uplink-day.json", clock=clock)
 
+    commands = Commands(
+        book=Book(data_dir / "commands" / "book.db"),
+        clock=clock,
+        site=site,
+        event=buffer.event,
+        pinned=lambda: (keeper.gateway_id, keeper.config_key),
+        generation=lambda: desired.running().generation,
+    )
+
     def link(settings: GatewayConfig) -> Link:
         return Link(
             buffer=buffer,
@@ -121,6 +136,7 @@ async def run(
             configuration=desired,
             spending=spending,
             sensors_silent=site.silent,
+            commands=commands,
         )
 
     picture = Picturing(
@@ -150,6 +166,8 @@ async def run(
     running: list[asyncio.Task[None]] = []
     for overload in overloads(config, profiles):
         log.warning("bus.overloaded", why=overload)
+    for why in checking.advice(config):
+        log.warning("bus.port_may_change", why=why)
     log.info("gateway.start", id=keeper.gateway_id, epoch=f"{buffer.opening.epoch:08x}", opens=buffer.opening.opens)
     try:
         async with power.listening(), asyncio.TaskGroup() as tasks:
@@ -157,7 +175,10 @@ async def run(
                 "buffer": buffer.run,
                 "power": power.run,
                 "clock": anchors.run,
-                "status": StatusSocket(data_dir, take=picture, explain=explain).run,
+                "status": StatusSocket(
+                    data_dir, take=picture, explain=explain, write=asked_at_box(commands), identify=site.identify
+                ).run,
+                "commands": commands.run,
                 "watchdog": watchdog.run,
             }
             if site.config.gateway.gpsd:
@@ -179,6 +200,7 @@ async def run(
             await _ended(running)
     finally:
         await buffer.close()
+        commands.close()
         log.info("gateway.stop")
 
 
@@ -190,6 +212,7 @@ class Plan:
     sensors: Sequence[BuiltSensor] = ()
     beside: Sequence[Supervised] = ()
     flows: Sequence[Flow] = ()
+    identify: Mapping[str, Identify] = field(default_factory=dict)
 
     @property
     def shapes(self) -> list[GroupShape]:
@@ -207,8 +230,9 @@ def built(config: GatewayConfig | None, buffer: Buffer, clock: Clock, profiles: 
     if config is None:
         return Plan()
     made = sensors.build(config, clock=clock, profiles=profiles, data_dir=data_dir)
-    flows = [flow(s, b.driver.groups(), buffer) for s, b in zip(config.sensor, made.sensors, strict=True)]
-    return Plan(config, made.sensors, made.tasks, flows)
+    told = [with_reports(options, profiles) for options in config.sensor]
+    flows = [flow(s, b.driver.groups(), buffer) for s, b in zip(told, made.sensors, strict=True)]
+    return Plan(config, made.sensors, made.tasks, flows, made.identify)
 
 
 def _first_plan(desired: Desired, site: Site) -> Plan:
@@ -313,6 +337,20 @@ class Site:
 
     def which_silent(self) -> set[str]:
         return self._silence.which()
+
+    def point(self, sensor: str, quantity: str) -> Point:
+        """Where a command may write. Raises Rejected."""
+        found = next((one.driver for one in self._plan.sensors if one.id == sensor), None)
+        if found is None:
+            known = ", ".join(sorted(one.id for one in self._plan.sensors)) or "none"
+            raise Rejected(f"there is no sensor {sensor} on this gateway; it has {known}")
+        if not isinstance(found, Writable):
+            raise Rejected(f"nothing can be written to {sensor}: only Modbus devices take commands")
+        return found.point(quantity)
+
+    async def identify(self, bus: str, unit: int) -> Identified:
+        """Of a device on a bus in use. Never raises."""
+        return await identified(self._plan.identify.get(bus), unit)
 
     def connected(self) -> bool:
         return self._link.health.connected

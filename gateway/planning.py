@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from firmware_configs.budget import Request
-from firmware_configs.buses import BusPlan, SensorPlan, bus_plans
+from firmware_configs.buses import BusPlan, SensorPlan, bus_plans, where
 from firmware_configs.loader import Profiles
 from gateway import settings
 
@@ -20,7 +20,7 @@ def report(path: Path, profiles: Profiles) -> list[dict[str, Any]]:
 def _bus(plan: BusPlan) -> dict[str, Any]:
     return {
         "bus": plan.bus.id,
-        "where": f"{plan.bus.host}:{plan.bus.port}",
+        "where": where(plan.bus),
         "utilisation": round(plan.utilisation, 4),
         "fits": plan.fits,
         "best_effort": plan.bus.best_effort,

@@ -158,16 +158,76 @@ class Alarm(Frozen, frozen=True, kw_only=True):
     """Tells the alarms of a sensor apart; made from quantity and limit if empty."""
 
 
-class ModbusBus(Frozen, frozen=True, kw_only=True, tag_field="kind", tag="tcp"):
+class BusBase(Frozen, frozen=True, kw_only=True):
+    """What every Modbus bus has."""
+
     id: Slug
-    host: str
-    port: Port = 502
     timeout_s: PositiveSeconds = 1.0
-    """Longest wait for one answer."""
+    """Longest wait for one answer; on a serial line from the end of the question to the begin of the answer."""
     pause_ms: Annotated[int, Meta(ge=0)] = 0
     """Silence between two requests."""
     best_effort: bool = False
     """Accept more than the bus can carry: polls that fall out are counted."""
+
+
+class TcpBus(BusBase, frozen=True, kw_only=True, tag_field="kind", tag="tcp"):
+    """Modbus TCP."""
+
+    host: str
+    port: Port = 502
+
+
+class TlsBus(BusBase, frozen=True, kw_only=True, tag_field="kind", tag="tls"):
+    """Modbus TCP inside TLS (Modbus/TCP Security)."""
+
+    host: str
+    port: Port = 802
+    ca_file: str = ""
+    """Certificates of the authority that signed the device's; empty: those this box trusts."""
+    cert_file: str = ""
+    """The certificate that this box shows; empty: the device asks for none."""
+    key_file: str = ""
+    """Its private key, a file of mode 0600; empty: in cert_file."""
+    server_name: str = ""
+    """The name in the device's certificate; empty: host."""
+
+
+SerialPath = Annotated[str, Meta(pattern=r"^/.+$", title="a path, e.g. /dev/serial/by-id/usb-…")]
+Baud = Annotated[int, Meta(ge=300, le=4_000_000)]
+
+
+class SerialBus(BusBase, frozen=True, kw_only=True):
+    """What both dialects of a serial line have."""
+
+    port: SerialPath
+    """The adapter by a path that stays its own, such as /dev/serial/by-id/usb-…; /dev/ttyUSB0 is whoever came first."""
+    baud: Baud = 9600
+    parity: Literal["even", "odd", "none"] = "even"
+    """The standard's is even; most devices are delivered with none."""
+    stop_bits: Literal[1, 2] = 1
+    """The standard asks for 2 where there is no parity; most devices send 1."""
+
+
+class RtuBus(SerialBus, frozen=True, kw_only=True, tag_field="kind", tag="rtu"):
+    """Modbus RTU on a serial line."""
+
+
+class AsciiBus(SerialBus, frozen=True, kw_only=True, tag_field="kind", tag="ascii"):
+    """Modbus ASCII on a serial line."""
+
+    data_bits: Literal[7, 8] = 7
+
+
+class RtuOverTcpBus(BusBase, frozen=True, kw_only=True, tag_field="kind", tag="rtu_over_tcp"):
+    """RTU frames through a TCP connection: a serial device server in front of a line."""
+
+    host: str
+    port: Port
+    baud: Baud = 9600
+    """Of the line behind it: so fast it can be read, and so long a late answer may last."""
+
+
+Bus = TcpBus | TlsBus | RtuBus | AsciiBus | RtuOverTcpBus
 
 
 class Broker(Frozen, frozen=True, kw_only=True):
@@ -219,12 +279,16 @@ class ModbusSensor(SensorBase, frozen=True, kw_only=True, tag_field="driver", ta
     unit: Unit = 1
     profile: str
     """vendor-model@version"""
+    report_by_profile: bool = False
+    """Send what the profile's report policies find worth sending; those in `report` go first."""
     every_s: PositiveSeconds = 1.0
     quantities: tuple[str, ...] = ()
     """Those of the profile's that are this sensor's; empty: all. Sensors of one bus, unit, profile and period are read
     together: a controller of four cold rooms is four sensors and one read."""
     rename: dict[str, Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]*$")]] = field(default_factory=dict)
     """The profile's quantity → what it is called here; the other settings use the new name."""
+    allow_write: tuple[str, ...] = ()
+    """Quantities that commands may write, of those that the profile calls writable; empty: none."""
 
 
 class SimulatedSensor(SensorBase, frozen=True, kw_only=True, tag_field="driver", tag="simulated"):
@@ -279,7 +343,7 @@ class GatewayConfig(Frozen, frozen=True, kw_only=True):
     buffer: BufferSection = BufferSection()
     power: PowerSection = PowerSection()
     field: FieldSection = FieldSection()
-    bus: tuple[ModbusBus, ...] = ()
+    bus: tuple[Bus, ...] = ()
     broker: tuple[Broker, ...] = ()
     ble: BleSection = BleSection()
     sensor: tuple[Sensor, ...] = ()

@@ -7,6 +7,7 @@ A view is a function or bound method whose parameters are any of
     caller: Caller     who asks; only where the route is not public
     if_match: int      the version the caller last saw, from If-Match: "N"; without that header 428. "0", or
                        If-None-Match: *, says that there is none yet
+    idempotency_key: str   the caller's own name of this request, from Idempotency-Key; without that header 428
     last_event_id: str     what a reader of a stream saw last, from Last-Event-ID; empty without that header
     still: Callable[[], bool]      whether the caller is let in yet, as who it was; for streams
     <name>: str  a part of the path written {name}; its type may restrict it
@@ -34,6 +35,7 @@ from control_plane.fleet.rights import Area, Caller, Mode, Role
 
 JSON = "application/json"
 EVENT_STREAM = "text/event-stream"
+IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,200}")
 VERSION = re.compile(r'(?:W/)?"([0-9]{1,15})"')
 Q = TypeVar("Q", bound=msgspec.Struct)
 
@@ -60,8 +62,8 @@ AREA_OF = {
     "me": Area.SELF,
     "live": Area.SELF,
 }
-"""By the first word of the path; a gateway's configuration is configuration, and each kind of
-live message has its own area."""
+"""By the first word of the path; a gateway's configuration is configuration, its commands are commands, and each kind
+of live message has its own area."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,8 @@ class Route:
     def area(self) -> Area:
         """Raises KeyError: a new subject belongs into AREA_OF first."""
         words = [word for word in self.path.split("/") if word and not word.startswith("{")]
+        if "commands" in words:
+            return Area.COMMANDS
         return Area.CONFIGURATION if "config" in words else AREA_OF[words[0]]
 
     @property
@@ -163,6 +167,8 @@ class Endpoint:
             arguments["caller"] = caller
         if "if_match" in self.hints:
             arguments["if_match"] = version_matched(request)
+        if "idempotency_key" in self.hints:
+            arguments["idempotency_key"] = key_given(request)
         if "last_event_id" in self.hints:
             arguments["last_event_id"] = request.headers.get("Last-Event-ID", "").strip()
         if "still" in self.hints:
@@ -193,6 +199,16 @@ def version_matched(request: Request) -> int:
     if found is None:
         raise Problem(412, f'If-Match: {given[:40]} is not an ETag of this API; they look like "3".')
     return int(found[1])
+
+
+def key_given(request: Request) -> str:
+    """Idempotency-Key: the same again is the same request, not another one."""
+    given = request.headers.get("Idempotency-Key", "").strip()
+    if not given:
+        raise Problem(428, "Give this request a name of its own, so that it can be sent again safely: Idempotency-Key.")
+    if IDEMPOTENCY_KEY.fullmatch(given) is None:
+        raise Problem(422, "Idempotency-Key: 1 to 200 visible ASCII characters, without blanks.")
+    return given
 
 
 def query_of(request: Request, kind: type[Q]) -> Q:

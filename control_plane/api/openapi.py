@@ -17,6 +17,15 @@ IF_MATCH_PATTERN = '^"[0-9]{1,15}"$'
 IF_MATCH = (
     {"name": "If-Match", "in": "header", "required": True, "schema": {"type": "string", "pattern": IF_MATCH_PATTERN}},
 )
+IDEMPOTENCY_KEY = (
+    {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "required": True,
+        "description": "The caller's own name of this request: the same again is answered as before, and done once.",
+        "schema": {"type": "string", "pattern": "^[!-~]{1,200}$"},
+    },
+)
 
 LAST_EVENT_ID = (
     {
@@ -66,6 +75,7 @@ def _operation(endpoint: Endpoint, shape_of: dict[str, Any], components: dict[st
             *_path_parameters(endpoint),
             *_query_parameters(endpoint, components),
             *(IF_MATCH if "if_match" in endpoint.hints else ()),
+            *(IDEMPOTENCY_KEY if "idempotency_key" in endpoint.hints else ()),
             *(LAST_EVENT_ID if "last_event_id" in endpoint.hints else ()),
         ],
         "responses": _responses(endpoint, shape_of),
@@ -134,6 +144,8 @@ def _problem_statuses(endpoint: Endpoint) -> set[int]:
         statuses |= {404, 422}
     if "if_match" in endpoint.hints:
         statuses |= {412, 428}
+    if "idempotency_key" in endpoint.hints:
+        statuses |= {422, 428}
     if endpoint.route.method != "GET":
         statuses |= {409, 503}
     if endpoint.query is not None:

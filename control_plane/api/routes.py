@@ -10,6 +10,7 @@ from control_plane.api.assets import AssetRoutes
 from control_plane.api.binding import Route
 from control_plane.api.broadcast import Broadcaster
 from control_plane.api.clones import CloneRoutes
+from control_plane.api.commands import CommandRoutes
 from control_plane.api.completeness import Completeness
 from control_plane.api.configuration import ConfigurationRoutes
 from control_plane.api.deliveries import Deliveries
@@ -33,6 +34,7 @@ from control_plane.fleet.accounts import Accounts
 from control_plane.fleet.assets import Assets
 from control_plane.fleet.authority import Authority
 from control_plane.fleet.clones import Clones
+from control_plane.fleet.commands import Commands
 from control_plane.fleet.enrolment import Enrolment
 from control_plane.fleet.gateways import Gateways
 from control_plane.fleet.places import Places
@@ -76,6 +78,7 @@ def routes(parts: Parts) -> tuple[Route, ...]:
         *JoinTokenRoutes(join_tokens=parts.enrolment.join_tokens, clock=clock).routes(),
         *gateways(parts).routes(),
         *CloneRoutes(clones=Clones(stores=stores, clock=clock)).routes(),
+        *CommandRoutes(commands=Commands(stores=stores, clock=clock)).routes(),
         *SensorRoutes(sensors=Sensors(stores=stores, clock=clock), assets=assets).routes(),
         *AssetRoutes(assets=assets).routes(),
         *PlaceRoutes(places=Places(store=stores.business, clock=clock)).routes(),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from control_plane.console import access, config, data, registry
+from control_plane.console import access, config, data, devices, registry
 from control_plane.console.client import Client, Missing, Refused, Unreachable
 from control_plane.console.commands import Commands
 from control_plane.console.profile import UsageError, chosen
@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     access.add(commands)
     registry.add(commands)
     data.add(commands)
+    devices.add(commands)
     config.add(commands.family("config", "configuration of gateways"))
     return parser
 

@@ -34,8 +34,9 @@ class Client:
     def get(self, path: str, **query: Any) -> Any:
         return self._ask("GET", path, params={name: value for name, value in query.items() if value is not None})
 
-    def post(self, path: str, body: Any) -> Any:
-        return self._ask("POST", path, json=body)
+    def post(self, path: str, body: Any, *, key: str | None = None) -> Any:
+        """`key`: for what must not be done twice, its Idempotency-Key."""
+        return self._ask("POST", path, json=body, headers={} if key is None else {"Idempotency-Key": key})
 
     def put(self, path: str, body: Any, *, if_match: str) -> Any:
         return self._ask("PUT", path, json=body, headers={"If-Match": if_match})

@@ -15,7 +15,7 @@ UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 TIMES = frozenset(
     {
         "time", "recorded", "created", "enrolled", "retired", "expires", "certificate_expires", "revoked", "delivered",
-        "next_at", "sent", "watermark", "oldest_open", "complete_to", "used", "started",
+        "next_at", "sent", "watermark", "oldest_open", "complete_to", "used", "started", "asked", "ended",
     }
 )  # fmt: skip
 

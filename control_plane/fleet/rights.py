@@ -38,6 +38,8 @@ class Role(IntEnum):
 class Area(StrEnum):
     FLEET = "fleet"
     CONFIGURATION = "configuration"
+    COMMANDS = "commands"
+    """Writing to devices: a right of its own."""
     DATA = "data"
     EVENTS = "events"
     DELIVERIES = "deliveries"
@@ -51,6 +53,8 @@ PermissionWord = Literal[
     "fleet:write",
     "configuration:read",
     "configuration:write",
+    "commands:read",
+    "commands:write",
     "data:read",
     "events:read",
     "deliveries:read",

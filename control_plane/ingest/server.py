@@ -13,7 +13,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from control_plane.clock import Clock
+from control_plane.fleet.dispatch import Dispatch
 from control_plane.fleet.offers import Offers
+from control_plane.ingest.commands import Commander
 from control_plane.ingest.configuration import Pusher
 from control_plane.ingest.dictionaries import Courier
 from control_plane.ingest.service import METHOD_SERVICE, LinkService
@@ -75,6 +77,7 @@ async def serve(
     stop: threading.Event,
     offers: Offers | None = None,
     dictionaries: Issued | None = None,
+    dispatch: Dispatch | None = None,
     released: Callable[[str], int | None] = lambda _gateway: None,
 ) -> None:
     """Serve until `stop`; then say goodbye, commit what is queued, and return within a few seconds."""
@@ -101,6 +104,9 @@ async def serve(
     courier = Courier(dictionaries=dictionaries, sessions=lambda: service.sessions) if dictionaries else None
     if courier is not None:
         service.greeted = courier.greeted
+    commander = Commander(dispatch=dispatch, sessions=lambda: service.sessions, clock=clock) if dispatch else None
+    if commander is not None:
+        service.answered = commander.answered
     server = grpc.aio.server(
         options=[
             ("grpc.so_reuseport", 1),
@@ -124,6 +130,8 @@ async def serve(
         beside.append(asyncio.create_task(pusher.run(), name="configuration"))
     if courier is not None:
         beside.append(asyncio.create_task(courier.run(), name="dictionaries"))
+    if commander is not None:
+        beside.append(asyncio.create_task(commander.run(), name="commands"))
     try:
         while not stop.is_set():
             await asyncio.sleep(0.1)

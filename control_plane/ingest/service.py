@@ -55,6 +55,8 @@ class LinkService:
         """Told of each gateway that greets, or says that something else runs now."""
         self.greeted: Callable[[str], None] = lambda _: None
         """Told of each gateway that greets."""
+        self.answered: Callable[[str, wire.CommandResult], None] = lambda _gateway, _result: None
+        """Told what a gateway says of a command that it does not take."""
         self._journal = journal
         self._writer = writer
         self._clock = clock
@@ -186,6 +188,7 @@ class LinkService:
             clock=self._clock,
             crc_seen=self._crc_seen,
             moved=self._moved,
+            answered=self.answered,
         )
         self._fence(gateway)
         self._sessions[gateway] = session

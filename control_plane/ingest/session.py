@@ -72,6 +72,7 @@ class Session:
         clock: Clock,
         crc_seen: dict[tuple[str, int, int, int], int],
         moved: Callable[[str], None] = lambda _: None,
+        answered: Callable[[str, wire.CommandResult], None] = lambda _gateway, _result: None,
     ) -> None:
         self.gateway = gateway
         self.number = start.session
@@ -99,6 +100,7 @@ class Session:
         self._beat: bytes | None = None
         self._news: bytes | None = None
         self._moved = moved
+        self._answered = answered
         self._to_say: deque[wire.Downlink] = deque(maxlen=MOST_TO_SAY)
         self.running = hello.running
         """What the gateway runs by its newest word."""
@@ -186,6 +188,8 @@ class Session:
             await self._status(message.config_status)
         elif kind == "effective_config":
             await self._effective(message.effective_config)
+        elif kind == "command_result":
+            self._answered(self.gateway, message.command_result)
         elif kind == "hello":
             raise Goodbye(wire.GOODBYE_PROTOCOL, "Hello comes once, as the first message")
         elif kind is None:

@@ -18,11 +18,12 @@ from sqlalchemy import Connection, select
 from control_plane.journal.journal import MAX_SEQ
 from control_plane.journal.lineage import Lineage
 from control_plane.projections.boots import anchored
+from control_plane.projections.commands import result_row
 from control_plane.projections.conditions import KINDS, condition_row, sensor_of
 from control_plane.projections.gaps import keep
 from control_plane.projections.ledger import lose
 from control_plane.projections.projection import Bad, Decoded, Envelope, Portion
-from control_plane.store.tables import anchor, condition, integrity, progress, quarantine
+from control_plane.store.tables import anchor, command_result, condition, integrity, progress, quarantine
 from control_plane.store.upsert import keep_first, upsert
 from protos.columns import MAX_TIME_MS
 from protos.comboio.v1 import batch_pb2 as pb
@@ -236,6 +237,8 @@ class CompletenessProjection:
             }
             keep_first(connection, anchor, row)
             anchored(connection, envelope.gateway, envelope.epoch, fact.boot, now_ms)
+        elif event.kind == pb.EVENT_COMMAND_RESULT:
+            keep_first(connection, command_result, result_row(envelope.gateway, event.detail, now_ms))
         elif event.kind == pb.EVENT_INTEGRITY:
             text = event.detail.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
             id_ = f"event-{envelope.id}-{number}"

@@ -464,6 +464,20 @@ loss = Table(
     comment="The loss ledger: rows that gap records account for.",
 )
 
+command_result = Table(
+    "command_result",
+    telemetry,
+    Column("position", BigKey, primary_key=True, autoincrement=True),
+    Column("gateway", String(16), nullable=False),
+    Column("command", String(64), nullable=False),
+    Column("state", Integer, nullable=False, comment="CommandState"),
+    Column("text", Text, nullable=False),
+    Column("result", Text, nullable=False, comment="JSON: protos.commands.Outcome"),
+    Column("recorded_ms", BigInteger, nullable=False),
+    UniqueConstraint("gateway", "command"),
+    comment="The first result each gateway told of each command.",
+)
+
 integrity = Table(
     "integrity",
     telemetry,
@@ -784,6 +798,35 @@ registry_edit = Table(
     Column("edited_by", Text, nullable=False),
     PrimaryKeyConstraint("kind", "id", "version"),
     comment="Every version of what people edit: a stale edit is told what changed since.",
+)
+
+command = Table(
+    "command",
+    business,
+    Column("id", String(64), primary_key=True),
+    Column("gateway", String(16), nullable=False),
+    Column("number", BigInteger, nullable=True, comment="rises per gateway; null: asked at the box"),
+    Column("sensor", String(64), nullable=False),
+    Column("quantity", String(120), nullable=False),
+    Column("value", Text, nullable=False, comment="JSON"),
+    Column("expect", Text, nullable=True, comment="JSON: only if the device holds this"),
+    Column("generation", BigInteger, nullable=False, comment="of the configuration; 0 = any"),
+    Column("asked_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+    Column("asked_by", Text, nullable=False),
+    Column("caller", String(80), nullable=False, comment="whose idempotency key it is"),
+    Column("idempotency_key", String(200), nullable=False),
+    Column("state", String(12), nullable=False),
+    Column("sent_ms", BigInteger, nullable=True, comment="null: no gateway can have seen it"),
+    Column("until_ms", BigInteger, nullable=True, comment="sent again until then; null: no more"),
+    Column("ended_ms", BigInteger, nullable=True, comment="of its one result; null: there is none yet"),
+    Column("text", Text, nullable=False),
+    Column("result", Text, nullable=True, comment="JSON: what the device held"),
+    UniqueConstraint("gateway", "number"),
+    UniqueConstraint("gateway", "caller", "idempotency_key"),
+    Index(None, "until_ms"),
+    Index(None, "gateway", "asked_ms"),
+    comment="What was asked of devices, by whom, and what became of it; never deleted.",
 )
 
 STORES = {"journal": journal, "telemetry": telemetry, "business": business}

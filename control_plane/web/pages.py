@@ -14,10 +14,12 @@ from control_plane.api.routes import Parts, configuration, gateways
 from control_plane.errors import NotFound
 from control_plane.fleet.browser_sessions import BrowserSessions
 from control_plane.fleet.clones import Clones
+from control_plane.fleet.commands import Commands
 from control_plane.fleet.presence import Fleet
 from control_plane.projections.balances import Balances
 from control_plane.web.app import Pages
 from control_plane.web.charts import ChartData
+from control_plane.web.commands import DeviceCommands
 from control_plane.web.configuration import configuration_view
 from control_plane.web.enrol import EnrolPages
 from control_plane.web.events import EventPages
@@ -69,7 +71,12 @@ def page_routes(
             broadcaster=parts.broadcaster,
             config_view=config_view,
         ).routes(),
-        *SensorPages(fleet=fleet, telemetry=stores.telemetry, renderer=renderer).routes(),
+        *SensorPages(
+            fleet=fleet,
+            telemetry=stores.telemetry,
+            commands=DeviceCommands(commands=Commands(stores=stores, clock=clock)),
+            renderer=renderer,
+        ).routes(),
         *ChartData(readings=readings).routes(),
         *EventPages(events=events, deliveries=Deliveries(store=stores.business), renderer=renderer).routes(),
         *EnrolPages(

@@ -1,4 +1,4 @@
-"""One sensor: its quantities over time."""
+"""One sensor: its quantities over time, and setting those that may be set."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from flask import Response
+from flask import Response, redirect
 
 from control_plane.api.binding import Permission, query_of
 from control_plane.errors import NotFound
-from control_plane.fleet.presence import Fleet
-from control_plane.projections.latest import latest_values
+from control_plane.fleet.presence import Fleet, Standing
+from control_plane.projections.latest import LatestValue, latest_values
 from control_plane.store.engine import Store
 from control_plane.web import sentences
+from control_plane.web.commands import DeviceCommands, under_way
 from control_plane.web.render import Renderer
-from control_plane.web.visit import PageRoute, Visit
+from control_plane.web.visit import PageRoute, Visit, path_of
 from control_plane.web.words import Words
 
 RANGES = ("15m", "1h", "6h", "24h", "7d", "30d", "90d")
@@ -33,17 +34,43 @@ class SensorQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class SensorPages:
-    def __init__(self, *, fleet: Fleet, telemetry: Store, renderer: Renderer) -> None:
+    def __init__(self, *, fleet: Fleet, telemetry: Store, commands: DeviceCommands, renderer: Renderer) -> None:
         self._fleet = fleet
+        self._commands = commands
         self._telemetry = telemetry
         self._renderer = renderer
 
     def routes(self) -> tuple[PageRoute, ...]:
         path = "/gateways/<gateway_id>/sensors/<path:sensor>"
-        return (PageRoute(method="GET", path=path, view=self.show, permission=Permission.VIEWER),)
+        last = "/gateways/<gateway_id>/commands/<path:sensor>"
+        return (
+            PageRoute(method="GET", path=path, view=self.show, permission=Permission.VIEWER),
+            PageRoute(method="POST", path=path, view=self.set, permission=Permission.OPERATOR),
+            PageRoute(method="GET", path=last, view=self.last, permission=Permission.VIEWER),
+        )
+
+    def set(self, visit: Visit, gateway_id: str, sensor: str) -> Response:
+        """Write one value to the device."""
+        one, values = self._found(visit, gateway_id, sensor)
+        problem = self._commands.ask(visit, gateway_id, sensor, values)
+        if problem:
+            return self._page(visit, one, sensor, values, SensorQuery(), problem=problem)
+        return redirect(path_of("gateways", gateway_id, "sensors", sensor) + "#commands", 303)  # type: ignore[return-value]
+
+    def last(self, visit: Visit, gateway_id: str, sensor: str) -> Response:
+        """The list of last commands, asked for again while one is under way."""
+        one, _ = self._found(visit, gateway_id, sensor)
+        last = self._commands.last(visit, gateway_id, sensor)
+        return self._renderer.page(
+            visit, "sensor_commands.html", one=one, sensor=sensor, last=last, waiting=under_way(last)
+        )
 
     def show(self, visit: Visit, gateway_id: str, sensor: str) -> Response:
         query = query_of(visit.request, SensorQuery)
+        one, values = self._found(visit, gateway_id, sensor)
+        return self._page(visit, one, sensor, values, query)
+
+    def _found(self, visit: Visit, gateway_id: str, sensor: str) -> tuple[Standing, list[LatestValue]]:
         visit.see(gateway_id)
         one = self._fleet.one(gateway_id)
         if one is None:
@@ -52,10 +79,28 @@ class SensorPages:
             values = [value for value in latest_values(connection, gateway_id) if value.sensor == sensor]
         if not values:
             raise NotFound(visit.words.text("This gateway has declared no sensor %(name)s.", name=sensor))
+        return one, values
+
+    def _page(
+        self,
+        visit: Visit,
+        one: Standing,
+        sensor: str,
+        values: list[LatestValue],
+        query: SensorQuery,
+        *,
+        problem: str = "",
+    ) -> Response:
+        last = self._commands.last(visit, one.id, sensor)
         chosen = query.range if query.range in RANGES else "1h"
         return self._renderer.page(
             visit,
             "sensor.html",
+            status=422 if problem else 200,
+            problem=problem,
+            forms=self._commands.forms(visit, values),
+            last=last,
+            waiting=under_way(last),
             one=one,
             sensor=sensor,
             values=values,

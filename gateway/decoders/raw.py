@@ -53,13 +53,13 @@ def _conversion(register: Register) -> Fix | None:
     kind = register.type
     if kind in FLOATS:
         return _float_of(register)
-    if register.magnitude:
+    if register.magnitude and kind != "i8":
         return _magnitude_of(16 * register.width)
     if register.bit is not None:
         low, mask = register.bit, (1 << (register.bits or 1)) - 1
         return lambda raw: raw >> low & mask  # type: ignore[operator]
     if kind in {"u8", "i8"}:
-        return _half_of(kind, 8 if register.byte == "high" else 0)
+        return _half_of(register, 8 if register.byte == "high" else 0)
     if kind in _BY_TYPE:
         return _BY_TYPE[kind]
     if kind == "u64" and (register.decimals or register.scale is not None or register.offset):
@@ -109,9 +109,11 @@ def _i48(raw: object) -> Wire:
     return int.from_bytes(raw, "big", signed=True)
 
 
-def _half_of(kind: str, shift: int) -> Fix:
-    if kind == "u8":
+def _half_of(register: Register, shift: int) -> Fix:
+    if register.type == "u8":
         return lambda raw: raw >> shift & 255  # type: ignore[operator]
+    if register.magnitude:
+        return lambda raw: (raw >> shift & 127) * (-1 if raw >> shift & 128 else 1)  # type: ignore[operator]
     return lambda raw: ((raw >> shift) + 128 & 255) - 128  # type: ignore[operator]
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
@@ -41,10 +41,16 @@ class Supervised:
     """What it lacks at the moment (an adapter, a broker), for a person."""
 
 
+Identify = Callable[[int], Awaitable[Mapping[str, str]]]
+"""Modbus unit → what the device there says that it is. Raises Retryable, in words."""
+
+
 @dataclass(frozen=True, slots=True)
 class Built:
     sensors: Sequence[BuiltSensor]
     tasks: Sequence[Supervised] = ()
+    identify: Mapping[str, Identify] = field(default_factory=dict)
+    """By the id of each bus in use."""
 
 
 class Builder(Protocol):
@@ -74,4 +80,5 @@ def build(config: GatewayConfig, *, clock: Clock, profiles: Profiles, data_dir: 
     return Built(
         sensors=tuple(by_id[sensor.id] for sensor in config.sensor),
         tasks=tuple(task for part in parts for task in part.tasks),
+        identify={bus: ask for part in parts for bus, ask in part.identify.items()},
     )

@@ -11,9 +11,10 @@ returns at once, and only sources that must be acknowledged (MQTT, field events)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from gateway.reading import GroupShape, Lost, Receipt, Row
+from gateway.writing import Point
 
 
 class Emit(Protocol):
@@ -40,3 +41,11 @@ class Driver(Protocol):
 
     async def run(self, emit: Emit) -> None:
         """Read until cancelled. Raise `Retryable` when the sensor can't be reached at all."""
+
+
+@runtime_checkable
+class Writable(Protocol):
+    """What a driver is besides, if its device can be written to."""
+
+    def point(self, quantity: str) -> Point:
+        """Where a command may write it. Raises Rejected, in words, when profile or configuration forbid it."""

@@ -17,12 +17,13 @@ from typing import Any
 from firmware_configs.schema import Derived, ModbusProfile, Register
 from gateway.clock import Clock
 from gateway.decoders.registers import series_of
-from gateway.errors import Misconfigured
+from gateway.errors import Misconfigured, Rejected
 from gateway.reading import GroupShape, Row, Wire
 from gateway.sensors.driver import Emit
 from gateway.sensors.modbus_frames import Cause, ReadFailed
 from gateway.sensors.modbus_poll import SharedPoll
 from gateway.sensors.outage import Outage, Skipped
+from gateway.writing import Point
 from protos.config import ModbusSensor as SensorOptions
 
 
@@ -51,6 +52,7 @@ class ModbusSensor:
         self.problem: str | None = None
         """Why the last poll gave nothing; None after a good one."""
         self._poll = poll
+        self._options = options
         self._renamed = options.rename
         self._pick = _picker(poll.profile.quantities(), wanted)
         self._group = _group(options, poll.profile, wanted)
@@ -87,6 +89,21 @@ class ModbusSensor:
                 if lost is not None:
                     emit.lost(0, lost)
             self._emit = self._outage = self._skipped = None
+
+    def point(self, quantity: str) -> Point:
+        """Where a command may write `quantity`. Raises Rejected, in words."""
+        options, profile = self._options, self._poll.profile
+        known = {name_of(options, register.quantity): register for register in profile.expanded()}
+        register = known.get(quantity)
+        if register is None:
+            raise Rejected(f"sensor {options.id} has no {quantity} that can be written")
+        if not register.writable:
+            raise Rejected(f"{options.profile} does not say that {quantity} may be written")
+        if quantity not in options.allow_write:
+            raise Rejected(f"the configuration of {options.id} does not allow it: allow_write lacks {quantity!r}")
+        if quantity in options.calibration:
+            raise Rejected(f"{quantity} is calibrated here: what is written would not be what is read")
+        return self._poll.point(register)
 
     # --- asked by a person --------------------------------------------------------------------------
 
@@ -177,12 +194,25 @@ def _group(options: SensorOptions, profile: ModbusProfile, wanted: Sequence[str]
         period_ms=max(1, round(options.every_s * 1000)),
         series=tuple(
             replace(
-                series_of(columns[quantity], attrs=options.attrs.get(name_of(options, quantity), {}) | mark),
+                series_of(
+                    columns[quantity],
+                    attrs=options.attrs.get(name_of(options, quantity), {})
+                    | mark
+                    | _write_attrs(columns[quantity], allowed=name_of(options, quantity) in options.allow_write),
+                ),
                 name=name_of(options, quantity),
             )
             for quantity in wanted
         ),
     )
+
+
+def _write_attrs(column: Register | Derived, *, allowed: bool) -> dict[str, str]:
+    """How the control plane learns that there is something to write, and within which limits."""
+    if not allowed or not isinstance(column, Register) or not column.writable:
+        return {}
+    limits = {"write_min": column.min, "write_max": column.max}
+    return {"writable": "true"} | {name: f"{limit:g}" for name, limit in limits.items() if limit is not None}
 
 
 def _check_quantities(options: SensorOptions, known: set[str]) -> None:

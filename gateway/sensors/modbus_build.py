@@ -11,11 +11,11 @@ from firmware_configs.loader import ProfileError, Profiles
 from firmware_configs.schema import ModbusProfile
 from gateway.clock import Clock
 from gateway.errors import Misconfigured
-from gateway.sensors import Built, BuiltSensor, Supervised
+from gateway.sensors import Built, BuiltSensor, Supervised, secret
 from gateway.sensors.modbus import ModbusSensor, wanted_of
 from gateway.sensors.modbus_bus import ModbusBus
 from gateway.sensors.modbus_poll import SharedPoll
-from protos.config import GatewayConfig
+from protos.config import GatewayConfig, TlsBus
 from protos.config import ModbusSensor as SensorOptions
 
 
@@ -24,6 +24,9 @@ def build(config: GatewayConfig, *, clock: Clock, profiles: Profiles, data_dir: 
 
     Raises Misconfigured.
     """
+    for one in config.bus:
+        if isinstance(one, TlsBus) and one.key_file:
+            secret.read(one.key_file, setting=f"bus {one.id}: key_file")
     learnt = data_dir / "modbus" if data_dir is not None else None
     buses = {options.id: ModbusBus(options=options) for options in config.bus}
     sensors = []
@@ -35,7 +38,8 @@ def build(config: GatewayConfig, *, clock: Clock, profiles: Profiles, data_dir: 
         ]
     used = {options.bus for options in mine}
     tasks = tuple(Supervised(f"bus {name}", bus.run) for name, bus in buses.items() if name in used)
-    return Built(sensors=tuple(sensors), tasks=tasks)
+    identify = {name: bus.identify for name, bus in buses.items() if name in used}
+    return Built(sensors=tuple(sensors), tasks=tasks, identify=identify)
 
 
 def _poll(

@@ -1,192 +1,236 @@
-"""One TCP connection to Modbus devices: connects when needed, reads, and says clearly why a read gave nothing.
+"""What polls and commands are given of a bus: exchanges in turn, at the pace its devices need, and never in doubt.
 
-pymodbus does the protocol; this file is the only one that knows it. Three of its habits are turned off: it drops a
-connection that serves many units because one is dead, it waits out the timeout on a connection already closed, and it
-prints whole frames. Not safe for concurrent reads: it belongs to one bus task.
+Not safe for concurrent use: it belongs to one bus task.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import random
-import socket
+import secrets
 import struct
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
-
-from pymodbus.client import AsyncModbusTcpClient
-from pymodbus.exceptions import ModbusException
-from pymodbus.pdu import ModbusPDU
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from firmware_configs.budget import Request
-from gateway.sensors.modbus_frames import RESPONSES, ReadFailed, checked, exception_answer, objection, silence
-from protos.config import ModbusBus as BusOptions
+from firmware_configs.schema import Timing
+from gateway.sensors import modbus_frames as frames
+from gateway.sensors.modbus_connection import Connection
+from gateway.sensors.modbus_dialects import dialect_of
+from gateway.sensors.modbus_frames import ReadFailed
+from gateway.sensors.modbus_hearing import Dropped
+from gateway.sensors.modbus_identity import identified
+from gateway.sensors.modbus_writes import Write
+from protos.config import Bus
 
 _SILENT_LIMIT = 5
-"""Reads in a row without a byte, over all units, after which the connection itself is doubted."""
+"""Exchanges in a row without an answer, over all units, after which a connection itself is doubted."""
+_BUSY = frozenset({5, 6})
+_AT_WORK = frozenset({5, 11})
+"""Exceptions to a write that do not say it was refused: it takes long; the device behind a gateway was not heard."""
+_BABBLE = 4
+"""Times the longest frame: a line that is not silent for so long is broken."""
+_STANDARD = Timing()
 
 
 class Link(Protocol):
-    """What a poll is given."""
+    """What a poll and a command are given."""
 
     async def read(self, unit: int, request: Request) -> Sequence[int]:
         """Exactly `request.length` registers (or bits as 0 and 1). Raises ReadFailed, nothing else."""
 
+    async def write(self, unit: int, write: Write) -> Sequence[int]:
+        """Asked once, again only of a device that said it was busy (6). What function 23 read, else nothing.
 
-class ModbusTcpLink:
-    """Life cycle: `read` any number of times from one task, connecting by itself; `close` at the end."""
+        Raises ReadFailed, nothing else. Cause "exception": the device refused, nothing was changed by this request.
+        "unreachable": it was not asked. Any other: it may or may not have acted.
+        """
 
-    def __init__(self, *, options: BusOptions, seed: int | None = None) -> None:
-        self._options = options
-        self._where = f"{options.host}:{options.port}"
-        self._random = random.Random(seed)  # noqa: S311 - jitter
-        self._client: AsyncModbusTcpClient | None = None
-        self._asked: tuple[int, Request] | None = None
-        self._heard = b""
+    async def identify(self, unit: int) -> Mapping[str, str]:
+        """What the device says that it is (43/14), by the standard's names; others as object_128 on.
+
+        Raises ReadFailed, nothing else.
+        """
+
+
+class ModbusLink:
+    """Life cycle: exchanges any number of times from one task, connecting by itself; `close` at the end."""
+
+    def __init__(self, *, options: Bus, seed: int | None = None) -> None:
+        self._pause_s = options.pause_ms / 1000.0
+        self._timeout_s = options.timeout_s
+        self._connection = Connection(dialect_of(options), timeout_s=options.timeout_s, seed=seed)
+        self._dialect = self._connection.dialect
+        self._hearing = self._connection.hearing
+        self._timings: dict[int, Timing] = {}
+        self._unproved: set[int] = set()
+        """Units in doubt that have not answered a loopback either."""
+        self._no_loopback: set[int] = set()
         self._silent = 0
-        self._reason = ""
-        self._delay_s = 0.0
-        self._retry_at = 0.0
-        self._rest_until = 0.0
-        logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL)
+        self._rest_until_s = 0.0
+        self._units_rest_s: dict[int, float] = {}
+
+    @property
+    def dropped(self) -> Counter[Dropped]:
+        """What was heard and taken for nothing, by what it was; since the link was made."""
+        return self._hearing.dropped
+
+    def suits(self, unit: int, timing: Timing) -> None:
+        """Give `unit` the time it needs from now on; of several tellings the slowest counts."""
+        needs = _slower(self._timings.get(unit, _STANDARD), timing)
+        if needs != _STANDARD:
+            self._timings[unit] = needs
+
+    def close(self) -> None:
+        """Close the connection, if any; the next exchange opens another."""
+        self._connection.close()
+
+    # --- what can be asked --------------------------------------------------------------------------
 
     async def read(self, unit: int, request: Request) -> Sequence[int]:
-        client = self._client
-        if client is None or not client.connected:
-            client = await self._connect()
-        if self._options.pause_ms:
-            await asyncio.sleep(max(0.0, self._rest_until - time.monotonic()))
+        asked = frames.question(request)
+        answer = await self._ask(unit, asked, f"unit {unit}, {request.function} {request.address}")
+        if answer[0] != asked[0]:
+            what = f"unit {unit}, {request.function} {request.address}+{request.length}"
+            raise frames.exception_answer(what, answer[1])
+        return frames.values(asked, answer)
+
+    async def write(self, unit: int, write: Write) -> Sequence[int]:
+        what = f"unit {unit}, function {write.function} at {write.address}"
         try:
-            values = await self._exchange(client, unit, request)
+            asked = frames.command(write)
+        except (ValueError, struct.error) as error:
+            raise ReadFailed("internal", f"{what}: {error}") from None
+        self._connection.sent = b""
+        try:
+            answer = await self._ask(unit, asked, what, again={6})
+        except ReadFailed as failure:
+            if self._connection.sent != asked:
+                raise ReadFailed("unreachable", f"{what}: was not asked: {failure}") from None
+            raise
+        if answer[0] == asked[0]:
+            return frames.values(asked, answer) if write.function == 23 else ()
+        refusal = frames.exception_answer(what, answer[1])
+        if refusal.code in _AT_WORK:
+            raise ReadFailed("timeout", f"{refusal}; it may or may not have acted", code=refusal.code)
+        raise refusal
+
+    async def identify(self, unit: int) -> Mapping[str, str]:
+        return await identified(lambda asked: self._ask(unit, asked, f"unit {unit}, identification"), unit)
+
+    # --- one exchange -------------------------------------------------------------------------------
+
+    async def _ask(self, unit: int, asked: bytes, what: str, again: frozenset[int] | set[int] = _BUSY) -> bytes:
+        """The answer's PDU, an exception included. Asked again while the device is busy, as its profile says."""
+        timing = self._timings.get(unit)
+        if timing is None:
+            return await self._once(unit, asked, what, _STANDARD)
+        answer = b""
+        for left in range(timing.busy_retries, -1, -1):
+            answer = await self._once(unit, asked, what, timing)
+            if answer[0] == asked[0] or answer[1] not in again or not left:
+                break
+            await asyncio.sleep(timing.busy_wait_ms / 1000.0)
+        return answer
+
+    async def _once(self, unit: int, asked: bytes, what: str, timing: Timing) -> bytes:
+        await self._connection.open()
+        try:
+            await self._turn(unit, timing)
+            if self._dialect.serial:
+                await self._make_sure(unit, asked)
+            answer = await self._connection.exchange(unit, asked, what)
         except ReadFailed as failure:
             self._judge(failure)
             raise
         finally:
-            self._asked = None
-            if self._options.pause_ms:
-                self._rest_until = time.monotonic() + self._options.pause_ms / 1000.0
+            now_s = time.monotonic()
+            self._rest_until_s = now_s + self._pause_s
+            if timing is not _STANDARD:
+                self._units_rest_s[unit] = now_s + timing.pause_ms / 1000.0
+                if timing.reconnect_each:
+                    self.close()
         self._silent = 0
-        self._delay_s = 0.0
-        return values
+        self._connection.answered()
+        self._proved(unit)
+        return answer
 
-    def close(self) -> None:
-        """Close the connection, if any; the next read opens another."""
-        client, self._client = self._client, None
-        if client is not None:
-            client.close()
-
-    def _drop(self) -> None:
-        """Close with a reset: a question still on its way dies with its connection, and no device answers it later."""
-        transport = self._client.ctx.transport if self._client is not None else None
-        sock = transport.get_extra_info("socket") if transport is not None else None
-        if sock is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.close()
-
-    async def _exchange(self, client: AsyncModbusTcpClient, unit: int, request: Request) -> Sequence[int]:
-        self._asked, self._heard = (unit, request), b""
-        if client.ctx.recv_buffer:
-            raise ReadFailed("malformed", f"{self._where}: bytes nobody asked for")
-        try:
-            response = await _ASK[request.function](client, request.address, request.length, unit)
-        except ModbusException:
-            if not client.connected:
-                raise ReadFailed("closed", f"{self._where}: closed the connection instead of answering") from None
-            transaction = client.ctx.request_transaction_id
-            raise silence(self._heard, unit, request, transaction, self._options.timeout_s) from None
-        if response.isError():
-            raise exception_answer(unit, request, response.exception_code)
-        return checked(unit, request, response.bits if request.function in {"coil", "discrete"} else response.registers)
+    def _proved(self, unit: int) -> None:
+        if unit in self._hearing.doubted:
+            self._hearing.doubted.discard(unit)
+            if unit in self._unproved:  # it answers questions and no loopback
+                self._no_loopback.add(unit)
+        self._unproved.discard(unit)
 
     def _judge(self, failure: ReadFailed) -> None:
         """Keep a connection on which a unit is merely silent; leave one whose bytes can't be trusted."""
-        if failure.cause == "exception":
-            self._silent = 0
-            self._delay_s = 0.0
-            return
         self._silent += 1
-        if failure.cause != "timeout" or self._silent >= _SILENT_LIMIT:
+        if not self._dialect.socket:
+            if failure.cause == "closed":
+                self.close()
+                self._connection.back_off(str(failure))
+        elif failure.cause != "timeout" or self._silent >= _SILENT_LIMIT:
             self._silent = 0
-            self._drop()
+            self._connection.drop()
             if failure.cause in {"protocol", "closed"}:
-                self._back_off()
+                self._connection.back_off(str(failure))
 
-    # --- connecting ---------------------------------------------------------------------------------
+    # --- before a question --------------------------------------------------------------------------
 
-    async def _connect(self) -> AsyncModbusTcpClient:
-        self.close()
-        if time.monotonic() < self._retry_at:
-            raise ReadFailed("unreachable", self._reason or f"{self._where}: waiting to connect again")
-        client = self._new_client()
-        dial = client.ctx.call_create
-        client.ctx.call_create = lambda: self._dial(dial)
-        self._reason = f"{self._where}: no connection within {self._options.timeout_s:g} s"
-        if not await client.connect():
-            client.close()
-            self._back_off()
-            raise ReadFailed("unreachable", self._reason)
-        self._reason = ""
-        self._client = client
-        return client
+    async def _turn(self, unit: int, timing: Timing) -> None:
+        """Wait until this unit may be asked."""
+        if self._pause_s or timing is not _STANDARD:
+            settled_s = self._connection.opened_at_s + timing.after_connect_ms / 1000.0
+            from_s = max(self._rest_until_s, self._units_rest_s.get(unit, 0.0), settled_s)
+            await asyncio.sleep(max(0.0, from_s - time.monotonic()))
+        if self._dialect.serial:
+            await self._silence(self._dialect.longest_s if self._connection.dirty else self._dialect.silence_s)
+            self._connection.dirty = False
 
-    async def _dial(self, dial: Callable[[], Awaitable[Any]]) -> Any:
-        """Keep what pymodbus only logs: why connecting failed."""
+    async def _silence(self, needed_s: float) -> None:
+        """Listen, and drop what comes, until nothing came for so long."""
+        give_up_s = time.monotonic() + _BABBLE * (self._dialect.longest_s + needed_s)
+        while (left_s := self._hearing.heard_at_s + needed_s - time.monotonic()) > 0:
+            if time.monotonic() > give_up_s:
+                raise ReadFailed(
+                    "malformed", f"{self._dialect.where}: the line is never silent; is there a second master?"
+                )
+            await asyncio.sleep(left_s)
+
+    async def _make_sure(self, unit: int, asked: bytes) -> None:
+        """Nothing that comes now can be the answer to something else.
+
+        A unit in doubt is sent a loopback (function 8) with a number of its own: devices answer in turn, so what comes
+        after it is no older answer. One that knows no loopback and refuses has answered as well. From one that ignores
+        it nothing may have come for two timeouts.
+        """
+        if unit in self._hearing.doubted:
+            if unit in self._no_loopback or unit in self._unproved or not self._hearing.knows_echo:
+                await self._silence(self._dialect.longest_s + self._timeout_s)
+            else:
+                await self._loopback(unit)
+        if asked[0] in frames.SAME_BACK and not self._hearing.knows_echo:
+            # an adapter that hears itself would confirm everything: learn it by a question that isn't its own answer
+            await self._connection.exchange(unit, b"\x03" + asked[1:3] + b"\0\1", f"unit {unit}, before a write")
+            await self._silence(self._dialect.silence_s)
+
+    async def _loopback(self, unit: int) -> None:
+        sent = struct.pack(">BHH", frames.LOOPBACK, 0, secrets.randbelow(1 << 16))
         try:
-            return await dial()
-        except OSError as error:
-            self._reason = f"{self._where}: {error.strerror or error}; is the device on and this its address?"
+            await self._connection.exchange(unit, sent, f"unit {unit}, in doubt after a late or missing answer")
+        except ReadFailed:
+            self._unproved.add(unit)
             raise
-
-    def _back_off(self) -> None:
-        """Decorrelated jitter up to 2 s, the first retry included."""
-        self._delay_s = min(2.0, self._random.uniform(0.05, max(0.1, self._delay_s * 3)))
-        self._retry_at = time.monotonic() + self._delay_s
-
-    def _new_client(self) -> AsyncModbusTcpClient:
-        client = AsyncModbusTcpClient(
-            self._options.host,
-            port=self._options.port,
-            timeout=self._options.timeout_s,
-            retries=0,
-            reconnect_delay=0,
-            trace_packet=self._on_bytes,
-            trace_connect=self._on_connection,
-        )
-        client.set_max_no_responses(10**6)
-        # a burst of late answers, or a page of HTML, must reach `objection` and not be thrown away unseen
-        client.ctx.max_buffer_size = 1 << 16
-        for response in RESPONSES.values():
-            client.register(response)
-        return client
-
-    # --- called by pymodbus -------------------------------------------------------------------------
-
-    def _on_bytes(self, sending: bool, data: bytes) -> bytes:
-        if sending or self._asked is None or self._client is None:
-            return data
-        self._heard = data
-        failure = objection(data, *self._asked, self._client.ctx.request_transaction_id)
-        if failure is None:
-            return data
-        self._fail(failure)
-        return b""
-
-    def _on_connection(self, connected: bool) -> None:
-        if not connected and self._asked is not None:
-            self._fail(ReadFailed("closed", f"{self._where}: closed the connection instead of answering"))
-
-    def _fail(self, failure: ReadFailed) -> None:
-        future = self._client.ctx.response_future if self._client is not None else None
-        if future is not None and not future.done():
-            future.set_exception(failure)
+        self._hearing.doubted.discard(unit)
+        await self._silence(self._dialect.silence_s)
 
 
-_Ask = Callable[[AsyncModbusTcpClient, int, int, int], Awaitable[ModbusPDU]]
-_ASK: dict[str, _Ask] = {
-    "coil": lambda c, address, count, unit: c.read_coils(address, count=count, device_id=unit),
-    "discrete": lambda c, address, count, unit: c.read_discrete_inputs(address, count=count, device_id=unit),
-    "holding": lambda c, address, count, unit: c.read_holding_registers(address, count=count, device_id=unit),
-    "input": lambda c, address, count, unit: c.read_input_registers(address, count=count, device_id=unit),
-}
+def _slower(one: Timing, other: Timing) -> Timing:
+    return Timing(
+        pause_ms=max(one.pause_ms, other.pause_ms),
+        after_connect_ms=max(one.after_connect_ms, other.after_connect_ms),
+        busy_retries=max(one.busy_retries, other.busy_retries),
+        busy_wait_ms=max(one.busy_wait_ms, other.busy_wait_ms),
+        reconnect_each=one.reconnect_each or other.reconnect_each,
+    )

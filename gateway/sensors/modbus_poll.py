@@ -14,13 +14,14 @@ from typing import Protocol
 
 from firmware_configs.budget import Request
 from firmware_configs.buses import line_of
-from firmware_configs.schema import ModbusProfile
+from firmware_configs.schema import ModbusProfile, Register
 from gateway.clock import Clock
 from gateway.reading import Wire
 from gateway.sensors.explains import ago
 from gateway.sensors.modbus_bus import ModbusBus
 from gateway.sensors.modbus_frames import Cause, ReadFailed
 from gateway.sensors.modbus_link import Link
+from gateway.sensors.modbus_point import ModbusPoint
 from gateway.sensors.modbus_reads import Reads
 
 REQUESTS_SHOWN = 8
@@ -62,6 +63,7 @@ class SharedPoll:
         self.every_s = every_s
         self.profile = profile
         self._bus = bus
+        bus.suits(unit, profile.timing)
         self._clock = clock
         self._reads = Reads(name, profile, line_of(bus.options), memory=memory)
         self._members: list[Member] = []
@@ -72,6 +74,10 @@ class SharedPoll:
     def missing(self) -> tuple[str, ...]:
         """Quantities that the device refuses."""
         return self._reads.missing
+
+    def point(self, register: Register) -> ModbusPoint:
+        """Of this unit's `register`, orders filled in."""
+        return ModbusPoint(bus=self._bus, unit=self.unit, register=register)
 
     @contextmanager
     def joined(self, member: Member) -> Iterator[None]:
@@ -103,6 +109,8 @@ class SharedPoll:
                 yield f"{quantity} is {terms}"
         if quantity in self.missing:
             yield f"the device refuses {quantity}; it is asked for again every hour"
+        if heard := ", ".join(f"{count} {what}" for what, count in self._bus.dropped.items()):
+            yield f"heard on the bus and taken for nothing: {heard}"
 
     def last_frame(self, quantity: str | None, now_ms: int) -> Iterator[str]:
         """What came last, as registers, and when; nothing if nothing did."""

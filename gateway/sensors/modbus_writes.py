@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from firmware_configs.budget import Request
-
-WriteFunction = Literal[5, 6, 15, 16, 22, 23]
+from firmware_configs.schema import WriteFunction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gateway.simulators import modbus_ends
+
 if TYPE_CHECKING:
     from gateway.simulators.bluez_scenario import BluezPlay
     from gateway.simulators.control import Handler
@@ -27,13 +29,23 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands; `main` is given what they parse."""
     kinds = parser.add_subparsers(dest="simulator", required=True)
-    modbus = kinds.add_parser("modbus", help="Modbus TCP devices from a profile")
+    modbus = kinds.add_parser("modbus", help="Modbus devices from a profile")
+    modbus_ends.add_arguments(modbus)
     modbus.add_argument("--profile", required=True, metavar="NAME", help="vendor-model@version")
     modbus.add_argument("--unit", type=int, action="append", metavar="N", help="unit id, may be repeated (default: 1)")
     modbus.add_argument("--counting", action="store_true", help="values by which every read can be told apart")
     modbus.add_argument(
         "--signal", action="append", default=[], metavar="Q=VALUE|Q=CSV:COLUMN", help="constant or recorded column"
     )
+    modbus.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="Q=SHAPE",
+        help="VALUE, sine:MEAN,AMPLITUDE,PERIOD_S, ramp:FROM,TO,PERIOD_S or walk:MEAN,AMPLITUDE,PERIOD_S",
+    )
+    modbus.add_argument("--replay", type=Path, metavar="FILE", help="CSV of ts_ms and a column per quantity")
+    modbus.add_argument("--profiles", type=Path, metavar="DIR", help="profiles of one's own, beside those shipped")
     modbus.add_argument("--log", type=Path, metavar="FILE", help="a JSON line per read answered")
     link = kinds.add_parser("link", help="a TCP link that can be cut, slowed, black-holed one way or both")
     link.add_argument("--to", required=True, type=_address, metavar="HOST:PORT")
@@ -68,18 +80,20 @@ async def _modbus(args: argparse.Namespace) -> None:
     from firmware_configs.loader import Profiles
     from gateway.clock import SystemClock
     from gateway.simulators.modbus_device import ModbusDevice
-    from gateway.simulators.modbus_unit import SimulatedUnit, default_signals
+    from gateway.simulators.modbus_unit import SimulatedUnit
+    from gateway.simulators.plausible import as_registers, default_signals
     from gateway.simulators.read_log import ReadLog
+    from gateway.simulators.wishes import replayed, wished
 
-    profile = Profiles().modbus(args.profile)
-    chosen = dict(_signal(text) for text in args.signal)
-    if unknown := chosen.keys() - {register.quantity for register in profile.expanded()}:
-        raise ValueError(f"--signal: {', '.join(sorted(unknown))} is no quantity of {profile.name}")
+    profile = Profiles(local=args.profiles).modbus(args.profile)
+    chosen = {} if args.replay is None else replayed(args.replay, profile)
+    chosen |= wished("--signal", map(_signal, args.signal), profile)
+    chosen |= wished("--set", map(_shape, args.set), profile)
     units = {
         unit: SimulatedUnit(
             unit=unit,
             profile=profile,
-            signals=None if args.counting else default_signals(profile, unit=unit) | chosen,
+            signals=None if args.counting else as_registers(profile, default_signals(profile, unit=unit) | chosen),
         )
         for unit in args.unit or [1]
     }
@@ -88,9 +102,9 @@ async def _modbus(args: argparse.Namespace) -> None:
     device = ModbusDevice(units=units, log=log, clock=clock)
     async with AsyncExitStack() as stack:
         stack.callback(log.close)
-        port = await device.start(*args.listen)
+        where = await modbus_ends.start(device, args)
         stack.push_async_callback(device.close)
-        await _serve(args, stack, {"host": args.listen[0], "port": port}, device.command)
+        await _serve(args, stack, where, device.command)
 
 
 async def _link(args: argparse.Namespace) -> None:
@@ -187,6 +201,12 @@ def _address(text: str) -> tuple[str, int]:
     if not host or not port.isdecimal() or int(port) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
     return host, int(port)
+
+
+def _shape(text: str) -> tuple[str, Signal]:
+    from gateway.simulators.wishes import shape
+
+    return shape(text)
 
 
 def _signal(text: str) -> tuple[str, Signal]:

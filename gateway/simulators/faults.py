@@ -11,7 +11,12 @@ from msgspec import Meta
 
 from protos.strict import convert
 
-Kind = Literal["delay", "drop", "exception", "wrong_unit", "wrong_function", "half_frame", "short", "reset", "garbage"]
+Kind = Literal[
+    "delay", "drop", "exception", "wrong_unit", "wrong_function", "half_frame", "short", "reset", "garbage",
+    "wrong_check", "stuck", "unsolicited", "trickle",
+]  # fmt: skip
+"""stuck: the values of the last answer again · wrong_check: CRC or LRC, on TCP the transaction id · unsolicited: a
+foreign frame before the answer · trickle: byte by byte, `delay_s` apart."""
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -23,7 +28,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     times: Annotated[int, Meta(ge=1)] | None = None
     """None: until cleared."""
     delay_s: Annotated[float, Meta(ge=0)] = 0.0
-    """For delay."""
+    """For delay and trickle."""
     code: Annotated[int, Meta(ge=1, le=255)] = 4
     """For exception."""
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from firmware_configs.schema import BITS, ModbusProfile, Register
 from gateway.simulators.counting import counting
+from gateway.simulators.modbus_identity import objects_of
+from gateway.simulators.modbus_written import ILLEGAL_FUNCTION, Writes
 from gateway.simulators.registers import encode
-from gateway.simulators.signals import Signal, cold_box, sine
+from gateway.simulators.signals import Signal
 
 TABLES = {1: "coil", 2: "discrete", 3: "holding", 4: "input"}
 
@@ -39,6 +41,9 @@ class SimulatedUnit:
             self._registers.setdefault(register.function, []).append(register)
         self._reads = {function: dict.fromkeys(self._owned(function), 0) for function in self._registers}
         self._held: dict[str, tuple[float, float]] = {}
+        self.identity = objects_of(profile)
+        """What 43/14 tells: object number → value."""
+        self.writes = Writes(profile)
 
     def hold(self, quantity: str, value: float, until_s: float) -> bool:
         """Show `value` until then; False if this unit shows no such signal."""
@@ -74,8 +79,22 @@ class SimulatedUnit:
         if self._signals is None:
             words = [counting(unit=self._unit, address=a, k=k) for a, k in zip(addresses, ks, strict=True)]
             return Answered([word & 1 for word in words] if table in BITS else words, ks, computed=True)
+        return Answered(self._words(table, address, count, t_s), ks, computed=False)
+
+    def write(self, function: int, data: bytes, t_s: float) -> bytes | int:
+        """`data` follows the function code; so does the answer, unless it is an exception code. Not while counting."""
+        if self._signals is None:
+            return ILLEGAL_FUNCTION
+
+        def holding(address: int, count: int) -> list[int] | int:
+            found = self.read(3, address, count, t_s)
+            return found if isinstance(found, int) else found.words
+
+        return self.writes.take(function, data, t_s, holding)
+
+    def _words(self, table: str, address: int, count: int, t_s: float) -> list[int]:
         image = self._image(table, address, count, t_s)
-        return Answered([image.get(a, 0) for a in addresses], ks, computed=False)
+        return self.writes.over(table, address, [image.get(a, 0) for a in range(address, address + count)], t_s)
 
     def _image(self, table: str, address: int, count: int, t_s: float) -> dict[int, int]:
         assert self._signals is not None
@@ -89,33 +108,3 @@ class SimulatedUnit:
                 for n, word in enumerate(words):
                     image[register.address + n] = image.get(register.address + n, 0) | word
         return image
-
-
-_TYPICAL = {
-    "V": (230.0, 4.0),
-    "A": (8.0, 3.0),
-    "W": (1800.0, 700.0),
-    "Hz": (50.0, 0.05),
-    "%": (60.0, 8.0),
-    "1": (0.9, 0.05),
-}
-
-
-def default_signals(profile: ModbusProfile, *, unit: int) -> dict[str, Signal]:
-    """Something plausible per quantity: a cold box that warms up every 30 minutes, mains values that waver."""
-    signals: dict[str, Signal] = {}
-    warm_ups = [(600.0 + 1800.0 * n, 420.0) for n in range(500)]
-    for column, register in enumerate(profile.expanded()):
-        mean, amplitude = _TYPICAL.get(register.unit, (100.0, 10.0))
-        signals[register.quantity] = (
-            cold_box(warm_ups=warm_ups)
-            if register.unit == "Cel"
-            else sine(
-                mean=mean,
-                amplitude=amplitude,
-                period_s=300.0 + 10 * column,
-                noise=amplitude / 20,
-                seed=unit * 100 + column,
-            )
-        )
-    return signals

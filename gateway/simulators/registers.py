@@ -51,13 +51,13 @@ def _bytes(register: Register, value: float) -> bytes:
 def _integer(register: Register, number: int) -> int:
     """As the bits of its registers."""
     bits = register.bits or int(register.type[1:])
+    shift = 8 if register.byte == "high" else register.bit or 0
     if register.magnitude:
         most = (1 << bits - 1) - 1
         number = _clamped(number, -most, most)
-        return -number | 1 << bits - 1 if number < 0 else number
+        return (-number | 1 << bits - 1 if number < 0 else number) << shift
     signed = register.type[0] == "i"
     number = _clamped(number, -(1 << bits - 1), (1 << bits - 1) - 1) if signed else _clamped(number, 0, (1 << bits) - 1)
-    shift = 8 if register.byte == "high" else register.bit or 0
     return (number & (1 << bits) - 1) << shift
 
 

@@ -9,6 +9,7 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TextIO
 
 Signal = Callable[[float], float]
 """Seconds since the simulator's zero → value."""
@@ -26,6 +27,38 @@ def sine(*, mean: float, amplitude: float, period_s: float, noise: float = 0.0, 
         return wave + noise * _dither(seed, t_s) if noise else wave
 
     return at
+
+
+def ramp(*, start: float, end: float, period_s: float) -> Signal:
+    """From `start` to `end`, and again from `start`."""
+    return lambda t_s: start + (end - start) * (t_s % period_s) / period_s
+
+
+def rising(*, start: float, per_hour: float) -> Signal:
+    """A counter."""
+    return lambda t_s: start + per_hour * t_s / 3600.0
+
+
+def walk(*, mean: float, amplitude: float, period_s: float = 60.0, seed: int = 0) -> Signal:
+    """A wandering line within ±`amplitude` that never repeats; `period_s` is the time of its larger turns."""
+
+    def at(t_s: float) -> float:
+        octaves = ((0.6, period_s), (0.3, period_s / 3), (0.1, period_s / 9))
+        return mean + amplitude * sum(share * _wander(f"{seed}/{share}", t_s / step_s) for share, step_s in octaves)
+
+    return at
+
+
+def _wander(seed: str, place: float) -> float:
+    """In [-1, 1], straight lines between a hash of each whole number."""
+    left = math.floor(place)
+    one, other = (zlib.crc32(f"{seed}/{n}".encode()) / 2**31 - 1.0 for n in (left, left + 1))
+    return one + (other - one) * (place - left)
+
+
+def cycle(values: Sequence[float], *, every_s: float) -> Signal:
+    """One value after the other."""
+    return lambda t_s: values[int(t_s // every_s) % len(values)]
 
 
 def _dither(seed: int, t_s: float) -> float:
@@ -74,7 +107,7 @@ def replay(path: Path, column: str, *, time_column: str = "ts_ms") -> Signal:
 
     Empty cells are passed over. Raises ValueError when the file has no such column or no value in it.
     """
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+    with _opened(path) as file:
         reader = csv.DictReader(file)
         names = reader.fieldnames or []
         if column not in names or time_column not in names:
@@ -85,3 +118,13 @@ def replay(path: Path, column: str, *, time_column: str = "ts_ms") -> Signal:
     times = [(t_ms - rows[0][0]) / 1000.0 for t_ms, _ in rows]
     length_s = times[-1] + (times[-1] - times[-2] if len(times) > 1 else 1.0)
     return lambda t_s: rows[bisect.bisect_right(times, t_s % length_s) - 1][1]
+
+
+def columns(path: Path) -> list[str]:
+    """The names in the head of a CSV file."""
+    with _opened(path) as file:
+        return next(csv.reader(file), [])
+
+
+def _opened(path: Path) -> TextIO:
+    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")

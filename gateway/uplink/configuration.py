@@ -1,4 +1,4 @@
-"""What the uplink needs of the side that decides which configuration runs."""
+"""What the uplink needs of the sides that decide which configuration runs, and that carry out commands."""
 
 from __future__ import annotations
 
@@ -22,3 +22,19 @@ class Configuration(Protocol):
 
     def heard(self) -> AsyncIterator[list[wire.ConfigStatus]]:
         """One connection's statements: the last one made at once, then each that follows."""
+
+
+class Commanded(Protocol):
+    def commanded(self, command: wire.Command) -> wire.CommandResult | None:
+        """The control plane wants this; what becomes of it is an event. Or the answer, if it isn't taken.
+
+        Never waits or raises.
+        """
+
+
+class NoCommands:
+    """For a gateway that carries out none."""
+
+    def commanded(self, command: wire.Command) -> wire.CommandResult | None:
+        text = f"this gateway does not know the command {command.name!r}"
+        return wire.CommandResult(id=command.id, state=wire.COMMAND_UNSUPPORTED, text=text)

@@ -24,7 +24,7 @@ from gateway.cancelling import apart
 from gateway.clock import Clock
 from gateway.errors import Misconfigured, Retryable
 from gateway.uplink.anchors import Anchors
-from gateway.uplink.configuration import Configuration
+from gateway.uplink.configuration import Commanded, Configuration, NoCommands
 from gateway.uplink.greeting import Dismissed, Greeting, Paused, dismissed, received, welcome
 from gateway.uplink.health import LinkHealth
 from gateway.uplink.policy import Leave, leave
@@ -87,6 +87,7 @@ class Link:
         configuration: Configuration,
         spending: Spending,
         sensors_silent: Callable[[], int] = lambda: 0,
+        commands: Commanded | None = None,
     ) -> None:
         self._buffer = buffer
         self._clock = clock
@@ -95,6 +96,7 @@ class Link:
         self._set_batch_interval = set_batch_interval
         self._anchors = anchors
         self._configuration = configuration
+        self._commands = commands or NoCommands()
         self._greeting = Greeting(
             buffer=buffer,
             clock=clock,
@@ -287,8 +289,10 @@ class Link:
             self._configuration.offered(message.config_offer)
         elif kind == "goodbye":
             raise dismissed(message.goodbye, "the server said goodbye")
-        else:
-            await _refuse_politely(message, write)
+        elif kind == "command":
+            refused = self._commands.commanded(message.command)
+            if refused is not None:  # answered, so that nobody waits
+                await write(wire.Uplink(command_result=refused))
 
     async def _learn(self, said: wire.Dictionary) -> None:
         """Without it all goes on as before, and the next Hello shows that it isn't here."""
@@ -379,14 +383,6 @@ class Link:
                 said_ms = now_ms
             sent = sender.sent_batches
             await asyncio.sleep(FACTS_EVERY_S if costly else HEARTBEAT_EVERY_S)
-
-
-async def _refuse_politely(message: wire.Downlink, write: Write) -> None:
-    """What this version can't do is answered, so that nobody waits."""
-    if message.WhichOneof("msg") == "command":
-        text = f"this gateway does not know the command {message.command.name!r}"
-        result = wire.CommandResult(id=message.command.id, state=wire.COMMAND_UNSUPPORTED, text=text)
-        await write(wire.Uplink(command_result=result))
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

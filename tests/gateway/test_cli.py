@@ -123,3 +123,66 @@ def test_more_than_a_bus_can_carry_is_refused_with_the_numbers_unless_it_says_be
     assert main(["check-config", "--config", str(path)]) == 0
     assert main(["plan", "--config", str(path)]) == 0
     assert "polls will fall out" in capsys.readouterr().out
+
+
+SERIAL = """\
+config_version = 1
+
+[[bus]]
+id = "meters"
+kind = "rtu"
+port = "/dev/ttyUSB0"
+parity = "none"
+
+[[bus]]
+id = "scales"
+kind = "ascii"
+port = "/dev/serial/by-id/usb-b"
+baud = 19200
+
+[[sensor]]
+id = "meter"
+driver = "modbus"
+bus = "meters"
+profile = "eastron-sdm120@1"
+every_s = 10.0
+"""
+
+
+def test_a_serial_line_is_planned_with_its_speed_and_a_port_that_may_change_is_pointed_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, SERIAL)
+    assert main(["plan", "--config", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "bus meters at /dev/ttyUSB0 (9600 8N1)" in said
+    assert "bus scales at /dev/serial/by-id/usb-b (19200 7E1)" in said
+    assert main(["check-config", "--config", str(path)]) == 0
+    said = capsys.readouterr().err
+    assert "bus[0].port: /dev/ttyUSB0 is whichever adapter was found first" in said
+    assert "bus[1]" not in said
+    path.write_text(SERIAL.replace("/dev/serial/by-id/usb-b", "/dev/ttyUSB0"))
+    assert main(["check-config", "--config", str(path)]) == 1
+    assert "bus[1].port: /dev/ttyUSB0 is the port of bus 'meters' already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (('kind = "ascii"', 'kind = "rtu"\ndata_bits = 8'), 'bus[1].data_bits: not a setting of "rtu"'),
+        (('bus = "meters"', 'bus = "meters"\nunit = 0'), "sensor[0].unit: 0 speaks to every unit of a serial line"),
+        (('kind = "rtu"', 'kind = "rut"'), "bus[0].kind: 'rut' is not one of ascii, rtu, rtu_over_tcp, tcp, tls"),
+        (('port = "/dev/ttyUSB0"', 'port = "COM1"'), "bus[0].port: expected"),
+        (('kind = "rtu"', 'kind = "tcp"'), 'bus[0].parity: not a setting of "tcp"'),
+        (
+            ('kind = "rtu"\nport = "/dev/ttyUSB0"\nparity = "none"', 'kind = "tls"\nhost = "h"\nkey_file = "k"'),
+            "bus[0].key_file: needs the certificate",
+        ),
+    ],
+)
+def test_each_kind_of_bus_has_its_own_settings_only(
+    change: tuple[str, str], text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, SERIAL.replace(*change))
+    assert main(["check-config", "--config", str(path)]) == 1
+    assert text in capsys.readouterr().err

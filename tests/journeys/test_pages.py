@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from control_plane.clock import SystemClock
 from control_plane.store.engine import Stores
-from control_plane.store.tables import event
+from control_plane.store.tables import command, event, series
 from tests.control import Up, running
 from tests.control_plane.web.seeding import ENTITY, EVIL, EVIL_ENTITY, HALL, HOSTILE, TRUCK, Seeds, beat
 from tests.journeys.browser import PHONE, WIDE, Watched
@@ -133,6 +133,31 @@ def test_a_page_is_readable_in_the_dark_and_in_portuguese(browse: Open, plane: P
     watched.axe()
     watched.check()
     watched.picture(f"{name}-dark-pt")
+
+
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["1440", "360"])
+def test_setting_a_value_asks_once_more_and_shows_what_becomes_of_it(
+    browse: Open, plane: Plane, size: tuple[int, int]
+) -> None:
+    key, stores = f"{TRUCK}/meter/voltage", plane.seeds.stores
+    with stores.telemetry.write() as connection:
+        connection.execute(series.update().where(series.c.key == key).values(attrs='{"writable": "true"}'))
+    watched = browse(size)
+    page = watched.go(f"/gateways/{TRUCK}/sensors/meter?range=6h")
+    page.get_by_label("voltage").fill(str(size[0]))
+    page.get_by_role("button", name="Set voltage").click()
+    expect(page.get_by_label("Yes, change the device")).not_to_be_checked()  # the browser asks for it first
+    page.get_by_label("Yes, change the device").check()
+    page.get_by_role("button", name="Set voltage").click()
+    asked = page.locator("#commands li").filter(has_text=f"voltage → {size[0]}")
+    expect(asked).to_contain_text("waiting for the gateway")
+    watched.axe()
+    watched.picture(f"command-{size[0]}")
+    with stores.business.write() as connection:
+        mine = command.update().where(command.c.value == str(size[0]))
+        connection.execute(mine.values(state="done", ended_ms=1, until_ms=None))
+    expect(asked.locator(".badge")).to_have_text("done")  # without a reload
+    watched.check()
 
 
 @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["1440", "360"])

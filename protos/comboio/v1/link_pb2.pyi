@@ -145,6 +145,8 @@ class _CommandStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CommandS
     COMMAND_FAILED: _CommandState.ValueType  # 2
     COMMAND_EXPIRED: _CommandState.ValueType  # 3
     COMMAND_UNSUPPORTED: _CommandState.ValueType  # 4
+    COMMAND_UNCERTAIN: _CommandState.ValueType  # 5
+    """it may have acted; `result` says what the device holds"""
 
 class CommandState(_CommandState, metaclass=_CommandStateEnumTypeWrapper): ...
 
@@ -153,6 +155,8 @@ COMMAND_DONE: CommandState.ValueType  # 1
 COMMAND_FAILED: CommandState.ValueType  # 2
 COMMAND_EXPIRED: CommandState.ValueType  # 3
 COMMAND_UNSUPPORTED: CommandState.ValueType  # 4
+COMMAND_UNCERTAIN: CommandState.ValueType  # 5
+"""it may have acted; `result` says what the device holds"""
 Global___CommandState: _TypeAlias = CommandState  # noqa: Y015
 
 class _GoodbyeReason:
@@ -1086,13 +1090,19 @@ class Command(_message.Message):
     TTL_MS_FIELD_NUMBER: _builtins.int
     EXPECTED_GENERATION_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     name: _builtins.str
     arguments: _builtins.bytes
+    """JSON, by name: see protos/commands.py"""
     ttl_ms: _builtins.int
     """counts from receipt, on the monotonic clock"""
     expected_generation: _builtins.int
+    """of the configuration it was meant for; 0 = any"""
     signature: _builtins.bytes
+    """see protos/commands.py"""
+    number: _builtins.int
+    """rises with every command of a gateway: what is not above those it forgot is a replay"""
     def __init__(
         self,
         *,
@@ -1102,10 +1112,11 @@ class Command(_message.Message):
         ttl_ms: _builtins.int = ...,
         expected_generation: _builtins.int = ...,
         signature: _builtins.bytes = ...,
+        number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "expected_generation", b"expected_generation", "id", b"id", "name", b"name", "signature", b"signature", "ttl_ms", b"ttl_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "expected_generation", b"expected_generation", "id", b"id", "name", b"name", "number", b"number", "signature", b"signature", "ttl_ms", b"ttl_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1122,6 +1133,7 @@ class CommandResult(_message.Message):
     id: _builtins.str
     state: Global___CommandState.ValueType
     result: _builtins.bytes
+    """JSON: see protos/commands.py"""
     text: _builtins.str
     def __init__(
         self,

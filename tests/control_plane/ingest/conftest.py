@@ -15,8 +15,9 @@ from sqlalchemy import Row, Table, event, select, text
 
 from control_plane.clock import SystemClock
 from control_plane.fleet.authority import Authority
+from control_plane.fleet.dispatch import Dispatch
 from control_plane.fleet.offers import Offers
-from control_plane.ingest import configuration, dictionaries
+from control_plane.ingest import commands, configuration, dictionaries
 from control_plane.ingest import server as server_module
 from control_plane.ingest.server import Admission, Door, serve
 from control_plane.journal.dictionaries import Issued
@@ -174,6 +175,7 @@ def _no_more_pages(stores: Stores) -> Iterator[None]:
 @pytest.fixture
 async def plane(stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Plane]:
     monkeypatch.setattr(server_module, "REVOCATIONS_EVERY_S", 0.02)
+    monkeypatch.setattr(commands, "LOOK_EVERY_S", 0.05)
     monkeypatch.setattr(configuration, "LOOK_EVERY_S", 0.05)
     monkeypatch.setattr(dictionaries, "LOOK_EVERY_S", 0.05)
     monkeypatch.setattr(configuration, "RETRIES_EVERY_S", 0.1)
@@ -195,6 +197,7 @@ async def plane(stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
                 stop=made.stop,
                 offers=Offers(stores, authority.config_key, PROBATION_S),
                 dictionaries=Issued(stores.journal),
+                dispatch=Dispatch(stores, authority.config_key, SystemClock()),
             )
         )
         await asyncio.wait_for(ready.wait(), PATIENCE_S)

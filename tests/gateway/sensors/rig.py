@@ -93,7 +93,7 @@ class Polling:
 
     def __init__(self, *, port: int, timeout_s: float = 0.15, gap_close_s: float = 60.0, pause_ms: int = 0) -> None:
         self.bus = ModbusBus(
-            options=config.ModbusBus(id="b", host="127.0.0.1", port=port, timeout_s=timeout_s, pause_ms=pause_ms)
+            options=config.TcpBus(id="b", host="127.0.0.1", port=port, timeout_s=timeout_s, pause_ms=pause_ms)
         )
         self.sensors: list[ModbusSensor] = []
         self.facts: list[Facts] = []

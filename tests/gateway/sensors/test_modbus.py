@@ -363,7 +363,7 @@ async def test_the_pause_between_requests_is_kept(tmp_path: Path) -> None:
 
 
 def test_attributes_and_the_simulated_mark_travel_with_the_series() -> None:
-    bus = ModbusBus(options=config.ModbusBus(id="b", host="h"))
+    bus = ModbusBus(options=config.TcpBus(id="b", host="h"))
     attrs = {"r003": {"role": "cargo_temperature"}}
     options = config.ModbusSensor(id="s", bus="b", profile=COUNTER, attrs=attrs, every_s=0.25)
     sensor = ModbusSensor(options=options, poll=poll_of(options, bus), clock=SystemClock())
@@ -374,7 +374,7 @@ def test_attributes_and_the_simulated_mark_travel_with_the_series() -> None:
 
 
 def test_an_unknown_quantity_in_the_configuration_is_refused() -> None:
-    bus = ModbusBus(options=config.ModbusBus(id="b", host="h"))
+    bus = ModbusBus(options=config.TcpBus(id="b", host="h"))
     options = config.ModbusSensor(id="s", bus="b", profile="xy-md02@1", attrs={"temprature": {}})
     with pytest.raises(
         Misconfigured, match=r"attrs\.temprature is no quantity of xy-md02@1; it has relative_humidity, temp"
@@ -465,9 +465,20 @@ async def test_one_read_serves_several_sensors_each_with_its_own_name(tmp_path: 
 
 
 def test_a_sensor_of_quantities_that_its_profile_does_not_have_is_refused() -> None:
-    bus = ModbusBus(options=config.ModbusBus(id="b", host="127.0.0.1"))
+    bus = ModbusBus(options=config.TcpBus(id="b", host="127.0.0.1"))
     options = config.ModbusSensor(id="s", bus="b", profile="xy-md02@1", quantities=("pressure",))
     with pytest.raises(
         Misconfigured, match="quantities: pressure is no quantity of xy-md02@1; it has relative_humidity, temp"
     ):
         ModbusSensor(options=options, poll=poll_of(options, bus), clock=SystemClock())
+
+
+async def test_what_a_bus_heard_and_took_for_nothing_is_explained() -> None:
+    async with started(device()) as simulated:
+        simulated.faults.add(Fault(fault="unsolicited", times=2))
+        polling = Polling(port=simulated.port, timeout_s=5.0)
+        sensor, facts = polling.add()
+        async with polling:
+            await until(lambda: len(facts.rows) >= 4)
+        assert "heard on the bus and taken for nothing: 2 unsolicited" in list(sensor.plan(None))
+    ks_of(facts)

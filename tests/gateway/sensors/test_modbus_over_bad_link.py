@@ -87,9 +87,9 @@ async def test_a_connection_that_died_without_a_word_is_replaced(tmp_path: Path)
         _, facts = polling.add(every_s=0.01)
         async with polling:
             await until(lambda: len(facts.rows) >= 3)
-            client = polling.bus._tcp._client  # type: ignore[union-attr]
+            client = polling.bus._own._connection.client  # type: ignore[union-attr]
             link.black_hole()
-            await until(lambda: polling.bus._tcp._client is not client)  # type: ignore[union-attr]
+            await until(lambda: polling.bus._own._connection.client is not client)  # type: ignore[union-attr]
             rows = len(facts.rows)
             await link.restore()
             await until(lambda: len(facts.rows) >= rows + 3)

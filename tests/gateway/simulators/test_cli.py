@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pymodbus.client import ModbusTcpClient
@@ -25,7 +26,7 @@ PROGRAM = (
 
 
 @contextmanager
-def simulate(*arguments: str) -> Iterator[dict[str, int]]:
+def simulate(*arguments: str) -> Iterator[dict[str, Any]]:
     command = [sys.executable, "-c", PROGRAM, *arguments, "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(cli.__file__).parents[2]) as process:
         assert process.stdout is not None
@@ -58,6 +59,9 @@ def test_a_device_behind_a_link_as_two_programs(tmp_path: Path) -> None:
     ("arguments", "text"),
     [
         (["modbus", "--profile", "eastron-sdm121@1"], "did you mean eastron-sdm120@1"),
+        (["modbus", "--profile", "xy-md02@1", "--set", "temperature=warm"], "a shape is VALUE, sine:"),
+        (["modbus", "--profile", "xy-md02@1", "--set", "temp=4"], "--set: temp is no quantity of xy-md02@1"),
+        (["modbus", "--profile", "xy-md02@1", "--replay", "no.csv"], "no.csv"),
         (["modbus", "--profile", "xy-md02@1", "--signal", "heat=3"], "heat is no quantity of xy-md02@1"),
         (["modbus", "--profile", "xy-md02@1", "--signal", "temperature"], "is not QUANTITY=VALUE"),
     ],

@@ -1,0 +1,96 @@
+"""`profiles check`: what is wrong with a profile file, and whether it agrees with its cases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from firmware_configs.adverts import BleProfile
+from firmware_configs.budget import plan
+from firmware_configs.loader import FOLDERS, Profile, ProfileError, load
+from firmware_configs.messages import MqttProfile
+from firmware_configs.schema import ModbusProfile
+from gateway.errors import Misconfigured
+from gateway.library import cases as running
+
+
+def check(path: Path, *, cases: Path | None = None) -> dict[str, Any]:
+    """What was found; `problems` is empty when the profile can be used and every case agrees.
+
+    The folder a profile is in says its kind; anywhere else it is taken for a Modbus profile. Cases are searched in
+    `cases`, else where they usually are (`case_files`).
+    """
+    found: dict[str, Any] = {"file": str(path), "name": None, "cases": [], "problems": []}
+    try:
+        profile = _load(path)
+    except ProfileError as error:
+        return found | {"problems": str(error).splitlines()}
+    found["name"] = profile.name
+    if isinstance(profile, ModbusProfile):
+        found["problems"] += _unplannable(profile)
+        for case in case_files(path, profile, cases):
+            found["cases"].append(str(case))
+            found["problems"] += [f"{case.name}: {text}" for text in _of_case(case, profile)]
+    return found
+
+
+def _load(path: Path) -> Profile:
+    folder = path.absolute().parent.name
+    if folder == FOLDERS[BleProfile]:
+        return load(path, BleProfile)
+    return load(path, MqttProfile) if folder == FOLDERS[MqttProfile] else load(path)
+
+
+def _unplannable(profile: ModbusProfile) -> list[str]:
+    try:
+        plan(profile.expanded(), profile.limits, timing=profile.timing)
+    except ValueError as error:
+        return [f"no requests can read it: {error}"]
+    return []
+
+
+def case_files(path: Path, profile: ModbusProfile, folder: Path | None = None) -> list[Path]:
+    """Cases of a profile: in `<folder>/<vendor>-<model>/`, or in `folder` itself.
+
+    Without a folder: in `cases/` beside the profile, or in `tests/cases/modbus/` of the checkout it is in.
+    """
+    stem = f"{profile.vendor}-{profile.model}"
+    near = path.absolute().parent
+    folders = (
+        [folder / stem, folder]
+        if folder is not None
+        else [
+            near / "cases" / stem,
+            near / "cases",
+            near.parent.parent / "tests" / "cases" / "modbus" / stem,
+        ]
+    )
+    for one in folders:
+        if files := [case for case in sorted(one.glob("*.toml")) if _is_of(case, stem)]:
+            return files
+    return []
+
+
+def _is_of(case: Path, stem: str) -> bool:
+    """One folder may hold the cases of several profiles; what can't be read is somebody's, and is told."""
+    try:
+        return running.load(case).profile.partition("@")[0] == stem
+    except Misconfigured:
+        return True
+
+
+def _of_case(case: Path, profile: ModbusProfile) -> list[str]:
+    try:
+        return list(running.disagreements(running.load(case), profile))
+    except Misconfigured as error:
+        return [line.removeprefix(f"{case.name}: ") for line in str(error).splitlines()]
+
+
+def text(found: dict[str, Any]) -> str:
+    """For a person."""
+    if found["problems"]:
+        many = len(found["problems"])
+        return "\n".join([*found["problems"], f"{many} problem{'s' * (many > 1)}."])
+    many = len(found["cases"])
+    ran = f"{many} case{'s' * (many != 1)} agree{'s' * (many == 1)}" if many else "it has no case yet"
+    return f"{found['file']}: {found['name']} is good; {ran}."

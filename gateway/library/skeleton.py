@@ -1,0 +1,77 @@
+"""`profiles new`: a first profile to fill in, with what every line is for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from firmware_configs.schema import ModbusProfile
+from firmware_configs.schemas import written
+from gateway.errors import Misconfigured
+
+KIND = "modbus"
+SCHEMA = f"{KIND}.schema.json"
+TEXT = """\
+# A profile: what a device's registers mean, by public documents. It is data; nothing here is a program.
+# Check it while you write:  comboio-gateway profiles check {file}
+# Try it without the device: comboio-gateway simulate modbus --profile {name} --profiles DIR
+vendor = "{vendor}"
+model = "{model}"
+version = 1                   # raise it when a register changes its meaning
+description = "{vendor} {model}: what it is, in one line"
+# word_order = "little"       # if the device sends the least significant register of a value first
+
+# Every register names one of these, and where in it: table, page or section.
+[[sources]]
+id = "manual"
+title = "Title and version of the maker's document"
+url = "https://"
+
+# What one request may ask. Without it: 125 registers, and no hole is read over.
+# [limits]
+# max_registers = 60
+# max_gap = 10
+
+# One per quantity. `address` is what goes over the wire, from 0: documents that count from 1 or write 30001 or 40001
+# mean one less. Try both when in doubt; the values tell.
+[[register]]
+quantity = "temperature"      # snake_case; what it measures, not what the maker calls it
+function = "holding"          # holding (03), input (04), coil (01), discrete (02)
+address = 0
+type = "i16"                  # u16 i16 u32 i32 u64 i64 f32 f64 bool string ...
+decimals = 1                  # 215 means 21.5; or `scale`, `offset` where no power of ten says it
+unit = "Cel"                  # UCUM: V A W kW.h Hz % Cel kPa ...
+# sentinels = [0x8000]        # raw values that mean "not available"
+# labels = {{0 = "off", 1 = "on"}}
+# identifying = true          # a serial number: recordings blank it
+source = "manual, table 1, page 2"
+
+# Which changes are worth sending, for sensors that say `report_by_profile = true`.
+[report]
+"*" = {{max_s = 900}}
+temperature = {{deadband = 0.2, max_s = 300}}
+"""
+
+
+def write(folder: Path, vendor: str, model: str) -> Path:
+    """A new file in `folder` to be filled in. Raises Misconfigured rather than write over one."""
+    path = folder / f"{vendor}-{model}.toml"
+    return put(path, TEXT.format(vendor=vendor, model=model, name=f"{vendor}-{model}@1", file=path))
+
+
+def put(path: Path, text: str) -> Path:
+    """A new profile, and beside it the schema that its first line names, so that editors know it.
+
+    Raises Misconfigured rather than write over a profile.
+    """
+    folder = path.absolute().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    below = folder.name == KIND
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(f"#:schema {'../' if below else ''}{SCHEMA}\n{text}")
+    except FileExistsError:
+        raise Misconfigured(f"{path}: is there already; nothing was written") from None
+    schema = (folder.parent if below else folder) / SCHEMA
+    if not schema.exists():
+        schema.write_text(written(ModbusProfile), encoding="utf-8")
+    return path

@@ -1,0 +1,154 @@
+"""Days of polls over a bad line in seconds: the clock jumps over every wait. Nothing wrong, and nothing that grows.
+
+20 minutes ordinarily, `COMBOIO_EFFORT` times as long on request: 216 makes 72 hours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import selectors
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from firmware_configs.loader import Profiles
+from gateway.reading import Lost, Row
+from gateway.sensors import modbus_connection, modbus_hearing, modbus_link
+from gateway.sensors.modbus import ModbusSensor
+from gateway.sensors.modbus_bus import ModbusBus
+from gateway.sensors.modbus_poll import SharedPoll
+from gateway.simulators.counting import counting
+from protos import config
+from tests.effort import tries
+from tests.gateway.sensors.modbus_ends import SERIAL
+from tests.gateway.sensors.modbus_peer import ONLY_TCP, WAYS, Peer, peered
+
+LONG_S = 20 * 60
+EVERY_S = 1.0
+LINGER_S = 0.001
+"""Real time in which bytes on their way arrive before the clock jumps."""
+MORE_OBJECTS, MORE_BYTES = 3000, 12_000_000
+
+
+class _Jumping(selectors.EpollSelector):
+    """Waits for nobody: where nothing is ready, the wait is over at once."""
+
+    ahead_s = 0.0
+
+    def select(self, timeout: float | None = None) -> Any:
+        ready = super().select(timeout if timeout is None else min(timeout, LINGER_S))
+        if not ready and timeout is not None and timeout > LINGER_S:
+            self.ahead_s += timeout - LINGER_S
+        return ready
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self.jumping = _Jumping()
+        super().__init__(self.jumping)
+
+    def time(self) -> float:
+        return time.monotonic() + self.jumping.ahead_s
+
+
+class _Clock:
+    """The loop's time for everybody."""
+
+    def __init__(self, loop: _Loop) -> None:
+        self.monotonic = loop.time
+
+    def mono_ms(self) -> int:
+        return round(self.monotonic() * 1000)
+
+    def wall_ms(self) -> int:
+        return self.mono_ms()
+
+
+@dataclass(slots=True)
+class _Judge:
+    """Takes rows, keeps none."""
+
+    rows: int = 0
+    lost_reads: int = 0
+    last: int = 0
+
+    def row(self, group: int, row: Row) -> None:
+        assert group == 0
+        assert isinstance(row.values[0], int)
+        k = (row.values[0] - counting(unit=1, address=0, k=0)) % 65536
+        assert row.values == tuple(counting(unit=1, address=n, k=k) for n in range(len(row.values)))
+        assert 0 < (k - self.last) % 65536 < 32768, "an older answer"
+        self.last = k
+        self.rows += 1
+
+    def lost(self, group: int, lost: Lost) -> None:
+        assert group == 0
+        self.lost_reads += lost.reads
+
+
+def _held() -> Mapping[str, int]:
+    gc.collect()
+    process = psutil.Process()
+    return {
+        "objects": len(gc.get_objects()),
+        "bytes": process.memory_info().rss,
+        "files": process.num_fds(),
+        "tasks": len(asyncio.all_tasks()),
+    }
+
+
+async def _bad_days(kind: str, folder: Path, clock: _Clock, long_s: float) -> tuple[_Judge, list[Mapping[str, int]]]:
+    noise = random.Random(72)
+    ways = [way for way in WAYS if way not in ONLY_TCP or kind not in SERIAL]
+    judge, held = _Judge(), []
+    async with peered(kind, folder, timeout_s=0.2) as (peer, link):
+        bus = ModbusBus(options=config.TcpBus(id="b", host="unused"), link=link)
+        wanted = config.ModbusSensor(id="s", bus="b", profile="comboio-counter-10@1", every_s=EVERY_S)
+        profile = Profiles().modbus(wanted.profile)
+        poll = SharedPoll(unit=1, every_s=EVERY_S, profile=profile, bus=bus, clock=clock, name="s")  # type: ignore[arg-type]
+        sensor = ModbusSensor(options=wanted, poll=poll, clock=clock)  # type: ignore[arg-type]
+        running = [asyncio.create_task(bus.run()), asyncio.create_task(sensor.run(judge))]  # type: ignore[arg-type]
+        began_s = clock.monotonic()
+        for part in (0.2, 0.6, 1.0):
+            while clock.monotonic() < began_s + part * long_s:
+                _spoil(peer, noise, ways)
+                await asyncio.sleep(EVERY_S)
+            held.append(_held())
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+    return judge, held
+
+
+def _spoil(peer: Peer, noise: random.Random, ways: list[str]) -> None:
+    """One answer in five, and now and then a while of silence."""
+    if not peer.script and noise.random() < 0.2:
+        peer.script.append(noise.choice(ways))
+        if noise.random() < 0.02:
+            peer.script += ["silent"] * 20
+
+
+@pytest.mark.parametrize("kind", ["tcp", "rtu"])
+def test_nothing_grows_over_days_of_a_bad_line(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = _Loop()
+    clock = _Clock(loop)
+    for module in (modbus_connection, modbus_hearing, modbus_link):
+        monkeypatch.setattr(module, "time", clock)
+    long_s = tries(LONG_S)
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        judge, (early, _, late) = runner.run(_bad_days(kind, tmp_path, clock, long_s))
+    polls = long_s / EVERY_S
+    print(f"{kind}: {polls:.0f} polls, {judge}, {early} → {late}")
+    assert judge.rows >= 0.5 * polls, (judge, polls)
+    assert judge.lost_reads >= 0.02 * polls
+    assert late["objects"] - early["objects"] < MORE_OBJECTS, (early, late)
+    assert late["bytes"] - early["bytes"] < MORE_BYTES, (early, late)
+    assert late["tasks"] == early["tasks"]
+    assert abs(late["files"] - early["files"]) <= 2

@@ -28,7 +28,7 @@ def one(kind: str, **more: Any) -> Register:
 
 
 @pytest.mark.parametrize("kind", EVERY)
-@settings(max_examples=tries(20), deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(max_examples=tries(10), deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(st.data())
 def test_what_a_device_can_say_can_be_written_back_exactly(kind: str, data: st.DataObject) -> None:
     """Any words that mean something, in every order, give a value whose words mean that value."""

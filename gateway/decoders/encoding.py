@@ -205,7 +205,7 @@ def _float(register: Register, value: float) -> bytes:
         raise Rejected(f"{register.quantity}: {value!r} is more than a {register.type} holds") from None
     (held,) = layout.unpack(raw)
     digits = max(1, len(Decimal(repr(float(value))).normalize().as_tuple().digits))
-    if float(f"{held:.{digits}g}") != value:
+    if held != value and float(f"{held:.{digits}g}") != value:
         raise Rejected(f"{register.quantity}: the device can't hold {value!r}, only {held!r}")
     return raw
 

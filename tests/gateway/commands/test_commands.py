@@ -280,6 +280,16 @@ async def test_a_damaged_book_is_set_aside_and_commands_go_on(tmp_path: Path) ->
     assert (tmp_path / "book.damaged").exists()
 
 
+def test_a_disk_that_takes_no_book_is_asked_again(tmp_path: Path) -> None:
+    (tmp_path / "commands").touch()  # nothing can be made below it
+    book = Book(tmp_path / "commands" / "book.db")
+    with pytest.raises(OSError, match="commands"):
+        book.unfinished()
+    (tmp_path / "commands").unlink()
+    assert book.unfinished() == []
+    book.close()
+
+
 def test_the_book_forgets_only_what_was_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(books, "KEPT", 1)
     book = Book(tmp_path / "book.db")

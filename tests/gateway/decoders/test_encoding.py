@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from firmware_configs.loader import Profiles
@@ -28,23 +28,21 @@ def one(kind: str, **more: Any) -> Register:
 
 
 @pytest.mark.parametrize("kind", EVERY)
-@settings(max_examples=tries(20), deadline=None)
+@settings(max_examples=tries(10), deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(st.data())
 def test_what_a_device_can_say_can_be_written_back_exactly(kind: str, data: st.DataObject) -> None:
     """Any words that mean something, in every order, give a value whose words mean that value."""
-    scaled = kind in INTEGERS or kind.startswith(("bcd", "mod10k"))
+    narrow = WIDTHS.get(kind, 4) < 4  # beyond 2⁵³ no float names each step
+    scaled = narrow and (kind in INTEGERS or kind.startswith(("bcd", "mod10k")))
     more = data.draw(st.sampled_from(SCALES)) if scaled else {}
-    if kind.startswith("f"):
-        more = data.draw(st.sampled_from([{}, {"decimals": 2}]))
     orders = [name for name in ORDERS if "pairs" not in name or WIDTHS.get(kind, 4) in {1, 2, 4}]
-    more |= {
-        "byte_order": data.draw(st.sampled_from(["big", "little"])),
-        "word_order": data.draw(st.sampled_from(orders)),
-    }
+    more |= {"word_order": data.draw(st.sampled_from(orders))}
+    more |= {"byte_order": data.draw(st.sampled_from(["big", "little"]))}
     it = one(kind, **more)
     words = data.draw(st.lists(st.integers(0, 65535), min_size=it.width, max_size=it.width))
-    if kind in {"ymdhms", "iec870", "string"} or kind.startswith("bcd"):  # random words are hardly ever one
-        words = as_a_device(it, data.draw(st.integers(946_684_800, 4_102_444_799)) * (1000 if kind != "string" else 1))
+    if kind in {"ymdhms", "iec870", "string"} or kind.startswith(("bcd", "mod10k")):  # random words are hardly ever one
+        second = data.draw(st.integers(946_684_800, 4_102_444_799))
+        words = as_a_device(it, second * 1000 if kind in {"ymdhms", "iec870"} else second % 10 ** min(9, 4 * it.width))
     value = meaning(it)(words)
     assume(value is not None)
     assert value is not None
@@ -59,6 +57,13 @@ def test_what_a_device_can_say_can_be_written_back_exactly(kind: str, data: st.D
     assert encode(it, back) == written
 
 
+@pytest.mark.parametrize(("kind", "number"), [("u64", 2**40 + 1), ("i64", -(2**40)), ("f32", 2005), ("f64", -123_456)])
+def test_wide_numbers_with_decimals(kind: str, number: int) -> None:
+    it = one(kind, decimals=2)
+    assert meaning(it)(encode(it, number / 100)) == number / 100
+
+
+@example(2.0**-24, "big", "big")  # its shortest digits are not its nearest ones
 @given(st.floats(-1e6, 1e6, width=32), st.sampled_from(sorted(ORDERS)), st.sampled_from(["big", "little"]))
 def test_every_float_a_device_holds_can_be_written(value: float, words: str, bytes_: str) -> None:
     it = one("f32", word_order=words, byte_order=bytes_)

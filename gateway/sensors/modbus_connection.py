@@ -21,7 +21,10 @@ from pymodbus.exceptions import ModbusException
 from gateway.sensors import modbus_frames as frames
 from gateway.sensors.modbus_dialects import Client, Dialect, Question
 from gateway.sensors.modbus_frames import ReadFailed
-from gateway.sensors.modbus_hearing import Asked, Hearing
+from gateway.sensors.modbus_hearing import GLUED_BYTES, Asked, Hearing
+
+_SETTLED_S = 0.002
+"""Where a dialect asks for no silence."""
 
 
 class Connection:
@@ -59,6 +62,8 @@ class Connection:
         answered = False
         try:
             await client.execute(False, Question(unit, asked))
+            if dialect.serial:
+                await self._alone(what)
             answered = True
         except ModbusException:
             if not client.connected:
@@ -72,6 +77,18 @@ class Connection:
                 self.dirty = True
                 hearing.given_up(unit)
         return hearing.answer
+
+    async def _alone(self, what: str) -> None:
+        """A frame ends with silence: where another follows at once, either could be an older answer. Raises ReadFailed.
+
+        It costs the line nothing: the next question must wait for that silence anyway.
+        """
+        self.hearing.done()
+        before = self.hearing.stray_bytes
+        await asyncio.sleep(self.dialect.silence_s or _SETTLED_S)
+        more = self.hearing.stray_bytes - before
+        if more >= GLUED_BYTES:
+            raise ReadFailed("malformed", f"{what}: {more} bytes came right behind the answer")
 
     def close(self) -> None:
         client, self.client = self.client, None

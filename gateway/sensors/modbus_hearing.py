@@ -20,7 +20,7 @@ Dropped = Literal["late", "unsolicited", "noise", "echo"]
 """late: answers that came after their question had been given up · unsolicited: frames nobody asked for · noise: bytes
 that are no frame · echo: our own questions, back from an adapter that hears itself."""
 _LATE_AT_MOST = 1000
-_GLUED_BYTES = 4
+GLUED_BYTES = 4
 """As short as a frame can be; less behind an answer is noise of the line."""
 _HELD_BYTES = 1 << 16
 _PAUSE_S = 0.05
@@ -51,6 +51,8 @@ class Hearing:
         """When the last byte came (monotonic)."""
         self.suspect: ReadFailed | None = None
         """What it is unless more bytes come soon."""
+        self.stray_bytes = 0
+        """Heard on a serial line while nothing was asked, altogether."""
         self.answer = b""
         """PDU of the last answer."""
         self._connected()
@@ -130,6 +132,7 @@ class Hearing:
 
     def _nobody_asked(self, piece: bytes) -> None:
         if self._serial:
+            self.stray_bytes += len(piece)
             if self.heard_at_s - self._stray_at_s > _PAUSE_S:
                 self.dropped["late" if self.doubted else "unsolicited"] += 1
             self._stray_at_s = self.heard_at_s
@@ -196,7 +199,7 @@ class Hearing:
     def _taken(self, frame: Frame, asked: Asked) -> bytes:
         rest, self._heard = self._heard, b""
         if self._serial:
-            if len(rest) >= _GLUED_BYTES:
+            if len(rest) >= GLUED_BYTES:
                 self.dropped["unsolicited"] += 1
                 raise ReadFailed("malformed", f"{asked.what}: {len(rest)} bytes came glued to the answer")
             if rest:

@@ -28,7 +28,7 @@ from gateway.simulators.counting import counting
 from protos import config
 from tests.effort import tries
 from tests.gateway.sensors.modbus_ends import SERIAL
-from tests.gateway.sensors.modbus_peer import ONLY_TCP, WAYS, Peer, peered
+from tests.gateway.sensors.modbus_peer import NOT_TOLD, ONLY_TCP, WAYS, Peer, peered
 
 LONG_S = 20 * 60
 EVERY_S = 1.0
@@ -123,7 +123,7 @@ async def _bad_days(
     kind: str, folder: Path, clock: _Clock, jumping: _Jumping, long_s: float
 ) -> tuple[_Judge, list[Mapping[str, int]]]:
     noise = random.Random(72)
-    ways = [way for way in WAYS if way not in ONLY_TCP or kind not in SERIAL]
+    ways = [way for way in WAYS if way not in ONLY_TCP | NOT_TOLD or kind not in SERIAL]
     held = []
     async with peered(kind, folder, timeout_s=0.2) as (peer, link):
         judge = _Judge(peer)

@@ -75,7 +75,7 @@ class Connection:
             self._stop_grace()
             if dialect.serial and not answered:
                 self.dirty = True
-                hearing.given_up(unit)
+                hearing.given_up(unit, asked)
         return hearing.answer
 
     async def _alone(self, what: str) -> None:

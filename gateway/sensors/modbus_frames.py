@@ -78,6 +78,11 @@ def head(asked: bytes) -> bytes:
     return asked[:1] if size is None else bytes((asked[0], size & 0xFF))
 
 
+def count_of(asked: bytes) -> int:
+    """Values that a read asks for."""
+    return int.from_bytes(asked[3:5], "big")
+
+
 def misfit(asked: bytes, answer: bytes) -> str | None:
     """Why `answer` can't be the answer to `asked`, of the same function; None: it is."""
     function = asked[0]

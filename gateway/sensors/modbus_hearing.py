@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from typing import Literal, NamedTuple
 
-from gateway.sensors.modbus_frames import SAME_BACK, ReadFailed, head, misfit
+from gateway.sensors.modbus_frames import SAME_BACK, ReadFailed, count_of, head, misfit
 from gateway.sensors.modbus_framing import Broken, Cut, Frame
 
 Dropped = Literal["late", "unsolicited", "noise", "echo"]
@@ -47,6 +47,8 @@ class Hearing:
         self._serial = serial
         self.dropped: Counter[Dropped] = Counter()
         self.doubted: set[int] = set()
+        self.owed: dict[int, set[int]] = {}
+        """Unit → how many values were asked for by what it has not answered, since it answered anything."""
         self.heard_at_s = 0.0
         """When the last byte came (monotonic)."""
         self.suspect: ReadFailed | None = None
@@ -86,10 +88,16 @@ class Hearing:
         self._heard, self.stray = b"", b""
         self._instead = self.suspect = None
 
-    def given_up(self, unit: int) -> None:
-        """Its answer did not come, or not whole, and may come yet."""
+    def given_up(self, unit: int, asked: bytes) -> None:
+        """The answer to `asked` did not come, or not whole, and may come yet."""
         self.doubted.add(unit)
+        self.owed.setdefault(unit, set()).add(count_of(asked))
         self.heard_at_s = time.monotonic()  # from here on it would be late
+
+    def trusts(self, unit: int) -> None:
+        """It has answered something that nothing older can follow."""
+        self.doubted.discard(unit)
+        self.owed.pop(unit, None)
 
     def done(self) -> None:
         """The question is answered or given up."""

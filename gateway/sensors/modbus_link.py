@@ -158,7 +158,7 @@ class ModbusLink:
 
     def _proved(self, unit: int) -> None:
         if unit in self._hearing.doubted:
-            self._hearing.doubted.discard(unit)
+            self._hearing.trusts(unit)
             if unit in self._unproved:  # it answers questions and no loopback
                 self._no_loopback.add(unit)
         self._unproved.discard(unit)
@@ -206,7 +206,9 @@ class ModbusLink:
         it nothing may have come for two timeouts.
         """
         if unit in self._hearing.doubted:
-            if unit in self._no_loopback or unit in self._unproved or not self._hearing.knows_echo:
+            if not self._hearing.knows_echo:
+                await self._tell_apart(unit, asked)
+            elif unit in self._no_loopback or unit in self._unproved:
                 await self._silence(self._dialect.longest_s + self._timeout_s)
             else:
                 await self._loopback(unit)
@@ -215,6 +217,15 @@ class ModbusLink:
             await self._connection.exchange(unit, b"\x03" + asked[1:3] + b"\0\1", f"unit {unit}, before a write")
             await self._silence(self._dialect.silence_s)
 
+    async def _tell_apart(self, unit: int, asked: bytes) -> None:
+        """Instead of a loopback, which an echo would answer: a read of a table and size that nothing else has."""
+        taken = {*self._hearing.owed.get(unit, ()), frames.count_of(asked)}
+        count = next((n for n in range(1, 126) if n not in taken), 125)
+        probe = (b"\x03" if asked[0] == 4 else b"\x04") + asked[1:3] + count.to_bytes(2, "big")
+        await self._connection.exchange(unit, probe, f"unit {unit}, in doubt after a late or missing answer")
+        self._hearing.trusts(unit)
+        await self._silence(self._dialect.silence_s)
+
     async def _loopback(self, unit: int) -> None:
         sent = struct.pack(">BHH", frames.LOOPBACK, 0, secrets.randbelow(1 << 16))
         try:
@@ -222,7 +233,7 @@ class ModbusLink:
         except ReadFailed:
             self._unproved.add(unit)
             raise
-        self._hearing.doubted.discard(unit)
+        self._hearing.trusts(unit)
         await self._silence(self._dialect.silence_s)
 
 

@@ -10,7 +10,7 @@ import gc
 import random
 import selectors
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,14 @@ from gateway.simulators.counting import counting
 from protos import config
 from tests.effort import tries
 from tests.gateway.sensors.modbus_ends import SERIAL
-from tests.gateway.sensors.modbus_peer import ONLY_TCP, WAYS, Peer, peered
+from tests.gateway.sensors.modbus_peer import NOT_TOLD, ONLY_TCP, WAYS, Peer, peered
 
 LONG_S = 20 * 60
 EVERY_S = 1.0
-LINGER_S = 0.0002
+LINGER_S, LONG_LINGER = 0.0002, 100
 """Real time in which bytes on their way arrive before the clock jumps."""
+REQUESTS = 10
+"""Of one poll, at most."""
 MORE_OBJECTS, MORE_BYTES = 3000, 12_000_000
 
 
@@ -41,13 +43,18 @@ class _Jumping(selectors.EpollSelector):
     """Waits for nobody: where nothing is ready, the wait is over at once."""
 
     ahead_s = 0.0
+    on_its_way: Callable[[], bool] = staticmethod(lambda: False)
+    """Whether an answer is waited for: a busy system may take a while to hand it over."""
 
     def select(self, timeout: float | None = None) -> Any:
         ready = super().select(0)
-        if not ready and timeout:
+        if ready or not timeout:
+            return ready
+        for _ in range(LONG_LINGER if timeout > 0.05 and self.on_its_way() else 1):
             time.sleep(LINGER_S)
-            ready = super().select(0)
-            self.ahead_s += 0.0 if ready else timeout
+            if ready := super().select(0):
+                return ready
+        self.ahead_s += timeout
         return ready
 
 
@@ -77,12 +84,13 @@ class _Clock:
 class _Judge:
     """Takes rows, keeps none."""
 
+    peer: Peer
     rows: int = 0
     lost_reads: int = 0
     last: int = 0
 
     def row(self, group: int, row: Row) -> None:
-        """Refusals make several requests of one: each value is of a read of its own, newer than those before it."""
+        """Refusals make several requests of one: each value is of a read of its own, and of this very poll."""
         assert group == 0
         before = self.last
         for n, value in enumerate(row.values):
@@ -90,7 +98,7 @@ class _Judge:
                 continue  # refused too often
             assert isinstance(value, int)
             k = (value - counting(unit=1, address=n, k=0)) % 65536
-            assert (k - self.last) % 65536 < 1000, "a wrong value, or an older answer"
+            assert (self.peer.asked - k) % 65536 < REQUESTS, "a wrong value, or an older answer"
             assert k != before, "an answer twice"
             self.last = k
         self.rows += 1
@@ -111,11 +119,15 @@ def _held() -> Mapping[str, int]:
     }
 
 
-async def _bad_days(kind: str, folder: Path, clock: _Clock, long_s: float) -> tuple[_Judge, list[Mapping[str, int]]]:
+async def _bad_days(
+    kind: str, folder: Path, clock: _Clock, jumping: _Jumping, long_s: float
+) -> tuple[_Judge, list[Mapping[str, int]]]:
     noise = random.Random(72)
-    ways = [way for way in WAYS if way not in ONLY_TCP or kind not in SERIAL]
-    judge, held = _Judge(), []
+    ways = [way for way in WAYS if way not in ONLY_TCP | NOT_TOLD or kind not in SERIAL]
+    held = []
     async with peered(kind, folder, timeout_s=0.2) as (peer, link):
+        judge = _Judge(peer)
+        jumping.on_its_way = lambda: link._connection._next is not None
         bus = ModbusBus(options=config.TcpBus(id="b", host="unused"), link=link)
         wanted = config.ModbusSensor(id="s", bus="b", profile="comboio-counter-10@1", every_s=EVERY_S)
         profile = Profiles().modbus(wanted.profile)
@@ -151,10 +163,10 @@ def test_nothing_grows_over_days_of_a_bad_line(kind: str, tmp_path: Path, monkey
         monkeypatch.setattr(module, "time", clock)
     long_s = tries(LONG_S)
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        judge, (early, _, late) = runner.run(_bad_days(kind, tmp_path, clock, long_s))
+        judge, (early, _, late) = runner.run(_bad_days(kind, tmp_path, clock, loop.jumping, long_s))
     polls = long_s / EVERY_S
-    print(f"{kind}: {polls:.0f} polls, {judge}, {early} → {late}")
-    assert judge.rows >= 0.5 * polls, (judge, polls)
+    print(f"{kind}: {polls:.0f} polls, {judge.rows} rows, {judge.lost_reads} reads lost, {early} → {late}")
+    assert judge.rows >= 0.2 * polls, (judge, polls)
     assert judge.lost_reads >= 0.02 * polls
     assert late["objects"] - early["objects"] < MORE_OBJECTS, (early, late)
     assert late["bytes"] - early["bytes"] < MORE_BYTES, (early, late)

@@ -233,6 +233,7 @@ def test_texts_from_strangers_stay_texts(browse: Open, box: Box) -> None:
 
 def test_fingers_hit_what_they_aim_at(browse: Open, box: Box) -> None:
     page = browse().page
+    page.wait_for_load_state("load")  # with its styles
     for one in page.locator("a, button, summary").all():
         found = one.bounding_box()
         assert found is not None

@@ -80,6 +80,8 @@ class BufferMachine(RuleBasedStateMachine):
         self.number += 1
         folder = self.folder / str(self.number)
         shutil.copytree(left, folder)
+        for segment in folder.glob("bodies-*"):  # synced in a life before, and not again in this one
+            Disk._keep(segment)
         if ended:
             self.life.say(*ended)
         self.life.end()

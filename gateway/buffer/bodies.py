@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateway.buffer.tail import sync_folder
+from gateway.buffer.tail import sync_folder, write_all
 
 INLINE_BYTES = 2048
 SEGMENT_BYTES = 256 * 1024
@@ -77,7 +77,7 @@ class Bodies:
         try:
             fd = self._fd(self._number)
             for body in bodies:
-                _write_all(fd, body, at)
+                write_all(fd, body, at)
                 places.append((self._number, at))
                 at += len(body)
             os.fdatasync(fd)
@@ -182,13 +182,6 @@ def is_large(size: int) -> bool:
 def written_bytes(size: int) -> int:
     """What a body of that size costs in writes."""
     return size if is_large(size) else 2 * size  # to the store's log, and to its page
-
-
-def _write_all(fd: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view, offset)
-        view, offset = view[written:], offset + written
 
 
 def _sync(path: Path) -> None:

@@ -101,7 +101,7 @@ class Tail:
         record = b"".join((head, crc.to_bytes(4, "little"), payload, bytes(-len(payload) % 8)))
         self._reserve(generation & 1, offset + len(record))
         self._unsynced[generation & 1] = True
-        _write_all(self._fds[generation & 1], record, offset)
+        write_all(self._fds[generation & 1], record, offset)
         self.written_bytes += len(record)
         self._end = Position(generation, offset + len(record))
         return self._end
@@ -215,7 +215,8 @@ def _read_block(fd: int, at: int) -> bytes:
         return bytes(BLOCK_BYTES)
 
 
-def _write_all(fd: int, data: bytes, offset: int) -> None:
+def write_all(fd: int, data: bytes, offset: int) -> None:
+    """Raises OSError, after any part of it."""
     view = memoryview(data)
     while view:
         written = os.pwrite(fd, view, offset)

@@ -1,10 +1,28 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests import told
+from tests.control import Up, running
+from tests.faults.managed import SETTINGS
+from tests.postgresql import Cluster
 
 COLUMNS = ("tries", "lost", "doubled", "unrecorded", "invented", "changed", "crashed")
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def up(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """A control plane that manages configurations, one per database and module."""
+    folder = tmp_path_factory.mktemp("control")
+    (folder / "control.toml").write_text(SETTINGS)
+    more: tuple[str, ...] = ()
+    if request.param == "postgresql":
+        server: Cluster = request.getfixturevalue("postgresql")
+        more = ("--database", server.new_database())
+    with running(folder, *more) as started:
+        yield started
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

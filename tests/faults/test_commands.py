@@ -17,25 +17,12 @@ import httpx
 import pytest
 
 from control_plane.console.cli import main
-from tests.control import Up, running
+from tests.control import Up
 from tests.faults.controllers import PROFILE, Controller, Road, controller
 from tests.faults.daemons import ROOT
-from tests.faults.managed import SETTINGS, Admin, Managed, until
-from tests.postgresql import Cluster
+from tests.faults.managed import Admin, Managed, until
 
 PATIENCE_S = 90
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def up(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    folder = tmp_path_factory.mktemp("control")
-    (folder / "control.toml").write_text(SETTINGS)
-    more: tuple[str, ...] = ()
-    if request.param == "postgresql":
-        server: Cluster = request.getfixturevalue("postgresql")
-        more = ("--database", server.new_database())
-    with running(folder, *more) as started:
-        yield started
 
 
 class Plant:

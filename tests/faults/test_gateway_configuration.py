@@ -4,30 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.control import Up, running
-from tests.faults.managed import DOOR, HAND_WRITTEN, NOWHERE, PROBE, SETTINGS, SILENT, Admin, Managed, until
-from tests.postgresql import Cluster
+from tests.control import Up
+from tests.faults.managed import DOOR, HAND_WRITTEN, NOWHERE, PROBE, SILENT, Admin, Managed, until
 
 BAD = {"bus": [NOWHERE], "sensor": [PROBE, {**SILENT, "required": True}]}
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def up(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    folder = tmp_path_factory.mktemp("control")
-    (folder / "control.toml").write_text(SETTINGS)
-    more: tuple[str, ...] = ()
-    if request.param == "postgresql":
-        server: Cluster = request.getfixturevalue("postgresql")
-        more = ("--database", server.new_database())
-    with running(folder, *more) as started:
-        yield started
 
 
 def killing(up: Up, *phases: str, of_all: tuple[str, ...]) -> tuple[str, ...]:

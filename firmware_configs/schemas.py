@@ -17,12 +17,14 @@ import msgspec
 
 from firmware_configs.adverts import BleProfile
 from firmware_configs.boards import Board
+from firmware_configs.characteristics import GattProfile
 from firmware_configs.messages import MqttProfile
 from firmware_configs.schema import ModbusProfile
 
 KINDS: dict[str, type[msgspec.Struct]] = {
     "modbus": ModbusProfile,
     "ble": BleProfile,
+    "gatt": GattProfile,
     "mqtt": MqttProfile,
     "boards": Board,
 }

@@ -253,6 +253,10 @@ class BleSection(Frozen, frozen=True, kw_only=True):
     """passive asks sensors for nothing and spares their batteries; auto: passive where BlueZ allows it, else active."""
     silent_s: Annotated[float, Meta(ge=5)] = 120.0
     """An adapter that heard no device at all for this long is started anew."""
+    connections: Annotated[int, Meta(ge=1, le=20)] = 3
+    """Peripherals that one adapter is connected to at a time; the others wait for their turn."""
+    turn_s: Annotated[float, Meta(ge=1, le=300)] = 30.0
+    """Longest time for connecting and reading; who stays connected gives way after it when another waits."""
 
 
 class SensorBase(Frozen, frozen=True, kw_only=True):
@@ -306,6 +310,18 @@ class BleSensor(SensorBase, frozen=True, kw_only=True, tag_field="driver", tag="
     """A file of mode 0600 with the bind key, 32 hexadecimal digits; a sensor with a key must encrypt."""
 
 
+class GattSensor(SensorBase, frozen=True, kw_only=True, tag_field="driver", tag="gatt"):
+    """A Bluetooth LE peripheral that is connected to."""
+
+    address: Annotated[str, Meta(pattern=r"^[0-9A-F]{2}(:[0-9A-F]{2}){5}$", title="upper-case, e.g. D4:12:43:55:AA:01")]
+    profile: str
+    """vendor-model@version"""
+    every_s: PositiveSeconds | None = None
+    """Read this often; left out: as the profile says."""
+    passkey_file: str = ""
+    """A file of mode 0600 with the six digits on the device or in its manual, where the profile asks for pairing."""
+
+
 class JsonValue(Frozen, frozen=True, kw_only=True):
     """Where one quantity stands in a JSON message."""
 
@@ -330,7 +346,7 @@ class MqttSensor(SensorBase, frozen=True, kw_only=True, tag_field="driver", tag=
     """A message is expected this often; left out: as the profile says, else every 60 s."""
 
 
-Sensor = ModbusSensor | SimulatedSensor | BleSensor | MqttSensor
+Sensor = ModbusSensor | SimulatedSensor | BleSensor | GattSensor | MqttSensor
 
 
 class GatewayConfig(Frozen, frozen=True, kw_only=True):

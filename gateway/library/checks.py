@@ -7,6 +7,7 @@ from typing import Any
 
 from firmware_configs.adverts import BleProfile
 from firmware_configs.budget import plan
+from firmware_configs.characteristics import GattProfile
 from firmware_configs.loader import FOLDERS, Profile, ProfileError, load
 from firmware_configs.messages import MqttProfile
 from firmware_configs.schema import ModbusProfile
@@ -38,6 +39,8 @@ def _load(path: Path) -> Profile:
     folder = path.absolute().parent.name
     if folder == FOLDERS[BleProfile]:
         return load(path, BleProfile)
+    if folder == FOLDERS[GattProfile]:
+        return load(path, GattProfile)
     return load(path, MqttProfile) if folder == FOLDERS[MqttProfile] else load(path)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from firmware_configs.adverts import BleProfile
 from firmware_configs.budget import Line, SerialLine, TcpLine, plan, poll_ms
+from firmware_configs.characteristics import GattProfile
 from firmware_configs.loader import Found, Profile, Profiles
 from firmware_configs.messages import MqttProfile
 from firmware_configs.schema import ModbusProfile, Register
@@ -26,6 +27,7 @@ def by_kind(profiles: Profiles) -> dict[str, list[Found[Any]]]:
     return {
         "modbus": list(profiles.found(ModbusProfile)),
         "ble": list(profiles.found(BleProfile)),
+        "gatt": list(profiles.found(GattProfile)),
         "mqtt": list(profiles.found(MqttProfile)),
     }
 
@@ -76,11 +78,11 @@ def shown(profile: Profile) -> dict[str, Any]:
     return facts | {"values": [_value(profile, quantity) for quantity in _quantities(profile)]}
 
 
-def _quantities(profile: BleProfile | MqttProfile) -> list[str]:
+def _quantities(profile: BleProfile | GattProfile | MqttProfile) -> list[str]:
     return [one.quantity for one in profile.value]
 
 
-def _value(profile: BleProfile | MqttProfile, quantity: str) -> dict[str, Any]:
+def _value(profile: BleProfile | GattProfile | MqttProfile, quantity: str) -> dict[str, Any]:
     one = next(value for value in profile.value if value.quantity == quantity)
     return {"quantity": quantity, "type": one.type, "unit": one.unit, "source": one.source}
 

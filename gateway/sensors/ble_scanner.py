@@ -25,6 +25,7 @@ from gateway.clock import Clock
 from gateway.decoders.advertisements import Advert
 from gateway.sensors.ble_adverts import Adverts
 from gateway.sensors.bluez_watch import Adapter, BluezWatch
+from gateway.sensors.gatt_peripherals import Peripherals
 
 START_S = 20.0
 STOP_S = 10.0
@@ -55,6 +56,7 @@ class AdapterScanner:
         silent_s: float,
         clock: Clock,
         adverts: Adverts,
+        peripherals: Peripherals | None = None,
         backoff: Backoff | None = None,
     ) -> None:
         self.mode: Mode | None = None
@@ -68,6 +70,7 @@ class AdapterScanner:
         self._silent_ms = round(silent_s * 1000)
         self._clock = clock
         self._adverts = adverts
+        self._peripherals = peripherals
         self._backoff = backoff or Backoff(base_s=0.2, cap_s=30.0)
         self._passive_failed = False
         self._heard_ms = 0
@@ -85,6 +88,7 @@ class AdapterScanner:
         finally:
             self.mode = None
             self._adverts.deaf(self._number, self._clock.mono_ms())
+            self._lost("scanning was stopped")
 
     async def _ready(self, watch: BluezWatch) -> Adapter:
         waiting = asyncio.ensure_future(watch.ready())
@@ -117,6 +121,8 @@ class AdapterScanner:
             self.counters["scans"] += 1
             self._heard_ms, self._heard_any = self._clock.mono_ms(), False
             self._adverts.hears(self._number, self._heard_ms)
+            if self._peripherals is not None:
+                self._peripherals.listening(self._number)
             log.info("ble.listening", adapter=adapter.name, mode=mode, scans=self.counters["scans"])
             return await self._until_trouble(watch, generation)
         finally:
@@ -126,6 +132,10 @@ class AdapterScanner:
     def _choose(self, adapter: Adapter) -> Mode:
         if self._scan != "auto":
             return self._scan
+        if self._peripherals is not None:
+            return (
+                "active"  # passively, an advertisement that never changes is told once: nobody would know who is near
+            )
         return "passive" if adapter.monitors and not self._passive_failed else "active"
 
     def _scanner(self, adapter: str, mode: Mode) -> BleakScanner:
@@ -139,7 +149,10 @@ class AdapterScanner:
         while True:
             if watch.generation != generation:
                 self._adverts.deaf(self._number, self._clock.mono_ms())
+                self._lost(watch.last)
                 return watch.last
+            if self._peripherals is not None:  # an answer over a connection is a sign of life too
+                self._heard_ms = max(self._heard_ms, self._peripherals.answered_ms(self._number))
             left_ms = self._heard_ms + self._silent_ms - self._clock.mono_ms()
             if left_ms <= 0:
                 self._adverts.deaf(self._number, self._heard_ms)
@@ -161,6 +174,10 @@ class AdapterScanner:
         except FAILURES as error:
             log.debug("ble.stop", error=str(error))
 
+    def _lost(self, why: str) -> None:
+        if self._peripherals is not None:
+            self._peripherals.lost(self._number, why)
+
     def _say_ended(self, adapter: str, why: str) -> None:
         self.problem = why
         self.counters[why.partition(":")[0]] += 1
@@ -174,4 +191,6 @@ class AdapterScanner:
             self._backoff.reset()
         self.counters["adverts"] += 1
         rssi = None if data.rssi == NO_RSSI else data.rssi
+        if self._peripherals is not None:
+            self._peripherals.seen(self._number, device, rssi, now_ms)
         self._adverts.put(Advert(device.address, data.manufacturer_data, data.service_data, rssi, now_ms))

@@ -29,6 +29,13 @@ driver = "ble"
 address = "D4:12:43:55:AA:01"
 profile = "ruuvi-ruuvitag@1"
 """,
+    "gatt": """
+[[sensor]]
+id = "it"
+driver = "gatt"
+address = "D4:12:43:55:AA:01"
+profile = "bluetooth-thermometer@1"
+""",
     "modbus": f"""
 [[bus]]
 id = "bus"
@@ -137,8 +144,13 @@ async def test_with_nobody_at_the_other_end_it_goes_on_and_stops_when_told_and_c
 
 @pytest.mark.parametrize("name", sorted(DRIVERS))
 def test_what_is_not_configured_is_not_imported(name: str) -> None:
-    libraries = {"ble": {"bleak", "bthome_ble", "ruuvitag_ble"}, "mqtt": {"aiomqtt"}, "modbus": {"pymodbus"}}
-    foreign = set().union(*(found for other, found in libraries.items() if other != name))
+    libraries = {
+        "ble": {"bleak", "bleak_retry_connector", "bthome_ble", "ruuvitag_ble"},
+        "gatt": {"bleak", "bleak_retry_connector"},
+        "mqtt": {"aiomqtt"},
+        "modbus": {"pymodbus"},
+    }
+    foreign = set().union(*libraries.values()) - libraries.get(name, set())
     program = (
         "import sys; from tests.contracts.test_drivers import built;"
         f"built({name!r}); print(sorted({foreign!r} & set(sys.modules)))"

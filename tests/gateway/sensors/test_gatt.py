@@ -122,19 +122,22 @@ async def test_each_visit_gives_one_row_at_the_time_of_its_answer(bluez: Simulat
 
 
 async def test_each_notification_is_a_row_and_nothing_else_is(bluez: SimulatedBluez) -> None:
-    async with on_the_air(bluez, thermometer()), Notifying(bluez) as said:
-        async with listening(sensor(profile=NOTIFYING, every_s=0.02)) as running:
-            await rows(running, 20)
-            assert running.facts["t"].column() == list(range(1, len(running.facts["t"].rows) + 1))
-            assert bluez.gatt.links() == 1, "it stays connected"
-            bluez.gatt.hang_up(SENSOR)
-            before = said.told
-            await rows(running, 40)
-            nothing_twice(running)
-            in_order(running)
-            assert set(range(1, before)) <= set(running.facts["t"].column())
-            assert driver(running).counters.failed["hung_up"] == 1
-            assert {lost.reason for lost in running.facts["t"].losts} == {pb.GAP_UNREADABLE}
+    async with (
+        on_the_air(bluez, thermometer()),
+        Notifying(bluez) as said,
+        listening(sensor(profile=NOTIFYING, every_s=0.02)) as running,
+    ):
+        await rows(running, 20)
+        assert running.facts["t"].column() == list(range(1, len(running.facts["t"].rows) + 1))
+        assert bluez.gatt.links() == 1, "it stays connected"
+        bluez.gatt.hang_up(SENSOR)
+        before = said.told
+        await rows(running, 40)
+        nothing_twice(running)
+        in_order(running)
+        assert set(range(1, before)) <= set(running.facts["t"].column())
+        assert driver(running).counters.failed["hung_up"] == 1
+        assert {lost.reason for lost in running.facts["t"].losts} == {pb.GAP_UNREADABLE}
 
 
 async def off(bluez: SimulatedBluez) -> None:

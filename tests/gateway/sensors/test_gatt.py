@@ -11,6 +11,7 @@ import pytest
 
 from gateway.errors import Misconfigured
 from gateway.reading import Row
+from gateway.sensors import gatt, gatt_peripherals
 from gateway.sensors.gatt import GattSensor
 from gateway.simulators.bluez import SimulatedBluez
 from gateway.simulators.bluez_peripheral import Characteristic, Peripheral, uuid_of
@@ -273,6 +274,50 @@ async def test_a_bluetoothd_that_hangs_holds_nobody_for_ever(bluez: SimulatedBlu
         await rows(running, count + 3)
         peripherals = driver(running)._peripherals
         await until(lambda: not peripherals.abandoned, PATIENT_S)
+        nothing_twice(running)
+        in_order(running)
+
+
+async def test_an_adapter_that_hears_nothing_is_not_taken_for_a_broken_peripheral(
+    bluez: SimulatedBluez, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gatt, "HEARD_WITHIN_S", 0.3)
+    monkeypatch.setattr(gatt_peripherals, "LIVE_MS", 200)
+    bluez.deaf("hci0", yes=True)
+    async with on_the_air(bluez, thermometer()), listening(QUICK + sensor()) as running:
+        assert "has not been heard yet: out of range, switched off" in await fails(running, "absent", times=4)
+        assert driver(running).counters.withheld == 0, "waiting for it costs no connection"
+        bluez.deaf("hci0", yes=False)
+        await rows(running, 2)
+        bluez.deaf("hci0", yes=True)
+        before = driver(running).counters.failed["absent"]
+        assert "was last heard" in await fails(running, "absent", times=before + 2)
+        in_order(running)
+
+
+async def test_while_bluez_refuses_to_scan_it_says_so_and_goes_on_afterwards(bluez: SimulatedBluez) -> None:
+    bluez.stuck("hci0", yes=True)
+    async with on_the_air(bluez, thermometer()), listening(QUICK + sensor()) as running:
+        scanning = running.built.tasks[1]
+        await until(lambda: "InProgress" in str(scanning.problem()), PATIENT_S)
+        bluez.stuck("hci0", yes=False)
+        await rows(running, 2)
+
+
+async def test_of_several_adapters_the_one_that_is_left_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    document = '[ble]\nadapters = ["hci0", "hci1"]\nturn_s = 2.0\n' + sensor()
+    async with (
+        simulated_bluez(monkeypatch, adapters=("hci0", "hci1")) as bluez,
+        on_the_air(bluez, thermometer()),
+        listening(document) as running,
+    ):
+        await rows(running, 2)
+        for gone, back in (("hci0", "hci1"), ("hci1", "hci0")):
+            bluez.plug(back)
+            await until(lambda back=back: f"/org/bluez/{back}" in bluez._objects.tree, PATIENT_S)  # type: ignore[misc]
+            bluez.unplug(gone)
+            count = len(running.facts["t"].rows)
+            await rows(running, count + 2)
         nothing_twice(running)
         in_order(running)
 

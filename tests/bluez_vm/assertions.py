@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Protocol
 
 from tests.gateway.sensors.listening import Facts, Listening, listening
@@ -32,12 +34,26 @@ address = "{TOLD}"
 profile = "bluetooth-thermometer@1"
 every_s = 0.5
 """
+LOCKED, PASSKEY = "C4:00:00:00:00:04", 143_334
+"""A peripheral that answers only who is paired with it."""
+LOCKED_VALUE = bytes.fromhex("b2036001252749 5a 01 2c01 0c00".replace(" ", ""))
+LOCKED_SENSOR = f"""
+[ble]
+turn_s = 40.0
+[[sensor]]
+id = "locked"
+driver = "gatt"
+address = "{LOCKED}"
+profile = "aranet-aranet4@1"
+every_s = 1.0
+passkey_file = "{{path}}"
+"""
 SENSORS = ("probe", "read", "told")
 SETTLED_S = 1.0
 
 
 class Stage(Protocol):
-    """A BlueZ with these three on the air. Each of them counts: no two of its measurements are equal."""
+    """A BlueZ with these on the air. Each of them counts: no two of its measurements are equal."""
 
     patience_s: float
 
@@ -78,16 +94,46 @@ async def after(stage: Stage, breaks: Callable[[], Awaitable[None]], mends: Call
     async with listening(DOCUMENT) as running:
         await all_have(running, 2, stage)
         await breaks()
-        await asyncio.sleep(SETTLED_S)  # what was on its way is here
-        during = counts(running)
-        await asyncio.sleep(SETTLED_S)
-        assert counts(running) == during, "something was heard of a BlueZ that is not there"
+        during = await quiet(running, stage)
         await mends()
         await all_have(running, 2, stage, beyond=during)
         for name in SENSORS:
             nothing_twice(running.facts[name], name)
     for name in SENSORS:
         assert running.facts[name].losts, f"{name}: what was missed is in no gap"
+
+
+async def quiet(running: Listening, stage: Stage) -> dict[str, int]:
+    """What was on its way arrives, and then nothing is heard of a BlueZ that is not there. How many rows there are."""
+    since = time.monotonic()
+    found = counts(running)
+    deadline = since + stage.patience_s
+    while time.monotonic() - since < SETTLED_S:
+        assert time.monotonic() < deadline, "something goes on telling"
+        await asyncio.sleep(0.05)
+        if counts(running) != found:
+            found, since = counts(running), time.monotonic()
+    return found
+
+
+async def who_wants_a_passkey_is_paired_once(stage: Stage) -> None:
+    """By the agent of ours, and then read; the bond outlives bluetoothd."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "passkey"
+        path.write_text(f"{PASSKEY:06d}")
+        path.chmod(0o600)
+        async with listening(LOCKED_SENSOR.format(path=path)) as running:
+            await locked_has(running, 2, stage)
+            await stage.stop()
+            await stage.start()
+            await locked_has(running, len(running.facts["locked"].rows) + 1, stage)
+
+
+async def locked_has(running: Listening, count: int, stage: Stage) -> None:
+    deadline = time.monotonic() + stage.patience_s
+    while len(running.facts["locked"].rows) < count:
+        assert time.monotonic() < deadline, f"it never happened: {running.driver['locked'].problem}"
+        await asyncio.sleep(0.05)
 
 
 ASSERTIONS: Mapping[str, Callable[[Stage], Awaitable[None]]] = {
@@ -97,6 +143,7 @@ ASSERTIONS: Mapping[str, Callable[[Stage], Awaitable[None]]] = {
         after_the_adapter_was_off,
         after_bluetoothd_restarted,
         after_bluetoothd_was_killed,
+        who_wants_a_passkey_is_paired_once,
     )
 }
 

@@ -9,12 +9,15 @@ from collections.abc import AsyncIterator
 import pytest
 
 from gateway.simulators.bluez import SimulatedBluez
+from gateway.simulators.bluez_peripheral import Characteristic, Peripheral, uuid_of
 from gateway.simulators.bluez_scenario import Advertiser, AdvertisingSensor
 from gateway.simulators.sent_log import SentLog
 from gateway.simulators.waves import Wave
-from tests.bluez_vm.assertions import ASSERTIONS, PROBE, READ, TOLD
+from tests.bluez_vm.assertions import ASSERTIONS, LOCKED, LOCKED_VALUE, PASSKEY, PROBE, READ, TOLD
 from tests.gateway.sensors.listening import CLOCK, simulated_bluez
 from tests.gateway.sensors.on_the_air import on_the_air, thermometer
+
+ARANET = "f0cd3001-95da-4f4b-9ac8-aa55d312af0c"
 
 
 class SimulatedStage:
@@ -53,7 +56,14 @@ class SimulatedStage:
 
 @pytest.fixture
 async def stage(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SimulatedStage]:
-    async with simulated_bluez(monkeypatch) as bluez, on_the_air(bluez, thermometer(READ), thermometer(TOLD)):
+    locked = Peripheral(
+        address=LOCKED,
+        services={uuid_of("fce0"): [Characteristic(uuid=ARANET, value=LOCKED_VALUE, needs_bond=True)]},
+        pairing="passkey",
+        passkey=PASSKEY,
+    )
+    three = (thermometer(READ), thermometer(TOLD), locked)
+    async with simulated_bluez(monkeypatch) as bluez, on_the_air(bluez, *three):
         made = SimulatedStage(bluez)
         speaking = asyncio.create_task(made.speak(), name="stage")
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Self
@@ -74,6 +75,19 @@ def in_order(running: Listening, name: str = "t") -> None:
     for lost in running.facts[name].losts:
         assert lost.after_mono_ms < lost.before_mono_ms
         assert not [row for row in running.facts[name].rows if lost.after_mono_ms < row.mono_ms < lost.before_mono_ms]
+
+
+async def quiet(running: Listening, name: str = "t") -> int:
+    """What was answered before it broke may still be on its way; then nothing comes any more. How many there are."""
+    since = time.monotonic()
+    count = len(running.facts[name].rows)
+    deadline = since + PATIENT_S
+    while time.monotonic() - since < 0.5:
+        assert time.monotonic() < deadline, "something goes on telling"
+        await asyncio.sleep(0.02)
+        if len(running.facts[name].rows) != count:
+            count, since = len(running.facts[name].rows), time.monotonic()
+    return count
 
 
 class Notifying:
@@ -184,13 +198,7 @@ async def test_after_a_fault_it_reads_again_and_nothing_stale_is_fresh(
         async with listening(QUICK + sensor(profile=profile, every_s=every_s)) as running:
             await rows(running, 3)
             await breaks(bluez)
-            # What was answered before it broke may still be on its way here; from then on nothing can come.
-            before = len(running.facts["t"].rows)
-            await asyncio.sleep(0.3)
-            assert len(running.facts["t"].rows) - before <= 2
-            during = len(running.facts["t"].rows)
-            await asyncio.sleep(0.3)
-            assert len(running.facts["t"].rows) == during
+            during = await quiet(running)
             assert driver(running).pending_since() is not None, "completeness waits for the gap"
             await mends(bluez)
             await rows(running, during + 3)

@@ -16,16 +16,22 @@ from typing import Generic, TypeVar, cast
 
 from firmware_configs.adverts import BleProfile
 from firmware_configs.check import problems, problems_of_values
+from firmware_configs.host import HostProfile
 from firmware_configs.messages import MqttProfile
 from firmware_configs.schema import ModbusProfile
 from protos.strict import DocumentError, convert
 
 _NAME = re.compile(r"^(?P<stem>[a-z0-9]+(?:-[a-z0-9]+)*)@(?P<version>[1-9][0-9]*)$")
 
-Profile = ModbusProfile | BleProfile | MqttProfile
-P = TypeVar("P", ModbusProfile, BleProfile, MqttProfile)
+Profile = ModbusProfile | BleProfile | MqttProfile | HostProfile
+P = TypeVar("P", ModbusProfile, BleProfile, MqttProfile, HostProfile)
 
-FOLDERS: dict[type[Profile], str] = {ModbusProfile: "modbus", BleProfile: "ble", MqttProfile: "mqtt"}
+FOLDERS: dict[type[Profile], str] = {
+    ModbusProfile: "modbus",
+    BleProfile: "ble",
+    MqttProfile: "mqtt",
+    HostProfile: "host",
+}
 
 
 class ProfileError(ValueError):
@@ -73,6 +79,10 @@ class Profiles:
         """The profile `vendor-model@version`. Raises ProfileError."""
         return self._named(name, MqttProfile)
 
+    def host(self, name: str) -> HostProfile:
+        """The profile `vendor-model@version`. Raises ProfileError."""
+        return self._named(name, HostProfile)
+
     def all_modbus(self) -> Iterator[ModbusProfile]:
         """Every profile by name. Raises ProfileError at the first that can't be used."""
         return self._all(ModbusProfile)
@@ -84,6 +94,10 @@ class Profiles:
     def all_mqtt(self) -> Iterator[MqttProfile]:
         """Every profile by name. Raises ProfileError at the first that can't be used."""
         return self._all(MqttProfile)
+
+    def all_host(self) -> Iterator[HostProfile]:
+        """Every profile by name. Raises ProfileError at the first that can't be used."""
+        return self._all(HostProfile)
 
     def found(self, kind: type[P]) -> list[Found[P]]:
         """Every file that counts, by name; what is shadowed is told by what shadows it. Never raises."""

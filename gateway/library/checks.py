@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from firmware_configs.adverts import BleProfile
 from firmware_configs.budget import plan
 from firmware_configs.loader import FOLDERS, Profile, ProfileError, load
 from firmware_configs.messages import MqttProfile
 from firmware_configs.schema import ModbusProfile
 from gateway.errors import Misconfigured
 from gateway.library import cases as running
+from gateway.library import mqtt_cases
 
 
 def check(path: Path, *, cases: Path | None = None) -> dict[str, Any]:
     """What was found; `problems` is empty when the profile can be used and every case agrees.
 
-    The folder a profile is in says its kind; anywhere else it is taken for a Modbus profile. Cases are searched in
-    `cases`, else where they usually are (`case_files`).
+    The folder a profile is in says its kind, elsewhere its first line; without either it is a Modbus profile. Cases are
+    searched in `cases`, else where they usually are (`case_files`).
     """
     found: dict[str, Any] = {"file": str(path), "name": None, "cases": [], "problems": []}
     try:
@@ -28,6 +28,7 @@ def check(path: Path, *, cases: Path | None = None) -> dict[str, Any]:
     found["name"] = profile.name
     if isinstance(profile, ModbusProfile):
         found["problems"] += _unplannable(profile)
+    if isinstance(profile, ModbusProfile | MqttProfile):
         for case in case_files(path, profile, cases):
             found["cases"].append(str(case))
             found["problems"] += [f"{case.name}: {text}" for text in _of_case(case, profile)]
@@ -35,10 +36,20 @@ def check(path: Path, *, cases: Path | None = None) -> dict[str, Any]:
 
 
 def _load(path: Path) -> Profile:
-    folder = path.absolute().parent.name
-    if folder == FOLDERS[BleProfile]:
-        return load(path, BleProfile)
-    return load(path, MqttProfile) if folder == FOLDERS[MqttProfile] else load(path)
+    """By the folder it is in; the text below the first line says it too: `#:schema ../mqtt.schema.json`."""
+    kinds: dict[str, type[Profile]] = {folder: kind for kind, folder in FOLDERS.items()}
+    kind = kinds.get(path.absolute().parent.name) or kinds.get(_schema_of(path), ModbusProfile)
+    return load(path, kind)  # type: ignore[type-var]
+
+
+def _schema_of(path: Path) -> str:
+    """The kind that its first line names; empty where it names none."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            first = file.readline()
+    except OSError:
+        return ""
+    return Path(first.removeprefix("#:schema").strip()).name.removesuffix(".schema.json")
 
 
 def _unplannable(profile: ModbusProfile) -> list[str]:
@@ -49,10 +60,10 @@ def _unplannable(profile: ModbusProfile) -> list[str]:
     return []
 
 
-def case_files(path: Path, profile: ModbusProfile, folder: Path | None = None) -> list[Path]:
+def case_files(path: Path, profile: ModbusProfile | MqttProfile, folder: Path | None = None) -> list[Path]:
     """Cases of a profile: in `<folder>/<vendor>-<model>/`, or in `folder` itself.
 
-    Without a folder: in `cases/` beside the profile, or in `tests/cases/modbus/` of the checkout it is in.
+    Without a folder: in `cases/` beside the profile, or in `tests/cases/<kind>/` of the checkout it is in.
     """
     stem = f"{profile.vendor}-{profile.model}"
     near = path.absolute().parent
@@ -62,25 +73,28 @@ def case_files(path: Path, profile: ModbusProfile, folder: Path | None = None) -
         else [
             near / "cases" / stem,
             near / "cases",
-            near.parent.parent / "tests" / "cases" / "modbus" / stem,
+            near.parent.parent / "tests" / "cases" / FOLDERS[type(profile)] / stem,
         ]
     )
     for one in folders:
-        if files := [case for case in sorted(one.glob("*.toml")) if _is_of(case, stem)]:
+        if files := [case for case in sorted(one.glob("*.toml")) if _is_of(case, stem, type(profile))]:
             return files
     return []
 
 
-def _is_of(case: Path, stem: str) -> bool:
+def _is_of(case: Path, stem: str, kind: type[Profile]) -> bool:
     """One folder may hold the cases of several profiles; what can't be read is somebody's, and is told."""
     try:
-        return running.load(case).profile.partition("@")[0] == stem
+        load_case = mqtt_cases.load if kind is MqttProfile else running.load
+        return load_case(case).profile.partition("@")[0] == stem
     except Misconfigured:
         return True
 
 
-def _of_case(case: Path, profile: ModbusProfile) -> list[str]:
+def _of_case(case: Path, profile: ModbusProfile | MqttProfile) -> list[str]:
     try:
+        if isinstance(profile, MqttProfile):
+            return list(mqtt_cases.disagreements(mqtt_cases.load(case), profile))
         return list(running.disagreements(running.load(case), profile))
     except Misconfigured as error:
         return [line.removeprefix(f"{case.name}: ") for line in str(error).splitlines()]

@@ -45,7 +45,7 @@ def add_arguments(commands: argparse._SubParsersAction[argparse.ArgumentParser],
     sunspec.add_argument("--to", type=Path, metavar="DIR", help=f"default {local / 'modbus'}")
     sunspec.set_defaults(run=_sunspec)
     schema = verbs.add_parser("schema", help="JSON Schema of a kind of document, for editors")
-    schema.add_argument("kind", nargs="?", default="modbus", choices=("modbus", "ble", "mqtt", "boards"))
+    schema.add_argument("kind", nargs="?", default="modbus", choices=("modbus", "ble", "mqtt", "host", "boards"))
     schema.set_defaults(run=_schema)
     boards = commands.add_parser("boards", help="gateway computers: ports, power-fail inputs, clocks, lights")
     board_verbs = boards.add_subparsers(required=True, metavar="COMMAND")

@@ -12,8 +12,7 @@ import pytest
 from firmware_configs.loader import Profiles
 from gateway.decoders.advertisements import Advert, resolve
 from gateway.decoders.advertisements.columns import columns, series
-from gateway.decoders.json_path import compile_values
-from gateway.decoders.values import series_of
+from gateway.library import mqtt_cases
 from gateway.reading import SeriesShape, Wire
 from protos.comboio.v1 import batch_pb2 as pb
 
@@ -61,14 +60,11 @@ def test_a_documented_advertisement_gives_the_documented_values(name: str, case:
     check(series(profile, attrs={}, mark={}), found.values, quality, case["expect"] | {"rssi": -60})
 
 
-@pytest.mark.parametrize(("name", "case"), list(cases("mqtt", "message")))
-def test_a_published_message_gives_the_published_values(name: str, case: dict[str, Any]) -> None:
-    profile = Profiles().mqtt(name)
-    values, quality = compile_values(profile.value)(case["payload"].encode())
-    shapes = [
-        series_of(v.quantity, kind=v.type, unit=v.unit, decimals=v.decimals, attrs=v.attrs) for v in profile.value
-    ]
-    check(shapes, values, quality or (0,) * len(values), case["expect"])
+@pytest.mark.parametrize("path", sorted((CASES / "mqtt").glob("*/*.toml")), ids=lambda path: f"{path.parent.name}")
+def test_a_published_message_gives_the_published_values(path: Path) -> None:
+    case = mqtt_cases.load(path)
+    assert case.origin
+    assert list(mqtt_cases.disagreements(case, Profiles().mqtt(case.profile))) == []
 
 
 def test_every_shipped_profile_has_a_case() -> None:

@@ -27,7 +27,7 @@ MAX_ROWS = 1000
 LATEST_MS = 253_402_300_800_000
 """The year 10000; what is later is no time."""
 _PER_MS = {"unix_s": 0.001, "unix_ms": 1.0, "unix_us": 1000.0}
-_NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d{1,4})?")
+_NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d{1,4})?", re.ASCII)
 _NOTHING: Mapping[str, str] = {}
 
 

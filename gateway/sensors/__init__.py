@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 DRIVERS = {
     "ble": "gateway.sensors.ble_build:build",
+    "gpsd": "gateway.sensors.gpsd:build",
+    "host": "gateway.sensors.host_build:build",
+    "modem": "gateway.sensors.modem:build",
     "modbus": "gateway.sensors.modbus_build:build",
     "mqtt": "gateway.sensors.mqtt_build:build",
     "simulated": "gateway.sensors.simulated:build",

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple, Self, cast
 
 import aiomqtt
-from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, ConnectFlags, MQTTMessage
+from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, ConnectFlags, DisconnectFlags, MQTTMessage
 from paho.mqtt.client import Client as PahoClient
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -54,8 +54,12 @@ class NamedContext(ssl.SSLContext):
         options["server_hostname"] = self.name or options.get("server_hostname")
         options["do_handshake_on_connect"] = False
         made = super().wrap_socket(sock, *args, **options)
-        made.settimeout(CONNECT_S)
-        made.do_handshake()
+        try:
+            made.settimeout(CONNECT_S)
+            made.do_handshake()
+        except BaseException:
+            made.close()  # paho knows nothing of it yet
+            raise
         return made
 
 
@@ -163,6 +167,18 @@ class AckingClient(aiomqtt.Client):
     ) -> None:
         self.session_kept = bool(flags.session_present)
         super()._on_connect(client, userdata, flags, reason_code, properties)
+
+    def _on_disconnect(
+        self,
+        client: PahoClient,
+        userdata: Any,
+        flags: DisconnectFlags,
+        reason_code: ReasonCode,
+        properties: Properties | None = None,
+    ) -> None:
+        if not self._connected.done():  # it would be waited for in vain
+            self._connected.set_exception(aiomqtt.MqttError("the broker ended the connection before its welcome"))
+        super()._on_disconnect(client, userdata, flags, reason_code, properties)
 
     def _on_message(self, client: PahoClient, userdata: Any, message: MQTTMessage) -> None:
         del client, userdata

@@ -29,6 +29,22 @@ driver = "ble"
 address = "D4:12:43:55:AA:01"
 profile = "ruuvi-ruuvitag@1"
 """,
+    "gpsd": f"""
+[[sensor]]
+id = "it"
+driver = "gpsd"
+address = "127.0.0.1:{NOBODY}"
+""",
+    "host": """
+[[sensor]]
+id = "it"
+driver = "host"
+""",
+    "modem": """
+[[sensor]]
+id = "it"
+driver = "modem"
+""",
     "modbus": f"""
 [[bus]]
 id = "bus"
@@ -137,8 +153,13 @@ async def test_with_nobody_at_the_other_end_it_goes_on_and_stops_when_told_and_c
 
 @pytest.mark.parametrize("name", sorted(DRIVERS))
 def test_what_is_not_configured_is_not_imported(name: str) -> None:
-    libraries = {"ble": {"bleak", "bthome_ble", "ruuvitag_ble"}, "mqtt": {"aiomqtt"}, "modbus": {"pymodbus"}}
-    foreign = set().union(*(found for other, found in libraries.items() if other != name))
+    libraries = {
+        "ble": {"bleak", "bthome_ble", "ruuvitag_ble", "dbus_fast"},
+        "mqtt": {"aiomqtt"},
+        "modbus": {"pymodbus"},
+        "modem": {"dbus_fast"},
+    }
+    foreign = set().union(*(found for other, found in libraries.items() if other != name)) - libraries.get(name, set())
     program = (
         "import sys; from tests.contracts.test_drivers import built;"
         f"built({name!r}); print(sorted({foreign!r} & set(sys.modules)))"

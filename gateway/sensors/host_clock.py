@@ -1,7 +1,8 @@
-"""How right the system's clock is: by chronyd's own word where it runs, else by the kernel's.
+"""How right the system's clock is: by chronyd's own word where it runs, else by the kernel's, else by timesyncd's.
 
-The kernel knows of every daemon that steers it (systemd-timesyncd, ntpd, chronyd with rtcsync). chronyd is asked by
-its monitoring protocol (candm.h, version 6): one datagram to the loopback address, one back.
+The kernel knows of every daemon that steers it (systemd-timesyncd, ntpd, chronyd with rtcsync), but not every unit lets
+its program ask (ProtectClock). chronyd is asked by its monitoring protocol (candm.h, version 6): one datagram to the
+loopback address, one back. systemd-timesyncd leaves a file where it set the clock.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import math
 import socket
 import struct
 from collections.abc import Mapping
+from pathlib import Path
 
 from gateway.sensors.host_facts import Fact
 
 CHRONY = ("127.0.0.1", 323)
+TIMESYNC = Path("/run/systemd/timesync")
 WITHIN_S = 0.2
 STA_UNSYNC, STA_NANO = 0x0040, 0x2000
 TIME_ERROR = 5
@@ -52,11 +55,11 @@ class ClockFacts:
         """In seconds. Blocks for WITHIN_S at most; never raises."""
         if self._rest > 0:
             self._rest -= 1
-            return by_kernel()
+            return by_kernel() or by_timesyncd()
         found = by_chrony(self._chrony)
         if found is None:
             self._rest = self._again
-            return by_kernel()
+            return by_kernel() or by_timesyncd()
         return found
 
 
@@ -71,6 +74,13 @@ def by_kernel() -> dict[str, Fact]:
         found["clock.offset"] = timex.offset / (1e9 if timex.status & STA_NANO else 1e6)
         found["clock.error_most"] = timex.maxerror / 1e6
     return found
+
+
+def by_timesyncd(folder: Path = TIMESYNC) -> dict[str, Fact]:
+    """Nothing where it does not run (systemd-timesyncd.service(8), FILES)."""
+    if not folder.is_dir():
+        return {}
+    return {"clock.synchronised": (folder / "synchronized").exists(), "clock.source": "timesyncd"}
 
 
 def by_chrony(address: tuple[str, int]) -> dict[str, Fact] | None:

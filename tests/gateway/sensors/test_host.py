@@ -19,7 +19,7 @@ from firmware_configs.loader import Profiles
 from gateway.errors import Misconfigured, Retryable
 from gateway.sensors.host import HostSensor, had
 from gateway.sensors.host_build import build
-from gateway.sensors.host_clock import ClockFacts, by_chrony, by_kernel
+from gateway.sensors.host_clock import ClockFacts, by_chrony, by_kernel, by_timesyncd
 from gateway.sensors.host_facts import Fact, InterfaceFacts, LinuxFacts, block_of
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.config import from_toml
@@ -212,6 +212,13 @@ def test_without_chronyd_the_kernel_is_asked_and_chronyd_only_now_and_then() -> 
     with chronyd(tracking()) as address:
         clock._chrony = address
         assert [clock()["clock.source"] for _ in range(3)][-1] == "chrony"
+
+
+def test_where_the_kernel_may_not_be_asked_timesyncd_has_left_its_word(tmp_path: Path) -> None:
+    assert by_timesyncd(tmp_path / "none") == {}
+    assert by_timesyncd(tmp_path) == {"clock.synchronised": False, "clock.source": "timesyncd"}
+    (tmp_path / "synchronized").touch()
+    assert by_timesyncd(tmp_path)["clock.synchronised"] is True
 
 
 # --- as a sensor ----------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tests.gateway.sensors.listening import CLOCK, Listening, listening
 from tests.gateway.sensors.modbus_ends import Keys, keys
 from tests.gateway.sensors.rig import until
 from tests.gateway.sensors.test_mqtt import task_of
-from tests.servers import Mosquitto, mosquitto
+from tests.servers import Mosquitto, mosquitto, require
 
 PLAIN = 'values = { n = { path = "/n", decimals = 0 } }'
 
@@ -138,6 +139,21 @@ def test_a_file_that_is_no_certificate_is_told_before_anything_runs(broker: Mosq
     config = from_toml("config_version = 1\n" + document(broker, f'topic = "t"\n{PLAIN}', *ours(made)))
     with pytest.raises(Misconfigured, match=r"broker hall: cert_file: .*plc\.crt"):
         sensors.build(config, clock=CLOCK, profiles=Profiles())
+
+
+async def test_a_name_and_its_password_are_shown_to_the_broker(broker: Mosquitto, tmp_path: Path) -> None:
+    broker.kill()
+    passwords, secret = tmp_path / "passwords", tmp_path / "secret"
+    made = [require("mosquitto_passwd", "mosquitto"), "-c", "-b", str(passwords), "box", "sesame"]
+    await asyncio.to_thread(subprocess.run, made, check=True)
+    secret.touch(mode=0o600)
+    secret.write_text("sesame\n")
+    broker.start("allow_anonymous false", f"password_file {passwords}", "user root")
+    more = ['username = "box"', f'password_file = "{secret}"']
+    async with listening(document(broker, f'topic = "t"\n{PLAIN}', *more)) as running:
+        await connected(running)
+        await publish(broker, ("t", '{"n": 1}'), client={"username": "box", "password": "sesame"})
+        await until(lambda: column(running) == [1])
 
 
 # --- MQTT 5 ---------------------------------------------------------------------------------------------

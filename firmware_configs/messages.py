@@ -152,6 +152,19 @@ def matches(wanted: str, topic: str) -> bool:
     return len(levels) == len(said)
 
 
+def covers(wide: str, narrow: str) -> bool:
+    """Whether every topic that one filter means is meant by the other."""
+    levels, inner = wide.split("/"), narrow.split("/")
+    if narrow.startswith("$") and levels[0] in {"+", "#"}:
+        return False
+    for at, level in enumerate(levels):
+        if level == "#":
+            return True
+        if at >= len(inner) or inner[at] == "#" or level not in {"+", inner[at]}:
+            return False
+    return len(levels) == len(inner)
+
+
 def problem_of_filter(topic: str) -> str | None:
     """Why nothing can be subscribed to so."""
     levels = topic.split("/")

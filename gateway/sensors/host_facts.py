@@ -42,6 +42,7 @@ class LinuxFacts:
         self._fail_input = fail_input
         self._clock = clock
         self._cpu: CpuTime | None = None
+        self._percent = 0.0
         self._block = block_of(disk, root)
         self._wear = _wear_of(self._block)
         self._zones = dict(_zones(root))
@@ -57,11 +58,11 @@ class LinuxFacts:
         load = _text(self._root / "proc/loadavg").split()
         found: dict[str, Fact] = {f"cpu.load_{n}": float(load[at]) for at, n in enumerate((1, 5, 15))}
         found["uptime"] = float(_text(self._root / "proc/uptime").split()[0])
-        before, self._cpu = self._cpu, self._ticks()
-        if before is not None and self._cpu.all > before.all:
-            found["cpu.percent"] = 100 * (self._cpu.busy - before.busy) / (self._cpu.all - before.all)
-        elif before is None:
-            found["cpu.percent"] = 100 * self._cpu.busy / max(1, self._cpu.all)  # since the start
+        before, now = self._cpu or CpuTime(0, 0), self._ticks()  # at first since the start
+        if now.all > before.all:  # else it was asked twice in one tick
+            self._percent = 100 * (now.busy - before.busy) / (now.all - before.all)
+            self._cpu = now
+        found["cpu.percent"] = self._percent
         return found
 
     def _ticks(self) -> CpuTime:

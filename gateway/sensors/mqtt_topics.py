@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from firmware_configs.messages import Message, filled, matches, parts, topic_filter
+from firmware_configs.messages import Message, covers, filled, matches, parts, topic_filter
 from protos.config import MqttSensor as SensorOptions
 
 REMEMBERED = 4096
@@ -38,8 +38,9 @@ class Routes:
                 self._wild.append((wish, one))
             else:
                 self._exact.setdefault(wish, []).append(one)
-        self.filters: list[str] = [*self._exact, *dict.fromkeys(wish for wish, _ in self._wild)]
-        """To subscribe to, each once."""
+        wishes = [*self._exact, *dict.fromkeys(wish for wish, _ in self._wild)]
+        self.filters = [one for one in wishes if not any(other != one and covers(other, one) for other in wishes)]
+        """To subscribe to: none within another, or some brokers would send two of each message."""
 
     def of(self, topic: str) -> Sequence[Wanted]:
         """Everything that wants a message of this topic, each group of a sensor once."""

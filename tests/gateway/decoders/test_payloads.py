@@ -13,6 +13,7 @@ from firmware_configs.messages import (
     Message,
     MessageTime,
     MessageValue,
+    covers,
     filled,
     matches,
     parts,
@@ -239,6 +240,18 @@ def test_whatever_comes_is_rows_or_a_refusal(message: Message, payload: bytes) -
 )  # fmt: skip
 def test_filters_mean_what_the_standard_says(wanted: str, topic: str, *, yes: bool) -> None:
     assert matches(wanted, topic) is yes
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow", "yes"),
+    [
+        ("a/+", "a/b", True), ("a/b", "a/+", False), ("a/+", "a/+", True), ("a/#", "a/+/c", True), ("#", "a/#", True),
+        ("a/+", "a/#", False), ("a/+", "a/b/c", False), ("+/b", "a/+", False), ("#", "$SYS/x", False),
+        ("a/#", "a", True),
+    ],
+)  # fmt: skip
+def test_a_filter_within_another_is_known(wide: str, narrow: str, *, yes: bool) -> None:
+    assert covers(wide, narrow) is yes
 
 
 def test_placeholders_are_filled_subscribed_to_and_read_back() -> None:

@@ -16,6 +16,7 @@ from firmware_configs.loader import Profiles
 from gateway import sensors
 from gateway.errors import Misconfigured
 from gateway.sensors import mqtt_broker
+from gateway.sensors.mqtt import Said
 from gateway.sensors.mqtt_client import PACKET_BYTES
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.config import from_toml
@@ -179,9 +180,15 @@ async def test_with_mqtt_5_the_broker_keeps_what_was_said_while_we_were_away(bro
 
 async def test_a_session_that_may_not_last_is_gone_and_that_is_a_gap(broker: Mosquitto) -> None:
     text = document(broker, f'topic = "t"\n{PLAIN}\nevery_s = 0.01', 'version = "5"', "session_h = 0.00028")
+    broker.kill()
+    broker.start("sys_interval 1")
     async with listening(text) as running:
         await connected(running)
-    await asyncio.sleep(2.5)  # the broker's own clock: it forgets after a second
+    async with aiomqtt.Client("127.0.0.1", broker.port) as client:
+        await client.subscribe("$SYS/broker/clients/expired")
+        async for message in client.messages:
+            if int(bytes(message.payload)) > 0:
+                break
     await publish(broker, ("t", '{"n": 1}'))
     async with listening(text) as running:
         task = await connected(running)
@@ -229,6 +236,17 @@ async def test_a_device_of_several_topics_is_one_sensor_and_its_last_will_is_no_
         await asyncio.gather(*running, return_exceptions=True)
 
 
+async def test_topics_within_one_another_are_asked_for_once_and_told_to_each(broker: Mosquitto) -> None:
+    wide = f'topic = "plant/#"\n{PLAIN}\n[[sensor]]\nid = "narrow"\ndriver = "mqtt"\nbroker = "hall"\n'
+    async with listening(document(broker, wide + f'topic = "plant/door"\n{PLAIN}')) as running:
+        task = await connected(running)
+        assert task._routes.filters == ["plant/#"]
+        await publish(broker, ("plant/door", '{"n": 1}'), ("plant/gate/3", '{"n": 2}'))
+        await until(lambda: column(running) == [1, 2])
+        await until(lambda: running.facts["narrow"].column() == [1])
+        assert task.counters["messages"] == 2
+
+
 # --- time -----------------------------------------------------------------------------------------------
 
 
@@ -256,6 +274,18 @@ async def test_a_devices_own_time_goes_beside_the_row_and_a_wrong_clock_is_told(
         await until(lambda: driver.counters["no_time"] == 1)
         await publish(broker, ("t", json.dumps({"d": [{"n": 9, "ts": CLOCK.wall_ms()}]})))
         await until(lambda: driver.problem is None)
+
+
+async def test_of_a_message_that_comes_again_only_the_rows_that_a_kill_cost_are_made(broker: Mosquitto) -> None:
+    async with listening(document(broker, f'topic = "t"\neach = "/d"\n{PLAIN}')) as running:
+        await connected(running)
+        driver = running.driver["it"]
+        payload = json.dumps({"d": [{"n": n} for n in range(4)]}).encode()
+        again = Said("t", payload, len(payload), retained=False, behind=True, mono_ms=CLOCK.mono_ms())
+        made = driver.message(driver.wanted[0], again, {"it/n": 3})
+        assert column(running) == [3]
+        assert (made.key, made.many, made.skipped, len(made.receipts)) == ("it/n", 1, 3, 1)
+        assert running.facts["it"].rows[0].quality == (pb.QUALITY_STALE,)
 
 
 # --- bad input ------------------------------------------------------------------------------------------

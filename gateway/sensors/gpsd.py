@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -155,7 +156,8 @@ class GpsdSensor:
             async with asyncio.timeout(SILENT_S):
                 reader, writer = await asyncio.open_connection(self._host, self._port, limit=LINE_BYTES)
         except (OSError, TimeoutError) as error:
-            raise Retryable(f"gpsd at {self._options.address}: {str(error) or 'no answer'}") from None
+            why = os.strerror(error.errno) if error.errno else str(error) or "no answer"
+            raise Retryable(f"gpsd at {self._options.address}: {why}") from None
         try:
             writer.write(WATCH)
             self.counters["connected"] += 1

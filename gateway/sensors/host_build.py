@@ -31,8 +31,11 @@ def _sensor(
         if not options.interface:
             raise Misconfigured(f"sensor {options.id}: interface is needed: which network interface, e.g. wwan0")
         facts = InterfaceFacts(options.interface)
+        told = facts.read()
+        up = bool(told.get("carrier"))  # one that is down or away has yet to show what it can tell
+        here, absent = had(profile, told) if up else (list(profile.value), [])
         return HostSensor(
-            sensor=options.id, values=profile.value, read=facts.read, every_s=options.every_s, clock=clock
+            sensor=options.id, values=here, absent=absent, read=facts.read, every_s=options.every_s, clock=clock
         )
     disk = Path(options.disk) if options.disk else data_dir or Path("/")
     linux = LinuxFacts(disk=disk, fail_input=config.power.fail_input, clock=ClockFacts())

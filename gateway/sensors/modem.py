@@ -96,6 +96,8 @@ class ModemSensor(HostSensor):
                 (objects,) = await self._call(PATH, OBJECTS, "GetManagedObjects")
                 path, modem = self._chosen(unpack_variants(objects))
                 await self._ask_for_figures(path, modem)
+        except FileNotFoundError:
+            raise Retryable("no word from ModemManager: there is no system message bus") from None
         except (OSError, EOFError, ValueError, TimeoutError, DBusError) as error:
             self._close()
             raise Retryable(f"no word from ModemManager: {str(error) or 'no answer'}") from None

@@ -295,6 +295,16 @@ async def test_this_box_tells_of_itself(tmp_path: Path) -> None:
     assert facts.rows[0].quality is None
 
 
+def test_an_interface_that_is_up_has_what_it_tells_and_one_that_is_away_may_tell_all() -> None:
+    wanted = {}
+    for name in ("lo", "none0"):
+        config = from_toml(document(profile="linux-interface@1", interface=name))
+        (sensor,) = build(config, clock=CLOCK, profiles=Profiles()).sensors
+        wanted[name] = {series.name for series in sensor.driver.groups()[0].series}
+    assert "speed" not in wanted["lo"]
+    assert wanted["none0"] == set(Profiles().host("linux-interface@1").quantities())
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [

@@ -42,17 +42,19 @@ class Facts:
 
     def __init__(self) -> None:
         self.all: list[Row | Lost] = []
+        self.groups: list[int] = []
+        """Of each of them."""
         self.disk_works = asyncio.Event()
         self.disk_works.set()
 
     def row(self, group: int, row: Row) -> Saved:
-        assert group == 0
         self.all.append(row)
+        self.groups.append(group)
         return Saved(self)
 
     def lost(self, group: int, lost: Lost) -> None:
-        assert group == 0
         self.all.append(lost)
+        self.groups.append(group)
 
     @property
     def rows(self) -> list[Row]:

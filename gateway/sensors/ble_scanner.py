@@ -38,7 +38,9 @@ LOOK_EVERY_S = 5.0
 NO_RSSI = -127
 MAX_PATTERNS = 16
 """What a kernel's filter holds."""
-SILENT = "nothing was heard"
+SILENT, REFUSED = "nothing was heard", "scanning refused"
+REFUSALS = 3
+"""In a row, until more is tried than asking again."""
 Mode = Literal["active", "passive"]
 Scan = Literal["auto", "active", "passive"]
 
@@ -94,6 +96,8 @@ class AdapterScanner:
         self._heard_ms = 0
         self._heard_any = False
         self._silent_since_ms: int | None = None
+        self._refusals = 0
+        self._reported_ms = 0
 
     @property
     def state(self) -> str:
@@ -124,7 +128,16 @@ class AdapterScanner:
         adapter = await self._ready(watch)
         why = await self._scan_once(watch, adapter)
         self._say_ended(adapter.name, why)
-        return await self._climb(watch, adapter) if why == SILENT else None
+        return await self._climb(watch, adapter) if self._should_climb(why) else None
+
+    def _should_climb(self, why: str) -> bool:
+        """After silence, and when scanning was refused several times in a row."""
+        if why == SILENT:
+            return True
+        self._refusals = self._refusals + 1 if why.startswith(REFUSED) else 0
+        if self._ladder.exhausted:
+            return self._refusals > 0 and self._clock.mono_ms() - self._reported_ms >= self._ladder.patience_ms
+        return self._refusals >= REFUSALS
 
     async def _ready(self, watch: BluezWatch) -> Adapter:
         waiting = asyncio.ensure_future(watch.ready())
@@ -151,7 +164,7 @@ class AdapterScanner:
             if mode == "passive" and self._scan == "auto":
                 self._passive_failed = True
                 return f"passive scanning refused: {error}"
-            return f"scanning refused: {error or type(error).__name__}"
+            return f"{REFUSED}: {error or type(error).__name__}"
         try:
             self.mode = mode
             if not self._ladder.exhausted:
@@ -198,7 +211,7 @@ class AdapterScanner:
     async def _climb(self, watch: BluezWatch, adapter: Adapter) -> Step:
         """The next step after silence. Discovery starts anew by itself."""
         if self._silent_since_ms is None:
-            self._silent_since_ms = self._heard_ms
+            self._silent_since_ms = self._heard_ms or self._clock.mono_ms()
         step = self._ladder.climb(power=self._power_cycle, bus=not self._adverts.others_hear(self._number))
         self.counters[step.value] += 1
         log.warning("ble.recovering", adapter=adapter.name, step=step.value, times=self.counters[step.value])
@@ -208,14 +221,19 @@ class AdapterScanner:
             except Retryable as error:
                 log.warning("ble.recovering", adapter=adapter.name, failed=str(error))
         if step is Step.REPORT:
-            silent_s = (self._clock.mono_ms() - self._silent_since_ms) // 1000
-            self.problem = (
-                f"{adapter.name} has heard no device for {silent_s} s; scanning was started anew"
-                f"{', the adapter switched off and on' if self._power_cycle else ''}. Unplug it and plug it in again, "
-                "or look whether any sensor is near"
-            )
-            log.error("ble.hears_nothing", adapter=adapter.name, why=self.problem)
+            self._report(adapter.name)
         return step
+
+    def _report(self, adapter: str) -> None:
+        """A person's turn."""
+        self._reported_ms = now_ms = self._clock.mono_ms()
+        silent_s = (now_ms - (self._silent_since_ms or now_ms)) // 1000
+        tried = "scanning anew" + (", switching it off and on" if self._power_cycle else "")
+        self.problem = (
+            f"{adapter} has heard no device for {silent_s} s, and {tried} didn't help: unplug it and plug it in again, "
+            "or see whether any sensor is near"
+        )
+        log.error("ble.hears_nothing", adapter=adapter, why=self.problem)
 
     def _drop_bus(self) -> None:
         """Bleak keeps one connection to the message bus for ever; it makes a new one when that is closed."""

@@ -14,7 +14,7 @@ from gateway.simulators.bluez_objects import ADAPTER, MONITORS, PROPERTIES
 from gateway.simulators.bluez_radio import Report
 
 Remedy = Literal["discovery", "power", "bus", "nothing"]
-"""What ends it: a fresh discovery, switching the adapter off and on, a client it has not seen before, or `mend` only."""
+"""What ends it: a fresh discovery, switching the adapter off and on, a client not seen before, or only `mend`."""
 
 
 class HungBluez(SimulatedBluez):
@@ -23,6 +23,8 @@ class HungBluez(SimulatedBluez):
     def __init__(self, address: str, **options: Any) -> None:
         super().__init__(address, **options)
         self.hung: Remedy | None = None
+        self.refuses = False
+        """Discovery is "in progress" for ever, until the adapter is switched off and on."""
         self.power_switched = 0
         self._clients: set[str] = set()
         for method in ((ADAPTER, "StartDiscovery"), (MONITORS, "RegisterMonitor")):
@@ -45,6 +47,8 @@ class HungBluez(SimulatedBluez):
             if self.hung == "discovery" or (self.hung == "bus" and client not in self._clients):
                 self.mend()
             self._clients.add(client)
+            if self.refuses:
+                self._ears[(message.path or "").rsplit("/", 1)[-1]].sessions[client] = {}
             return handler(message)
 
         return begun
@@ -53,6 +57,7 @@ class HungBluez(SimulatedBluez):
         _, name, value = message.body
         if name == "Powered" and isinstance(value, Variant):
             self.power_switched += not value.value
-            if self.hung == "power" and value.value:
-                self.mend()
+            if value.value:
+                self.refuses = False
+                self.hung = None if self.hung == "power" else self.hung
             self.power((message.path or "").rsplit("/", 1)[-1], on=bool(value.value))

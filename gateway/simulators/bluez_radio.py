@@ -1,7 +1,7 @@
 """What BlueZ does with an advertisement: who hears it, what it changes on the bus, when it says nothing.
 
-From BlueZ's own behaviour as it is known: with DuplicateData every report is a change and replaces what was there before;
-without it data of a device is merged by key, and only a payload that differs, or a signal that moved by 8 dB, is one.
+From BlueZ's own behaviour as it is known: with DuplicateData every report is a change and replaces what was before;
+without it data of a device is merged by key, and only a payload that differs, or a signal that moved by 8 dB, counts.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from firmware_configs.loader import FOLDERS, Profile, ProfileError, load
 from firmware_configs.messages import MqttProfile
 from firmware_configs.schema import ModbusProfile
 from gateway.errors import Misconfigured
+from gateway.library import advert_cases as adverts
 from gateway.library import cases as running
 
 
@@ -31,6 +33,10 @@ def check(path: Path, *, cases: Path | None = None) -> dict[str, Any]:
         for case in case_files(path, profile, cases):
             found["cases"].append(str(case))
             found["problems"] += [f"{case.name}: {text}" for text in _of_case(case, profile)]
+    if isinstance(profile, BleProfile):
+        for case in case_files(path, profile, cases):
+            found["cases"].append(str(case))
+            found["problems"] += [f"{case.name}: {text}" for text in _of_advert_case(case, profile)]
     return found
 
 
@@ -49,10 +55,10 @@ def _unplannable(profile: ModbusProfile) -> list[str]:
     return []
 
 
-def case_files(path: Path, profile: ModbusProfile, folder: Path | None = None) -> list[Path]:
+def case_files(path: Path, profile: ModbusProfile | BleProfile, folder: Path | None = None) -> list[Path]:
     """Cases of a profile: in `<folder>/<vendor>-<model>/`, or in `folder` itself.
 
-    Without a folder: in `cases/` beside the profile, or in `tests/cases/modbus/` of the checkout it is in.
+    Without a folder: in `cases/` beside the profile, or in `tests/cases/<kind>/` of the checkout it is in.
     """
     stem = f"{profile.vendor}-{profile.model}"
     near = path.absolute().parent
@@ -62,7 +68,7 @@ def case_files(path: Path, profile: ModbusProfile, folder: Path | None = None) -
         else [
             near / "cases" / stem,
             near / "cases",
-            near.parent.parent / "tests" / "cases" / "modbus" / stem,
+            near.parent.parent / "tests" / "cases" / FOLDERS[type(profile)] / stem,
         ]
     )
     for one in folders:
@@ -74,9 +80,24 @@ def case_files(path: Path, profile: ModbusProfile, folder: Path | None = None) -
 def _is_of(case: Path, stem: str) -> bool:
     """One folder may hold the cases of several profiles; what can't be read is somebody's, and is told."""
     try:
-        return running.load(case).profile.partition("@")[0] == stem
+        return _named(case) == stem
     except Misconfigured:
         return True
+
+
+def _named(case: Path) -> str:
+    """vendor-model. Raises Misconfigured."""
+    try:
+        return str(tomllib.loads(case.read_text(encoding="utf-8")).get("profile", "")).partition("@")[0]
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise Misconfigured(f"{case.name}: {error}") from error
+
+
+def _of_advert_case(case: Path, profile: BleProfile) -> list[str]:
+    try:
+        return list(adverts.disagreements(adverts.load(case), profile))
+    except Misconfigured as error:
+        return [line.removeprefix(f"{case.name}: ") for line in str(error).splitlines()]
 
 
 def _of_case(case: Path, profile: ModbusProfile) -> list[str]:

@@ -37,7 +37,8 @@ def add_arguments(commands: argparse._SubParsersAction[argparse.ArgumentParser],
     new = verbs.add_parser("new", help="write a first profile to fill in")
     new.add_argument("vendor", type=_slug)
     new.add_argument("model", type=_slug)
-    new.add_argument("--to", type=Path, metavar="DIR", help=f"default {local / 'modbus'}")
+    new.add_argument("--to", type=Path, metavar="DIR", help=f"default {local / 'modbus'}, or {local / 'ble'}")
+    new.add_argument("--kind", default="modbus", choices=("modbus", "ble"), help="ble: of a tag's advertisements")
     new.set_defaults(run=_new)
     sunspec = verbs.add_parser("sunspec", help="ask a device for its SunSpec models and write its profile")
     sunspec.add_argument("vendor", type=_slug)
@@ -136,7 +137,7 @@ def _check(args: argparse.Namespace) -> int:
 def _new(args: argparse.Namespace) -> int:
     from gateway.library import skeleton
 
-    path = skeleton.write(args.to or args.profiles / "modbus", args.vendor, args.model)
+    path = skeleton.write(args.to or args.profiles / args.kind, args.vendor, args.model, kind=args.kind)
     print(f"{path} is there to be filled in; then: comboio-gateway profiles check {path}")
     return 0
 

@@ -51,6 +51,9 @@ def build(config: GatewayConfig, *, clock: Clock, profiles: Profiles, data_dir: 
         )
         for options in mine
     ]
+    asking = [profile.name for profile, _ in kinds.values() if profile.scan_response]
+    if asking and config.ble.scan == "passive":
+        raise Misconfigured(f'ble.scan: "passive" can\'t hear {asking[0]}, which answers only when asked; use "auto"')
     tasks = [Supervised("ble decoding", adverts.run)]
     for number, name in enumerate(names):
         scanner = AdapterScanner(
@@ -61,7 +64,7 @@ def build(config: GatewayConfig, *, clock: Clock, profiles: Profiles, data_dir: 
             clock=clock,
             adverts=adverts,
             patterns=[pattern for _, format_ in kinds.values() for pattern in format_.patterns],
-            ask=any(profile.scan_response for profile, _ in kinds.values()),
+            ask=bool(asking),
             power_cycle=config.ble.power_cycle,
         )
         tasks.append(Supervised(f"ble {name or 'adapter'}", scanner.run, problem_of(scanner), partial(_says, scanner)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,9 @@ from hypothesis import strategies as st
 
 from firmware_configs.adverts import BleProfile
 from firmware_configs.loader import Profiles
-from gateway.decoders.advertisements import DECODERS, Advert, Counter, Fields, Undecodable, resolve
+from gateway.decoders.advertisements import DECODERS, Counter, Fields, Undecodable, resolve
 from gateway.decoders.advertisements.columns import parts
+from gateway.library.advert_cases import load
 from gateway.simulators.bluez_payloads import BTHOME, FORMATS, RUUVI, bthome, ruuvi
 
 ADDRESS = "54:48:E6:8F:80:A5"
@@ -79,14 +79,12 @@ def recorded() -> dict[str, list[tuple[str, bytes]]]:
     """Address and payload of every case, by format."""
     found: dict[str, list[tuple[str, bytes]]] = {}
     for path in (Path(__file__).parents[2] / "cases" / "ble").glob("*/*.toml"):
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-        profile = Profiles().ble(document["profile"])
-        for one in document["advert"]:
-            manufacturer = {int(k): bytes.fromhex(v) for k, v in one.get("manufacturer", {}).items()}
-            service = {k: bytes.fromhex(v) for k, v in one.get("service", {}).items()}
-            payload = resolve(profile).payload(Advert(one["address"], manufacturer, service, None, 0))
+        cases = load(path)
+        profile = Profiles().ble(cases.profile)
+        for one in cases.advert:
+            payload = resolve(profile).payload(one.advert())
             assert payload is not None
-            found.setdefault(profile.format, []).append((one["address"], payload))
+            found.setdefault(profile.format, []).append((one.address, payload))
     return found
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 
 from benchmarks.figures import Figure
+from benchmarks.gateway_ble import figures as ble
 from benchmarks.gateway_full import full
 from benchmarks.gateway_outage import figures as outage
 from benchmarks.gateway_power import power
@@ -43,6 +44,7 @@ def figures(*, seconds: float = 30.0, every_ms: float = 20.0) -> Iterator[Figure
     yield from power()
     yield from outage()
     yield from serial()
+    yield from ble()
 
 
 def load(running: Rig, *, seconds: float, every_ms: float) -> Iterator[Figure]:

@@ -76,13 +76,11 @@ def _of_case(case: AdvertCase, profile: BleProfile) -> Iterator[str]:
         return
     for part in parts(profile):
         found, shapes = part.columns(fields, None), part.series(attrs={}, mark={})
-        if found is None:
-            said = {shape.name: ELSEWHERE for shape in shapes}
-        else:
-            said = _said(shapes, found.values, found.quality or (0,) * len(found.values))
-        for quantity, value in said.items():
-            if quantity != "rssi" and not _same(value, case.expect[quantity]):
-                yield f"{quantity} is {value}, expected {case.expect[quantity]}"
+        said = _said(shapes, found.values, found.quality or (0,) * len(found.values)) if found is not None else {}
+        for shape in shapes:
+            quantity, came = shape.name, said.get(shape.name, ELSEWHERE)
+            if quantity != "rssi" and not _same(came, case.expect[quantity]):
+                yield f"{quantity} is {came}, expected {case.expect[quantity]}"
 
 
 def _said(

@@ -5,7 +5,7 @@ One part per kind of packet: what is advertised together is one row. rssi is the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from gateway.reading import SeriesShape, Wire
 from protos.comboio.v1 import batch_pb2 as pb
 
 RSSI_UNIT = "dB{mW}"
+GOOD, MISSING, BAD = int(pb.QUALITY_GOOD), int(pb.QUALITY_BAD_COMM), int(pb.QUALITY_BAD_SENSOR)
 
 
 class Columns(NamedTuple):
@@ -32,6 +33,8 @@ class Part:
     name: str
     values: tuple[AdvertValue, ...]
     radio: bool
+    names: frozenset[str]
+    reads: tuple[Callable[[Mapping[str, Wire]], tuple[Wire, int]], ...]
 
     def series(self, *, attrs: Mapping[str, Mapping[str, str]], mark: Mapping[str, str]) -> tuple[SeriesShape, ...]:
         """`attrs` per quantity over those of the profile, `mark` over all."""
@@ -55,18 +58,24 @@ class Part:
 
     def columns(self, fields: Fields, rssi: int | None) -> Columns | None:
         """None if none of it was sent; one field that is missing is BAD_COMM."""
-        if not any((value.field or value.quantity) in fields.values for value in self.values):
+        said = fields.values
+        if self.names.isdisjoint(said):
             return None
-        found = [_one(value, fields) for value in self.values]
+        found = [read(said) for read in self.reads]
         if self.radio:
-            found.append((rssi, pb.QUALITY_GOOD) if rssi is not None else (None, pb.QUALITY_BAD_COMM))
-        quality = tuple(code for _, code in found)
-        return Columns(tuple(value for value, _ in found), quality if any(quality) else None)
+            found.append((rssi, GOOD) if rssi is not None else (None, MISSING))
+        values, quality = zip(*found, strict=True)
+        return Columns(values, quality if any(quality) else None)
 
 
 def parts(profile: BleProfile) -> tuple[Part, ...]:
     """In the order of the profile's packets."""
-    return tuple(Part(packet, profile.of(packet), radio=number == 0) for number, packet in enumerate(profile.packets()))
+    made = []
+    for number, packet in enumerate(profile.packets()):
+        values = profile.of(packet)
+        names = frozenset(value.field or value.quantity for value in values)
+        made.append(Part(packet, values, radio=number == 0, names=names, reads=tuple(map(_reading, values))))
+    return tuple(made)
 
 
 def require_some(found: list[Columns | None], profile: BleProfile, fields: Fields) -> None:
@@ -75,16 +84,22 @@ def require_some(found: list[Columns | None], profile: BleProfile, fields: Field
         raise Undecodable(f"none of {profile.name}'s fields; it sent {', '.join(sorted(fields.values))}")
 
 
-def _one(value: AdvertValue, fields: Fields) -> tuple[Wire, int]:
-    name = value.field or value.quantity
-    if name not in fields.values:
-        return None, pb.QUALITY_BAD_COMM
-    said = fields.values[name]
-    if said in value.sentinels:
-        return None, pb.QUALITY_BAD_SENSOR
+def _reading(value: AdvertValue) -> Callable[[Mapping[str, Wire]], tuple[Wire, int]]:
+    """Wire value and quality of one field; many run per advertisement."""
+    name, kind, sentinels = value.field or value.quantity, value.type, frozenset(value.sentinels)
+    plain = value.scale is None and not value.offset
     if value.place is None:
-        plain = value.scale is None and not value.offset
-        found = wire(said, value.type, (value.decimals or 0) if plain else 0)
+        decimals: int | None = (value.decimals or 0) if plain else 0
     else:  # the device's integer has the decimals already
-        found = wire(said, value.type, None if value.place.type == "f32" else 0)
-    return found, pb.QUALITY_GOOD if found is not None else pb.QUALITY_BAD_SENSOR
+        decimals = None if value.place.type == "f32" else 0
+
+    def read(said: Mapping[str, Wire]) -> tuple[Wire, int]:
+        if name not in said:
+            return None, MISSING
+        one = said[name]
+        if one in sentinels:
+            return None, BAD
+        found = wire(one, kind, decimals)
+        return found, GOOD if found is not None else BAD
+
+    return read

@@ -123,13 +123,15 @@ async def listening(text: str, *, clock: Clock = CLOCK, data_dir: Path | None = 
 
 
 @asynccontextmanager
-async def simulated_bluez(
-    monkeypatch: pytest.MonkeyPatch,
-    *,
-    kind: type[B] = SimulatedBluez,
-    **options: Any,  # type: ignore[assignment]
-) -> AsyncIterator[B]:
+async def simulated_bluez(monkeypatch: pytest.MonkeyPatch, **options: Any) -> AsyncIterator[SimulatedBluez]:
     """A BlueZ on a private bus that this process takes for the system's."""
+    async with bluez_of(SimulatedBluez, monkeypatch, **options) as bluez:
+        yield bluez
+
+
+@asynccontextmanager
+async def bluez_of(kind: type[B], monkeypatch: pytest.MonkeyPatch, **options: Any) -> AsyncIterator[B]:
+    """The same, of one that has faults of its own."""
     require("dbus-daemon", "dbus")
     async with private_bus() as address:
         monkeypatch.setenv(BUS_VARIABLE, address)

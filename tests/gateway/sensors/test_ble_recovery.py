@@ -17,7 +17,7 @@ from gateway.sensors.bluez_watch import BluezWatch
 from gateway.simulators.bluez_hung import HungBluez, Remedy
 from gateway.simulators.bluez_scenario import Advertiser
 from protos.comboio.v1 import batch_pb2 as pb
-from tests.gateway.sensors.listening import Listening, listening, simulated_bluez
+from tests.gateway.sensors.listening import Listening, bluez_of, listening
 from tests.gateway.sensors.rig import until
 from tests.gateway.sensors.test_ble import RUUVI_SENSOR, TAG, heard, tag
 
@@ -78,7 +78,7 @@ async def hour(monkeypatch: pytest.MonkeyPatch, scan: str = "active", more: str 
     clock = TurnedClock()
     text = f'[ble]\nscan = "{scan}"\n{more}\n{RUUVI_SENSOR}'
     async with (
-        simulated_bluez(monkeypatch, kind=HungBluez) as bluez,
+        bluez_of(HungBluez, monkeypatch) as bluez,
         listening(text, clock=clock) as running,
     ):
         one = Hour(bluez, running, clock)
@@ -164,7 +164,7 @@ async def test_scanning_that_is_refused_for_ever_has_the_adapter_switched_off_an
 
 
 async def test_an_adapter_is_known_by_its_address_whatever_its_name_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with simulated_bluez(monkeypatch, kind=HungBluez, adapters=("hci0", "hci1")) as bluez:
+    async with bluez_of(HungBluez, monkeypatch, adapters=("hci0", "hci1")) as bluez:
         text = '[ble]\nadapters = ["C0:FF:EE:00:00:01"]\nscan = "active"\n' + RUUVI_SENSOR
         async with listening(text) as running:
             scanner: AdapterScanner = running.built.tasks[1].run.__self__  # type: ignore[attr-defined]
@@ -181,7 +181,7 @@ async def test_an_adapter_is_known_by_its_address_whatever_its_name_is(monkeypat
 
 
 async def test_an_adapter_that_stays_off_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with simulated_bluez(monkeypatch, kind=HungBluez) as bluez, BluezWatch(wanted=None) as watch:
+    async with bluez_of(HungBluez, monkeypatch) as bluez, BluezWatch(wanted=None) as watch:
         adapter = await watch.ready()
         await watch.power_cycle(adapter.name)
         assert bluez.power_switched == 1
@@ -218,7 +218,7 @@ def test_a_ladder_begins_at_the_bottom_after_each_sign_of_life_and_rests_longer_
 
 async def test_silence_is_no_trouble_while_no_sensor_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
     door = '[[sensor]]\nid = "door"\ndriver = "ble"\naddress = "D4:12:43:55:AA:01"\nprofile = "bthome-door@1"\n'
-    async with simulated_bluez(monkeypatch, kind=HungBluez), listening(door) as running:
+    async with bluez_of(HungBluez, monkeypatch), listening(door) as running:
         scanner: AdapterScanner = running.built.tasks[1].run.__self__  # type: ignore[attr-defined]
         assert scanner._ladder.patience_ms == 3 * 3600 * 1000
         await asyncio.sleep(0)

@@ -126,6 +126,8 @@ class BleProfile(Frozen, frozen=True, kw_only=True):
     """It says the same all the time; that it was heard is the measurement, taken once per period."""
     period_s: Annotated[float, Meta(gt=0)]
     """A new measurement is advertised about this often."""
+    packet_s: dict[str, Annotated[float, Meta(gt=0)]] = msgspec.field(default_factory=dict)
+    """Packets that come otherwise than every `period_s`: packet → seconds."""
     value: Annotated[tuple[AdvertValue, ...], Meta(min_length=1)]
 
     @property

@@ -21,6 +21,9 @@ def problems_of_adverts(profile: BleProfile) -> Iterator[str]:
         yield f"local_name: {profile.format} tells its models by it"
     if profile.layout is not None:
         yield from (f"layout.{text}" for text in _of_layout(profile.layout))
+    for packet in profile.packet_s:
+        if packet not in profile.packets():
+            yield f"packet_s.{packet}: no value is of that packet"
     for value in profile.value:
         yield from (f"value {value.quantity}: {text}" for text in _of_value(value, profile, described=described))
 

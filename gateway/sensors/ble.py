@@ -77,7 +77,7 @@ class BleSensor:
         self._groups = tuple(
             GroupShape(
                 sensor=options.id,
-                period_ms=self._period_ms,
+                period_ms=max(1, round(part.period_s * 1000)),
                 series=part.series(attrs=options.attrs, mark=mark),
                 part=part.name,
             )
@@ -105,7 +105,7 @@ class BleSensor:
     async def run(self, emit: Emit) -> None:
         """Take what is heard until cancelled; gaps still open then are closed and emitted on the way out."""
         now_ms = self._clock.mono_ms()
-        self._heard = tuple(Heard(started_ms=now_ms, period_ms=self._period_ms) for _ in self._parts)
+        self._heard = tuple(Heard(started_ms=now_ms, period_ms=group.period_ms) for group in self._groups)
         self._emit = emit
         try:
             with self._adverts.joined(self):

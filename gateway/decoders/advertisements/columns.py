@@ -33,6 +33,7 @@ class Part:
     name: str
     values: tuple[AdvertValue, ...]
     radio: bool
+    period_s: float
     names: frozenset[str]
     reads: tuple[Callable[[Mapping[str, Wire]], tuple[Wire, int]], ...]
 
@@ -74,7 +75,16 @@ def parts(profile: BleProfile) -> tuple[Part, ...]:
     for number, packet in enumerate(profile.packets()):
         values = profile.of(packet)
         names = frozenset(value.field or value.quantity for value in values)
-        made.append(Part(packet, values, radio=number == 0, names=names, reads=tuple(map(_reading, values))))
+        made.append(
+            Part(
+                name=packet,
+                values=values,
+                radio=number == 0,
+                period_s=profile.packet_s.get(packet, profile.period_s),
+                names=names,
+                reads=tuple(map(_reading, values)),
+            )
+        )
     return tuple(made)
 
 

@@ -279,8 +279,8 @@ async def test_one_that_answers_only_when_asked_makes_auto_scan_actively(monkeyp
 
 
 @pytest.mark.parametrize("profile", [one.name for one in Profiles().all_ble()])
-@settings(deadline=None, max_examples=40)
-@given(payloads=st.lists(st.binary(max_size=254), max_size=8), company=st.integers(0, 65535))
+@settings(deadline=None, max_examples=12)
+@given(payloads=st.lists(st.binary(max_size=254), max_size=5), company=st.integers(0, 65535))
 def test_whatever_is_sent_is_accounted_for(profile: str, payloads: list[bytes], company: int) -> None:
     """Nothing raises, and heard = the sum of what became of it."""
     one = Told(profile)

@@ -308,3 +308,18 @@ def test_a_measurement_that_comes_back_under_a_newer_counter_is_one() -> None:
     assert one.counters["repeated"] == 1
     assert "ble forget" in str(one.driver.problem) or one.driver.problem is None
     assert {lost.reason for lost in one.facts.losts} <= {pb.GAP_REFUSED}
+
+
+def test_a_decoder_that_breaks_is_a_refusal_like_others_and_the_next_measurement_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = Told("bthome-thermometer@1")
+    steps = {"temperature": 2506, "relative_humidity": 5055, "battery_level": 97}
+    with monkeypatch.context() as broken:
+        broken.setattr("gateway.decoders.advertisements.bthome.ask", lambda *_, **__: 1 / 0)
+        one.hear(service={BTHOME: bthome(ADDRESS, steps, 1, None).service[BTHOME]})
+    assert one.driver.problem == "ZeroDivisionError: division by zero"
+    assert one.counters["refused_unreadable"] == 1
+    one.hear(service={BTHOME: bthome(ADDRESS, steps, 2, None).service[BTHOME]})
+    assert len(one.facts.rows) == 1
+    assert one.driver.problem is None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
-from gateway.buffer import held
+from gateway.buffer import held, last_readings
 from gateway.buffer.beside import looking
 from gateway.buffer.tally import JOINED, READ
 from gateway.errors import Misconfigured
@@ -123,9 +123,9 @@ def _counted(
         after[cell] += gone
         if uncounted:
             unknown.setdefault(cell, set()).add(reason_word(reason))
-    for group, boot, mono_ms, rows in db.execute("SELECT group_id, boot, mono_ms, in_hour FROM last_reading"):
-        if rows:
-            read[Cell(group, boot, mono_ms // HOUR_MS)] += rows
+    for group, last in last_readings.load(db.execute).items():
+        if last.in_hour:
+            read[Cell(group, last.boot, last.mono_ms // HOUR_MS)] += last.in_hour
     return read, lost, after, unknown
 
 

@@ -37,12 +37,13 @@ from gateway.buffer.buffer import Completeness, Descent, LaneView, Opening, Seal
 from gateway.buffer.declaring import declare, learn
 from gateway.buffer.dictionaries import Shelf
 from gateway.buffer.ledger import Instant
+from gateway.buffer.malformed import damaged
 from gateway.buffer.quota import AWAITED, Quota
 from gateway.buffer.receipt import RowReceipt
 from gateway.buffer.recovery import newest, recover
 from gateway.buffer.relative import Writer
 from gateway.buffer.salvage import suspect
-from gateway.buffer.sealed import LANES, Declared, Sealed, Sealing, damaged
+from gateway.buffer.sealed import LANES, Declared, Sealed, Sealing
 from gateway.buffer.sent import Sent
 from gateway.buffer.tail import Position, Tail, sync_folder
 from gateway.buffer.thinner import Thinner

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from gateway.buffer import tally
+from gateway.buffer import last_readings, tally
 from gateway.buffer.beside import looking
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.ranges import Ranges
@@ -40,14 +40,14 @@ def positions(folder: Path, sensor: str) -> list[Position]:
 def _positions(db: sqlite3.Connection, sensor: str) -> list[Position]:
     newest = db.execute("SELECT body FROM schema ORDER BY number DESC LIMIT 1").fetchone()
     groups = pb.Declare.FromString(newest[0]).groups if newest else ()
-    last = {group: rest for group, *rest in db.execute("SELECT group_id, boot, mono_ms FROM last_reading")}
+    last = last_readings.load(db.execute)
     next_seq, packed = db.execute("SELECT next_seq, acked FROM lane WHERE lane = ?", (pb.TELEMETRY,)).fetchone()
     acked = Ranges.unpack(packed)
     wanted = [group for group in groups if group.sensor == sensor and group.id in last]
     holding = _newest_batches(db, {group.id for group in wanted})
     found = []
     for group in wanted:
-        boot, mono_ms = last[group.id]
+        boot, mono_ms, _ = last[group.id]
         placed = db.execute("SELECT wall_ms - mono_ms FROM placed WHERE boot = ?", (boot,)).fetchone()
         seq, sealed_ms = holding.get(group.id, (0, 0))
         older = acked.missing(1, min(seq, next_seq) - 1) if seq else ()

@@ -14,6 +14,7 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
+from gateway.buffer import last_readings
 from gateway.buffer.tables import NEWER_FACTS, PAGE_BYTES, SCHEMA_VERSION, TABLES
 from gateway.buffer.tail import sync_folder
 
@@ -94,13 +95,21 @@ def salvage(damaged: Path, target: Path) -> bool:
             copy.executemany("INSERT OR IGNORE INTO meta VALUES(?, ?)", [*unclean, *NEWER_FACTS])
             copy.executemany(f"INSERT OR IGNORE INTO lane({LANE}) VALUES(?, ?, ?, ?, ?)", lanes)
             copy.executemany("INSERT OR IGNORE INTO schema VALUES(?, ?, ?)", schemas)
-            for table in ("boot", "last_reading", "set_aside", "dictionary", "ledger", "placed", *NEWER_TABLES):
+            _copy_last_readings(source, copy)
+            for table in ("boot", "restart_told", "set_aside", "dictionary", "ledger", "placed", *NEWER_TABLES):
                 _copy_table(source, copy, table)
             for lane, next_seq, *_ in lanes:
                 _copy_batches(source, copy, lane, next_seq)
             copy.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
             copy.execute("COMMIT")
     return True
+
+
+def _copy_last_readings(source: sqlite3.Connection, copy: sqlite3.Connection) -> None:
+    for read in (last_readings.load, last_readings.from_rows):
+        with contextlib.suppress(sqlite3.Error):
+            last_readings.keep(copy.execute, read(source.execute))
+            return
 
 
 def _copy_table(source: sqlite3.Connection, copy: sqlite3.Connection, table: str) -> None:

@@ -17,28 +17,26 @@ from __future__ import annotations
 import contextlib
 import secrets
 import sqlite3
-import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from google.protobuf.message import DecodeError
-
-from gateway.buffer import anchored, tally
+from gateway.buffer import anchored, last_readings, tally
 from gateway.buffer import salvage as replacement
 from gateway.buffer.bodies import BODY, SIZE, Bodies, is_large
 from gateway.buffer.buffer import LaneView, SealedBatch
+from gateway.buffer.malformed import DAMAGE, malformed, raise_unless_damage
 from gateway.buffer.tables import PAGE_BYTES, SCHEMA_VERSION, STEPS, TABLES
 from gateway.buffer.tail import Position
 from gateway.errors import Misconfigured
 from protos.comboio.v1 import batch_pb2 as pb
+from protos.hours import HOUR_MS
 from protos.ranges import Ranges
 
 LOG_PAGES = 2048
 BUSY_MS = 5000
 LANES = (pb.URGENT, pb.TELEMETRY)
-DAMAGE = (sqlite3.DatabaseError, DecodeError, struct.error, ValueError, TypeError)
 _ENVELOPE = "lane, seq, schema, codec, dictionary, count, body_len, crc32, complete_boot, complete_mono_ms, urgent_seq"
 BATCH_COLUMNS = f"{_ENVELOPE}, body"
 _INSERT = f"""INSERT INTO batch({BATCH_COLUMNS}, sealed_ms, cells, segment, body_at, body_size)
@@ -129,7 +127,7 @@ class Sealed:
                 self.bodies.set_aside(damage.removeprefix(path.name))
             self.clean = bool(int(self._meta("clean")))
             self.load()
-            self._joined_at: int | None = None
+            self._joined_at: tuple[int, int] | None = None
             self._declared = {number for (number,) in self._db.execute("SELECT number FROM schema")}
         except BaseException:
             self._db.close()
@@ -149,12 +147,12 @@ class Sealed:
                 raise sqlite3.DatabaseError("the file is empty")
             return cls._checked(path, now_ms=now_ms)
         except DAMAGE as error:
-            _raise_unless_damage(error)
+            raise_unless_damage(error)
         aside = replacement.replace(path, now_ms)
         try:
             return cls._checked(path, now_ms=now_ms, damage=aside.name)
         except DAMAGE as error:
-            _raise_unless_damage(error)
+            raise_unless_damage(error)
         replacement.set_aside(path, now_ms + 1)  # what was salvaged can't be used either
         return cls._checked(path, now_ms=now_ms, damage=aside.name)
 
@@ -203,8 +201,12 @@ class Sealed:
     def _upgrade(self, version: int) -> None:
         """One step of the file's format, whole or not at all."""
         with self.transaction() as run:
-            for statement in STEPS[version].split(";"):
-                run(statement)
+            step = STEPS[version]
+            if callable(step):
+                step(run)
+            else:
+                for statement in step.split(";"):
+                    run(statement)
             run(f"PRAGMA user_version={version + 1}")
 
     def query(self, statement: str, parameters: Sequence[int | bytes] = ()) -> sqlite3.Cursor:
@@ -216,7 +218,7 @@ class Sealed:
         run = self._db.execute
         self.schemas()
         run("SELECT count(*), max(length(body)) FROM schema").fetchone()
-        run("SELECT * FROM last_reading").fetchall()
+        last_readings.reached(run)
         run("SELECT * FROM dictionary").fetchall()
         run("SELECT * FROM thinned").fetchall()
         run("SELECT * FROM ledger LIMIT 0")
@@ -301,9 +303,8 @@ class Sealed:
         return self._meta("gaps_through")
 
     def last_readings(self) -> dict[int, tuple[int, int]]:
-        """Group → (boot, mono_ms) of its last sealed reading, or of its declaration."""
-        rows = self._db.execute("SELECT group_id, boot, mono_ms FROM last_reading")
-        return {group: (boot, mono) for group, boot, mono in rows}
+        """Group → (boot, mono_ms) of its last sealed reading, its declaration, or up to where its restart is told."""
+        return last_readings.reached(self._db.execute)
 
     def schemas(self) -> list[Declared]:
         """Every declaration of this epoch, oldest first."""
@@ -359,10 +360,10 @@ class Sealed:
                 batches=sealing.batches,
                 gaps=sealing.gaps,
                 counted=sealing.counted,
-                last_readings=sealing.last_readings,
+                newest=sealing.last_readings,
             )
-            for group in sealing.retired:
-                tally.retire(run, group)
+            if sealing.retired:
+                tally.retire(run, sealing.retired)
             if sealing.tail is not None:
                 self._move(sealing.tail)
             if sealing.gaps_through:
@@ -499,7 +500,8 @@ class Sealed:
 
     def join_old_hours(self) -> None:
         """Keep the ledger within its bounds; looks once for each hour that was begun."""
-        (newest,) = self._db.execute("SELECT max(boot << 40 | mono_ms / 3600000) FROM last_reading").fetchone()
+        lasts = last_readings.load(self._db.execute).values()
+        newest = max(((last.boot, last.mono_ms // HOUR_MS) for last in lasts), default=None)
         if newest != self._joined_at:
             with self.transaction(synchronous="NORMAL") as run:
                 tally.join_old(run)
@@ -571,9 +573,7 @@ class Sealed:
 
 def _batch(row: tuple[int, int, int, int, int, int, int, int, int, int, int, bytes]) -> SealedBatch:
     if not isinstance(row[-1], bytes) or not all(isinstance(value, int) for value in row[:-1]):
-        error = sqlite3.DatabaseError("malformed: a batch has values of other types")  # SQLite does not look
-        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-        raise error
+        raise malformed("a batch has values of other types")  # SQLite does not look
     lane, seq, schema, codec, dictionary, count, body_len, crc, complete_boot, complete_mono, urgent_seq, body = row
     return SealedBatch(
         lane=pb.Lane.ValueType(lane),
@@ -589,15 +589,3 @@ def _batch(row: tuple[int, int, int, int, int, int, int, int, int, int, int, byt
         urgent_seq=urgent_seq,
         body=body,
     )
-
-
-def damaged(error: sqlite3.Error) -> bool:
-    """Whether it says that the file itself is broken."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-
-
-def _raise_unless_damage(error: Exception) -> None:
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-    if code not in {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
-        raise error

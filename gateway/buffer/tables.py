@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
+from gateway.buffer import last_readings
 from gateway.buffer.tally import STEP as LEDGER
 
 PAGE_BYTES = 1024
 """A commit rewrites whole pages: a batch of 10 s and the five facts beside it cost half the writes of 4096."""
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 _DICTIONARY = """
 CREATE TABLE dictionary(number INTEGER PRIMARY KEY, id INTEGER NOT NULL UNIQUE, sha256 BLOB NOT NULL,
                         schema INTEGER NOT NULL, first_seq INTEGER NOT NULL, data BLOB NOT NULL);
@@ -27,8 +30,6 @@ TABLES = f"""
 CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE boot(ordinal INTEGER PRIMARY KEY, boot_id BLOB NOT NULL UNIQUE);
 CREATE TABLE schema(number INTEGER PRIMARY KEY, body BLOB NOT NULL, shape BLOB NOT NULL);
-CREATE TABLE last_reading(group_id INTEGER PRIMARY KEY, boot INTEGER NOT NULL, mono_ms INTEGER NOT NULL,
-                          in_hour INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE lane(lane INTEGER PRIMARY KEY, next_seq INTEGER NOT NULL, acked BLOB NOT NULL,
                   complete_boot INTEGER NOT NULL, complete_mono_ms INTEGER NOT NULL,
                   agreed INTEGER NOT NULL DEFAULT 1);
@@ -41,10 +42,11 @@ CREATE TABLE batch(lane INTEGER NOT NULL, seq INTEGER NOT NULL, schema INTEGER N
                    UNIQUE(lane, seq));
 CREATE TABLE set_aside(lane INTEGER NOT NULL, seq INTEGER NOT NULL, reason TEXT NOT NULL, at_ms INTEGER NOT NULL,
                        count INTEGER NOT NULL, body BLOB NOT NULL, UNIQUE(lane, seq));
-{_DICTIONARY}{_EPOCHS}{_THINNED}{LEDGER}"""
+{_DICTIONARY}{_EPOCHS}{_THINNED}{LEDGER};
+{";".join(last_readings.TABLES)}"""
 NEWER_FACTS = (("gaps_through", 0), ("predecessor", 0), ("session", 0), ("thinned_readings", 0))
 """Of `meta`: what the first files did not have."""
-STEPS = {
+STEPS: Mapping[int, str | Callable[[last_readings.Run], None]] = {
     1: _DICTIONARY + "INSERT OR IGNORE INTO meta VALUES('gaps_through', 0)",
     2: _EPOCHS
     + _THINNED
@@ -58,5 +60,6 @@ STEPS = {
     3: """ALTER TABLE batch ADD COLUMN segment INTEGER NOT NULL DEFAULT 0;
           ALTER TABLE batch ADD COLUMN body_at INTEGER NOT NULL DEFAULT 0;
           ALTER TABLE batch ADD COLUMN body_size INTEGER NOT NULL DEFAULT 0""",
+    4: last_readings.bring_up,
 }
-"""Version of a file that is there → what brings it to the next."""
+"""Version of a file that is there → statements, or a function inside their transaction, that bring it to the next."""

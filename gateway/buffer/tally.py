@@ -5,8 +5,8 @@
 Invariants (each has a test with its name)
 1. counts_each_row_once: what a sealing transaction seals or loses is counted in that transaction, by the gap records
    that it seals; what the control plane is told and what is counted here can't differ.
-2. costs_no_page_of_its_own: the hour that is going on is counted in `last_reading`, in the row that a sealing writes
-   anyway; it moves to `ledger` when a row of another hour comes.
+2. costs_no_page_of_its_own: the hour that is going on is counted in `last_readings`, which a sealing writes anyway; it
+   moves to `ledger` when a row of another hour comes.
 
 `ledger.reason` 0 counts what was read, the others are GapReason. `after`: those of the rows that had been sealed.
 `hour` -1: all hours of that boot which are older than KEPT_HOURS.
@@ -14,14 +14,15 @@ Invariants (each has a test with its name)
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from gateway.buffer import last_readings
 from gateway.buffer.buffer import SealedBatch
+from gateway.buffer.last_readings import Last, Run
 from gateway.reading import Row
 from protos import body_fields, columns
 from protos.comboio.v1 import batch_pb2 as pb
@@ -36,8 +37,7 @@ CREATE TABLE ledger(boot INTEGER NOT NULL, hour INTEGER NOT NULL, group_id INTEG
                     PRIMARY KEY(boot, hour, group_id, reason)) WITHOUT ROWID;
 CREATE TABLE placed(boot INTEGER PRIMARY KEY, mono_ms INTEGER NOT NULL, wall_ms INTEGER NOT NULL,
                     err_ms INTEGER NOT NULL)"""
-"""What a file of an earlier format lacks, with `last_reading.in_hour`. `placed`: a boot's newest anchor."""
-Run = Callable[..., sqlite3.Cursor]
+"""What a file of an earlier format lacks, with the rows of the hour in `last_reading`. `placed`: newest anchors."""
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[list[int]]).decode
 
@@ -82,7 +82,7 @@ def record(
     batches: Iterable[SealedBatch],
     gaps: Iterable[pb.Gap],
     counted: Iterable[pb.Gap],
-    last_readings: Mapping[int, tuple[int, int]],
+    newest: Mapping[int, tuple[int, int]],
 ) -> None:
     """Inside a sealing transaction: count what it seals and loses, and move the groups' last readings.
 
@@ -104,19 +104,27 @@ def record(
         for cell, count, _ in shares(gap):
             add(run, cell, int(gap.reason), -count, after=-count)
     for gap in lost:
+        if gap.reason == pb.GAP_RESTART and gap.group:
+            last_readings.tell(run, gap.group, gap.to_boot, gap.to_mono_ms - 1)
         sealed = bool(gap.seqs) or gap.reason == pb.GAP_THINNED
         for cell, count, unknown in shares(gap):
             add(run, cell, int(gap.reason), count, after=count if sealed else 0, unknown=unknown)
-    if read or last_readings:
-        _move(run, read, last_readings)
+    if read or newest:
+        _move(run, read, newest)
 
 
-def retire(run: Run, group: int) -> None:
-    """The group is read no more; its hour is over."""
-    row = run("SELECT boot, mono_ms, in_hour FROM last_reading WHERE group_id = ?", (group,)).fetchone()
-    if row and row[2]:
-        add(run, Cell(group, row[0], row[1] // HOUR_MS), READ, row[2])
-    run("DELETE FROM last_reading WHERE group_id = ?", (group,))
+def retire(run: Run, groups: Collection[int]) -> None:
+    """They are read no more; their hour is over."""
+    lasts = last_readings.load(run)
+    for group in lasts.keys() & set(groups):
+        _end_hour(run, group, lasts.pop(group))
+        last_readings.untell(run, group)
+    last_readings.keep(run, lasts)
+
+
+def _end_hour(run: Run, group: int, last: Last) -> None:
+    if last.in_hour:
+        add(run, Cell(group, last.boot, last.mono_ms // HOUR_MS), READ, last.in_hour)
 
 
 def add(run: Run, cell: Cell, reason: int, rows: int, *, after: int = 0, unknown: bool = False) -> None:
@@ -127,18 +135,19 @@ def add(run: Run, cell: Cell, reason: int, rows: int, *, after: int = 0, unknown
     )
 
 
-def _move(run: Run, read: Counter[Cell], last_readings: Mapping[int, tuple[int, int]]) -> None:
-    before = {group: rest for group, *rest in run("SELECT group_id, boot, mono_ms, in_hour FROM last_reading")}
-    for group, (boot, mono_ms) in last_readings.items():
+def _move(run: Run, read: Counter[Cell], newest: Mapping[int, tuple[int, int]]) -> None:
+    lasts = last_readings.load(run)
+    for group, (boot, mono_ms) in newest.items():
         now = Cell(group, boot, mono_ms // HOUR_MS)
         count = read.pop(now, 0)
-        if group in before:
-            was = Cell(group, before[group][0], before[group][1] // HOUR_MS)
-            if was == now:
-                count += before[group][2]
-            elif before[group][2]:
-                add(run, was, READ, before[group][2])
-        run("INSERT OR REPLACE INTO last_reading VALUES(?, ?, ?, ?)", (group, boot, mono_ms, count))
+        if group in lasts:
+            before = lasts[group]
+            if now == Cell(group, before.boot, before.mono_ms // HOUR_MS):
+                count += before.in_hour
+            else:
+                _end_hour(run, group, before)
+        lasts[group] = Last(boot, mono_ms, count)
+    last_readings.keep(run, lasts)
     for cell, count in read.items():
         add(run, cell, READ, count)
 

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
+from gateway.buffer import last_readings
 from protos.comboio.v1 import batch_pb2 as pb
 
 REMEMBERED = 1000
@@ -125,8 +126,9 @@ def last_rows(buffer: Path) -> dict[str, Instant]:
         return {}
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
         newest = db.execute("SELECT shape FROM schema ORDER BY number DESC LIMIT 1").fetchone()
-        query = "SELECT group_id, boot_id, mono_ms FROM last_reading JOIN boot ON boot.ordinal = last_reading.boot"
-        found = {group: (bytes(boot_id), int(mono_ms)) for group, boot_id, mono_ms in db.execute(query)}
+        boots = dict(db.execute("SELECT ordinal, boot_id FROM boot").fetchall())
+        lasts = last_readings.load(db.execute).items()
+        found = {group: (bytes(boots[last.boot]), last.mono_ms) for group, last in lasts if last.boot in boots}
     groups = pb.Declare.FromString(newest[0]).groups if newest else ()
     return {group.sensor: found[group.id] for group in groups if group.id in found}
 

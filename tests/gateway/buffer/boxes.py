@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gateway.buffer import last_readings
 from gateway.buffer.buffer import SealedBatch
 from gateway.buffer.disk import DiskBuffer
 from gateway.reading import GroupShape, Row, SeriesShape
@@ -109,3 +111,18 @@ async def gaps(buffer: DiskBuffer) -> list[pb.Gap]:
             if event.kind == pb.EVENT_GAP:
                 found.append(pb.Gap.FromString(event.detail))
     return found
+
+
+def as_rows(db: sqlite3.Connection, *, in_hour: bool = False) -> None:
+    """A store's last readings as files before format 5 had them, in formats 3 and 4 with the rows of their hour."""
+    lasts = last_readings.load(db.execute)
+    db.execute("DROP TABLE last_readings")
+    db.execute("DROP TABLE restart_told")
+    db.execute(
+        "CREATE TABLE last_reading(group_id INTEGER PRIMARY KEY, boot INTEGER NOT NULL, mono_ms INTEGER NOT NULL)"
+    )
+    if in_hour:
+        db.execute("ALTER TABLE last_reading ADD COLUMN in_hour INTEGER NOT NULL DEFAULT 0")
+    for group, last in lasts.items():
+        row = (group, *last) if in_hour else (group, last.boot, last.mono_ms)
+        db.execute(f"INSERT INTO last_reading VALUES({', '.join('?' * len(row))})", row)

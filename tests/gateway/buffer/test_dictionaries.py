@@ -16,7 +16,7 @@ from gateway.buffer.tables import SCHEMA_VERSION
 from protos.columns import BodyError, Dictionary
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.ranges import Ranges
-from tests.gateway.buffer.boxes import Box, batches, gaps, plain, values
+from tests.gateway.buffer.boxes import Box, as_rows, batches, gaps, plain, values
 
 NOISE = random.Random(7)
 PATTERN = [NOISE.randrange(30_000) for _ in range(100)]
@@ -195,7 +195,7 @@ async def test_a_file_of_the_version_before_is_brought_up_and_loses_nothing(box:
         for table in ("dictionary", "moved", "anchor", "thinned", "ledger", "placed"):
             db.execute(f"DROP TABLE {table}")
         db.execute("ALTER TABLE lane DROP COLUMN agreed")
-        db.execute("ALTER TABLE last_reading DROP COLUMN in_hour")
+        as_rows(db)
         for column in ("cells", "segment", "body_at", "body_size"):
             db.execute(f"ALTER TABLE batch DROP COLUMN {column}")
         db.execute("DELETE FROM meta WHERE key IN ('gaps_through', 'predecessor', 'session', 'thinned_readings')")
@@ -224,7 +224,7 @@ async def test_salvage_of_a_damaged_store_keeps_the_dictionaries_and_what_names_
     await box.buffer.close()
     path = box.folder / "sealed.db"
     with sqlite3.connect(path) as db:
-        (page,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'last_reading'").fetchone()
+        (page,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'last_readings'").fetchone()
         (size,) = db.execute("PRAGMA page_size").fetchone()
     db.close()
     data = bytearray(path.read_bytes())

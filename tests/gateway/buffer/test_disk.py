@@ -213,6 +213,27 @@ async def test_a_sensor_that_stays_silent_after_a_kill_closes_its_restart_gap_wi
     await buffer.close()
 
 
+@pytest.mark.parametrize("sealed", [True, False])
+async def test_a_second_kill_before_a_silent_sensor_answers_tells_no_moment_twice(box: Box, sealed: bool) -> None:
+    buffer = await box.open()
+    box.row(1)
+    last = box.clock.mono
+    for _ in range(2):
+        await buffer.flush()
+        await box.kill()
+        box.clock.mono += 60_000
+        buffer = await box.open()
+        began = box.clock.mono
+        box.clock.mono += 5000
+        buffer.lost(box.ids[0], Lost(began, box.clock.mono, 5, pb.GAP_UNREADABLE))
+        if sealed:
+            await buffer._seal_urgent()
+    await buffer._seal_urgent()
+    told = [(g.from_mono_ms, g.to_mono_ms) for g in await gaps(buffer) if g.reason == pb.GAP_RESTART]
+    assert told == ([(last, last + 60_001), (last + 60_000, last + 125_001)] if sealed else [(last, last + 125_001)])
+    await buffer.close()
+
+
 async def test_no_row_is_kept_without_the_gap_before_it(box: Box) -> None:
     """A kill after the first row reached the tail and before the restart gap reached the store."""
     await box.open()

@@ -14,7 +14,7 @@ from gateway.buffer.buffer import Moved
 from protos import columns
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.ranges import Ranges
-from tests.gateway.buffer.boxes import Box, batches, gaps, seal, values
+from tests.gateway.buffer.boxes import Box, as_rows, batches, gaps, seal, values
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ async def test_a_store_of_format_2_is_brought_up(box: Box) -> None:
         db.execute("DROP TABLE thinned")
         db.execute("DROP TABLE ledger")
         db.execute("DROP TABLE placed")
-        db.execute("ALTER TABLE last_reading DROP COLUMN in_hour")
+        as_rows(db)
         for column in ("cells", "segment", "body_at", "body_size"):
             db.execute(f"ALTER TABLE batch DROP COLUMN {column}")
         db.execute("ALTER TABLE lane DROP COLUMN agreed")

@@ -51,9 +51,10 @@ def build(config: GatewayConfig, *, clock: Clock, profiles: Profiles, data_dir: 
         )
         for options in mine
     ]
-    asking = [profile.name for profile, _ in kinds.values() if profile.scan_response]
-    if asking and config.ble.scan == "passive":
-        raise Misconfigured(f'ble.scan: "passive" can\'t hear {asking[0]}, which answers only when asked; use "auto"')
+    if config.ble.scan == "passive":
+        for profile, _ in kinds.values():
+            _require_passive(profile)
+    ask = any(profile.scan_response or profile.beacon or format_.rotating for profile, format_ in kinds.values())
     tasks = [Supervised("ble decoding", adverts.run)]
     for number, name in enumerate(names):
         scanner = AdapterScanner(
@@ -64,11 +65,18 @@ def build(config: GatewayConfig, *, clock: Clock, profiles: Profiles, data_dir: 
             clock=clock,
             adverts=adverts,
             patterns=[pattern for _, format_ in kinds.values() for pattern in format_.patterns],
-            ask=bool(asking),
+            ask=ask,
             power_cycle=config.ble.power_cycle,
         )
         tasks.append(Supervised(f"ble {name or 'adapter'}", scanner.run, problem_of(scanner), partial(_says, scanner)))
     return Built(sensors=tuple(sensors), tasks=tuple(tasks))
+
+
+def _require_passive(profile: BleProfile) -> None:
+    """A passive scan asks nobody, and BlueZ then keeps to itself what is said again."""
+    if profile.scan_response or profile.beacon:
+        why = "answers only when asked" if profile.scan_response else "says the same all the time"
+        raise Misconfigured(f'ble.scan: "passive" can\'t hear {profile.name}, which {why}; use "auto"')
 
 
 def _says(scanner: AdapterScanner) -> Saying:

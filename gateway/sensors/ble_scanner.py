@@ -74,7 +74,7 @@ class AdapterScanner:
         backoff: Backoff | None = None,
         look_every_s: float = LOOK_EVERY_S,
     ) -> None:
-        """`ask`: some sensor tells its measurement only to an active scan."""
+        """`ask`: some sensor is heard well only by an active scan."""
         self.mode: Mode | None = None
         """How it scans now; None while it doesn't."""
         self.problem: str | None = "not started yet"

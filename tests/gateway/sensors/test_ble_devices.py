@@ -244,7 +244,14 @@ def test_calls_that_bring_nothing_from_the_radio_are_phantoms() -> None:
     [
         ('profile = "ruuvi-ruuvitag@1"\nkey_file = "KEY"', "ruuvi-ruuvitag@1 is never encrypted; leave it out"),
         ('profile = "xiaomi-lywsd03mmc@1"\nkey_file = "SHORT"', "doesn't hold 32 hexadecimal digits"),
-        ('profile = "inkbird-ibs-th2@1"', 'scan: "passive" can\'t hear inkbird-ibs-th2@1'),
+        (
+            'profile = "inkbird-ibs-th2@1"',
+            'scan: "passive" can\'t hear inkbird-ibs-th2@1, which answers only when asked',
+        ),
+        (
+            'profile = "apple-ibeacon@1"',
+            'scan: "passive" can\'t hear apple-ibeacon@1, which says the same all the time',
+        ),
     ],
 )
 async def test_what_can_never_be_heard_is_told_before_anything_runs(tmp_path: Path, document: str, why: str) -> None:

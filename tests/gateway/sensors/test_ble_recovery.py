@@ -107,6 +107,7 @@ async def test_a_radio_that_hangs_is_noticed_and_recovered_and_nothing_old_is_to
         began_ms = one.clock.mono_ms()
         one.bluez.hang(remedy)
         one.bluez.phantom(TAG)  # what is cached is neither a measurement nor a sign of life
+        await until(lambda: counters["phantoms"] == 3, SLOW_S)
         assert await one.until(lambda: counters["nothing was heard"], within_s=600) <= DETECTED_S
         await one.until(lambda: len(facts.rows) == 2, within_s=600)
         assert one.clock.mono_ms() - began_ms <= RECOVERED_S * 1000

@@ -30,7 +30,7 @@ from gateway.errors import Retryable
 from gateway.sensors.ble_adverts import Adverts
 from gateway.sensors.ble_ladder import Ladder, Step
 from gateway.sensors.ble_phantoms import Phantoms
-from gateway.sensors.bluez_watch import Adapter, BluezWatch
+from gateway.sensors.bluez_watch import NO_ANSWER, Adapter, BluezWatch
 
 START_S = 20.0
 STOP_S = 10.0
@@ -128,7 +128,7 @@ class AdapterScanner:
         adapter = await self._ready(watch)
         why = await self._scan_once(watch, adapter)
         self._say_ended(adapter.name, why)
-        return await self._climb(watch, adapter) if self._should_climb(why) else None
+        return await self._climb(watch, adapter, why) if self._should_climb(why) else None
 
     def _should_climb(self, why: str) -> bool:
         """After silence, and when scanning was refused several times in a row."""
@@ -164,7 +164,8 @@ class AdapterScanner:
             if mode == "passive" and self._scan == "auto":
                 self._passive_failed = True
                 return f"passive scanning refused: {error}"
-            return f"{REFUSED}: {error or type(error).__name__}"
+            said = str(error) or type(error).__name__
+            return f"{REFUSED}: {NO_ANSWER if isinstance(error, TimeoutError) else said}"
         try:
             self.mode = mode
             if not self._ladder.exhausted:
@@ -208,7 +209,7 @@ class AdapterScanner:
             except TimeoutError:
                 continue
 
-    async def _climb(self, watch: BluezWatch, adapter: Adapter) -> Step:
+    async def _climb(self, watch: BluezWatch, adapter: Adapter, why: str) -> Step:
         """The next step after silence. Discovery starts anew by itself."""
         if self._silent_since_ms is None:
             self._silent_since_ms = self._heard_ms or self._clock.mono_ms()
@@ -221,18 +222,20 @@ class AdapterScanner:
             except Retryable as error:
                 log.warning("ble.recovering", adapter=adapter.name, failed=str(error))
         if step is Step.REPORT:
-            self._report(adapter.name)
+            self._report(adapter.name, why)
         return step
 
-    def _report(self, adapter: str) -> None:
+    def _report(self, adapter: str, why: str) -> None:
         """A person's turn."""
         self._reported_ms = now_ms = self._clock.mono_ms()
         silent_s = (now_ms - (self._silent_since_ms or now_ms)) // 1000
         tried = "scanning anew" + (", switching it off and on" if self._power_cycle else "")
-        self.problem = (
-            f"{adapter} has heard no device for {silent_s} s, and {tried} didn't help: unplug it and plug it in again, "
-            "or see whether any sensor is near"
-        )
+        ends = "unplug it and plug it in again"
+        if why == SILENT:
+            ends += ", or see whether any sensor is near"
+        else:
+            ends = f"{why.partition(': ')[2]}; {ends}"
+        self.problem = f"{adapter} has heard no device for {silent_s} s, and {tried} didn't help: {ends}"
         log.error("ble.hears_nothing", adapter=adapter, why=self.problem)
 
     def _drop_bus(self) -> None:

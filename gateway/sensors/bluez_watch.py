@@ -31,6 +31,7 @@ SIMULATED_BUS = "comboio-simulated-bluez"
 CALL_S = 5.0
 LOOK_AGAIN_S = 30.0
 POWER_TIMES = 3
+NO_ANSWER = "bluetoothd doesn't answer (systemctl restart bluetooth)"
 
 RULES = (
     f"type='signal',sender='{DBUS}',member='NameOwnerChanged',arg0='{BLUEZ}'",
@@ -67,6 +68,7 @@ class BluezWatch:
         self._in_use: str | None = None
         self._stale = True
         self._gone = False
+        self._mute = False
         self._bus: MessageBus | None = None
         self._end: asyncio.Task[None] | None = None
 
@@ -147,6 +149,8 @@ class BluezWatch:
     def _missing(self, adapter: Adapter | None) -> str:
         if adapter is not None:
             return f"{adapter.name} is switched off (bluetoothctl power on, or rfkill unblock bluetooth)"
+        if self._mute:
+            return NO_ANSWER
         if not self._adapters:
             return "bluetoothd isn't running, or there is no adapter"
         here = ", ".join(f"{a.name} ({a.address})" for _, a in sorted(self._adapters.items()))
@@ -154,12 +158,12 @@ class BluezWatch:
 
     async def _reload(self) -> None:
         """Ask for everything; a bluetoothd that doesn't answer has no adapters."""
-        self._stale = False
+        self._stale = self._mute = False
         try:
             async with asyncio.timeout(CALL_S):
                 (found,) = await self._call(BLUEZ, "/", OBJECTS, "GetManagedObjects")
-        except (DBusError, TimeoutError, OSError, EOFError):
-            found = {}
+        except (DBusError, TimeoutError, OSError, EOFError) as error:
+            found, self._mute = {}, isinstance(error, TimeoutError)
         self._adapters = {}
         for path, interfaces in found.items():
             self._added(path, unpack_variants(interfaces))

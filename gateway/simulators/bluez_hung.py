@@ -25,6 +25,8 @@ class HungBluez(SimulatedBluez):
         self.hung: Remedy | None = None
         self.refuses = False
         """Discovery is "in progress" for ever, until the adapter is switched off and on."""
+        self.mute = False
+        """It answers nobody, and doesn't go away."""
         self.power_switched = 0
         self._clients: set[str] = set()
         for method in ((ADAPTER, "StartDiscovery"), (MONITORS, "RegisterMonitor")):
@@ -37,8 +39,11 @@ class HungBluez(SimulatedBluez):
     def mend(self) -> None:
         self.hung = None
 
+    def _on_message(self, message: Message) -> Message | bool | None:
+        return True if self.mute else super()._on_message(message)
+
     async def advertise(self, report: Report) -> None:
-        if self.hung is None:
+        if self.hung is None and not self.mute:
             await super().advertise(report)
 
     def _begun(self, handler: Any) -> Any:

@@ -13,7 +13,7 @@ from gateway.backoff import Backoff
 from gateway.clock import SystemClock
 from gateway.sensors.ble_ladder import REST_CAP_MS, Ladder, Step
 from gateway.sensors.ble_scanner import AdapterScanner
-from gateway.sensors.bluez_watch import BluezWatch
+from gateway.sensors.bluez_watch import NO_ANSWER, BluezWatch
 from gateway.simulators.bluez_hung import HungBluez, Remedy
 from gateway.simulators.bluez_scenario import Advertiser
 from protos.comboio.v1 import batch_pb2 as pb
@@ -161,6 +161,30 @@ async def test_scanning_that_is_refused_for_ever_has_the_adapter_switched_off_an
         await one.until(lambda: len(one.running.facts["tag"].rows) > rows, within_s=600)
         assert one.scanner.counters["scanning refused"] >= 1
         assert one.bluez.power_switched == 1
+        assert one.scanner.problem is None
+
+
+async def test_a_bluetoothd_that_answers_nobody_is_told_as_that_and_heard_again_once_it_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits = [f"gateway.sensors.{name}" for name in ("ble_scanner.START_S", "ble_scanner.STOP_S", "bluez_watch.CALL_S")]
+    async with hour(monkeypatch) as one:
+        for limit in limits:
+            monkeypatch.setattr(limit, 0.2)
+        one.bluez.mute = True
+        one.clock.turn(DETECTED_S)
+        await until(lambda: one.scanner.counters[Step.BUS.value] and one.scanner.problem == NO_ANSWER, SLOW_S)
+        assert one.scanner.counters["scanning refused"] >= 3
+        assert one.scanner.counters[Step.POWER.value] == 1
+        for limit in limits:
+            monkeypatch.setattr(limit, SLOW_S)
+        await one.bluez.kill()
+        one.bluez.mute = False
+        await one.bluez.start()
+        await until(lambda: one.scanner.mode and one.bluez.scanning, SLOW_S)
+        rows = len(one.running.facts["tag"].rows)
+        await one.sensor.measure(0.0)
+        await heard(one.running, "tag", rows + 1)
         assert one.scanner.problem is None
 
 

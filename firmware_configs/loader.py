@@ -16,6 +16,7 @@ from typing import Generic, TypeVar, cast
 
 from firmware_configs.adverts import BleProfile
 from firmware_configs.check import problems, problems_of_values
+from firmware_configs.check_adverts import problems_of_adverts
 from firmware_configs.host import HostProfile
 from firmware_configs.messages import MqttProfile
 from firmware_configs.schema import ModbusProfile
@@ -175,6 +176,8 @@ def load(path: Path, kind: type[P] = ModbusProfile) -> P:  # type: ignore[assign
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, DocumentError) as error:
         raise ProfileError("\n".join(f"{path.name}: {line}" for line in str(error).splitlines())) from error
     found = problems(profile) if isinstance(profile, ModbusProfile) else problems_of_values(profile)
+    if isinstance(profile, BleProfile):
+        found += problems_of_adverts(profile)
     if path.stem not in {profile.name, f"{profile.vendor}-{profile.model}"}:
         also = f" or {profile.name}.toml" if "@" in path.stem else ""
         found.append(f"vendor, model: this file should be named {profile.vendor}-{profile.model}.toml{also}")

@@ -262,12 +262,22 @@ class Broker(Frozen, frozen=True, kw_only=True):
 
 
 class BleSection(Frozen, frozen=True, kw_only=True):
-    adapters: tuple[Annotated[str, Meta(pattern=r"^hci[0-9]+$", title="hci and a number")], ...] = ()
-    """Adapters that listen, e.g. "hci0"; empty: the first there is."""
+    adapters: tuple[
+        Annotated[
+            str,
+            Meta(pattern=r"^(hci[0-9]+|[0-9A-F]{2}(:[0-9A-F]{2}){5})$", title="an address, or hci and a number"),
+        ],
+        ...,
+    ] = ()
+    """Adapters that listen, each by its address, which stays when names change places, or by its name; empty: the first
+    there is."""
     scan: Literal["auto", "active", "passive"] = "auto"
     """passive asks sensors for nothing and spares their batteries; auto: passive where BlueZ allows it, else active."""
-    silent_s: Annotated[float, Meta(ge=5)] = 120.0
-    """An adapter that heard no device at all for this long is started anew."""
+    silent_s: Annotated[float, Meta(ge=5)] = 45.0
+    """An adapter that heard no device at all for this long, and for three periods of the sensor that sends most often,
+    is started anew."""
+    power_cycle: bool = True
+    """If that doesn't help, switch the adapter off and on; its connections end."""
 
 
 class SensorBase(Frozen, frozen=True, kw_only=True):

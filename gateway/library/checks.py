@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
+from firmware_configs.adverts import BleProfile
 from firmware_configs.budget import plan
 from firmware_configs.loader import FOLDERS, Profile, ProfileError, load
 from firmware_configs.messages import MqttProfile
 from firmware_configs.schema import ModbusProfile
 from gateway.errors import Misconfigured
+from gateway.library import advert_cases, mqtt_cases
 from gateway.library import cases as running
-from gateway.library import mqtt_cases
 
 
 def check(path: Path, *, cases: Path | None = None) -> dict[str, Any]:
@@ -28,10 +30,9 @@ def check(path: Path, *, cases: Path | None = None) -> dict[str, Any]:
     found["name"] = profile.name
     if isinstance(profile, ModbusProfile):
         found["problems"] += _unplannable(profile)
-    if isinstance(profile, ModbusProfile | MqttProfile):
-        for case in case_files(path, profile, cases):
-            found["cases"].append(str(case))
-            found["problems"] += [f"{case.name}: {text}" for text in _of_case(case, profile)]
+    for case in case_files(path, profile, cases):
+        found["cases"].append(str(case))
+        found["problems"] += [f"{case.name}: {text}" for text in _of_case(case, profile)]
     return found
 
 
@@ -60,7 +61,7 @@ def _unplannable(profile: ModbusProfile) -> list[str]:
     return []
 
 
-def case_files(path: Path, profile: ModbusProfile | MqttProfile, folder: Path | None = None) -> list[Path]:
+def case_files(path: Path, profile: Profile, folder: Path | None = None) -> list[Path]:
     """Cases of a profile: in `<folder>/<vendor>-<model>/`, or in `folder` itself.
 
     Without a folder: in `cases/` beside the profile, or in `tests/cases/<kind>/` of the checkout it is in.
@@ -77,27 +78,38 @@ def case_files(path: Path, profile: ModbusProfile | MqttProfile, folder: Path | 
         ]
     )
     for one in folders:
-        if files := [case for case in sorted(one.glob("*.toml")) if _is_of(case, stem, type(profile))]:
+        if files := [case for case in sorted(one.glob("*.toml")) if _is_of(case, stem)]:
             return files
     return []
 
 
-def _is_of(case: Path, stem: str, kind: type[Profile]) -> bool:
+def _is_of(case: Path, stem: str) -> bool:
     """One folder may hold the cases of several profiles; what can't be read is somebody's, and is told."""
     try:
-        load_case = mqtt_cases.load if kind is MqttProfile else running.load
-        return load_case(case).profile.partition("@")[0] == stem
+        return _named(case) == stem
     except Misconfigured:
         return True
 
 
-def _of_case(case: Path, profile: ModbusProfile | MqttProfile) -> list[str]:
+def _named(case: Path) -> str:
+    """vendor-model. Raises Misconfigured."""
+    try:
+        return str(tomllib.loads(case.read_text(encoding="utf-8")).get("profile", "")).partition("@")[0]
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise Misconfigured(f"{case.name}: {error}") from error
+
+
+def _of_case(case: Path, profile: Profile) -> list[str]:
     try:
         if isinstance(profile, MqttProfile):
             return list(mqtt_cases.disagreements(mqtt_cases.load(case), profile))
-        return list(running.disagreements(running.load(case), profile))
+        if isinstance(profile, BleProfile):
+            return list(advert_cases.disagreements(advert_cases.load(case), profile))
+        if isinstance(profile, ModbusProfile):
+            return list(running.disagreements(running.load(case), profile))
     except Misconfigured as error:
         return [line.removeprefix(f"{case.name}: ") for line in str(error).splitlines()]
+    return []
 
 
 def text(found: dict[str, Any]) -> str:

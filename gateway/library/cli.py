@@ -37,7 +37,9 @@ def add_arguments(commands: argparse._SubParsersAction[argparse.ArgumentParser],
     new = verbs.add_parser("new", help="write a first profile to fill in")
     new.add_argument("vendor", type=_slug)
     new.add_argument("model", type=_slug)
-    new.add_argument("--kind", choices=("modbus", "mqtt"), default="modbus", help="how it speaks (default: modbus)")
+    new.add_argument(
+        "--kind", choices=("modbus", "ble", "mqtt"), default="modbus", help="how it speaks (default: modbus)"
+    )
     new.add_argument("--to", type=Path, metavar="DIR", help=f"default {local}/KIND")
     new.set_defaults(run=_new)
     sunspec = verbs.add_parser("sunspec", help="ask a device for its SunSpec models and write its profile")

@@ -35,6 +35,14 @@ class BuiltSensor:
 
 
 @dataclass(frozen=True, slots=True)
+class Saying:
+    """In a few words, and what it counted."""
+
+    state: str
+    counters: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Supervised:
     """A task that drivers need beside them, run like a driver: until cancelled, again after a failure."""
 
@@ -42,6 +50,8 @@ class Supervised:
     run: Callable[[], Awaitable[None]]
     problem: Callable[[], str | None] = lambda: None
     """What it lacks at the moment (an adapter, a broker), for a person."""
+    says: Callable[[], Saying] | None = None
+    """How it does, also while it lacks nothing."""
 
 
 Identify = Callable[[int], Awaitable[Mapping[str, str]]]

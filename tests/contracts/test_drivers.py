@@ -151,6 +151,16 @@ async def test_with_nobody_at_the_other_end_it_goes_on_and_stops_when_told_and_c
         assert all(isinstance(result, asyncio.CancelledError) for result in results), results
 
 
+def test_a_parser_package_is_imported_only_for_a_profile_that_needs_it() -> None:
+    packages = {"bthome_ble", "govee_ble", "inkbird_ble", "sensorpush_ble", "thermopro_ble", "xiaomi_ble", "Cryptodome"}
+    program = (
+        "import sys; from tests.contracts.test_drivers import built;"
+        f"built('ble'); print(sorted({packages!r} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout == "[]\n", "the document has a RuuviTag"
+
+
 @pytest.mark.parametrize("name", sorted(DRIVERS))
 def test_what_is_not_configured_is_not_imported(name: str) -> None:
     libraries = {

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import structlog
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, func, select, update
 
 from control_plane.clock import Clock
 from control_plane.projections import chunk
@@ -129,7 +129,7 @@ class Sealer:
         if not rows or self._open[hour].batches <= 0:
             del self._open[hour]
 
-    def _batches(self, hour: Hour) -> Sequence[Row[Any]]:
+    def _batches(self, hour: Hour) -> Sequence[Any]:
         begin_ms = hour.hour * HOUR_MS
         query = (
             select(history.c.batch_id, history.c.schema)
@@ -149,7 +149,7 @@ class Sealer:
         with self._telemetry.read() as connection:
             return connection.execute(query).fetchall()
 
-    def _parts(self, hour: Hour, rows: Sequence[Row[Any]]) -> tuple[list[chunk.Part], list[int]]:
+    def _parts(self, hour: Hour, rows: Sequence[Any]) -> tuple[list[chunk.Part], list[int]]:
         """As many of the batches as make one chunk, decoded, and their ids."""
         schemas = {row.batch_id: row.schema for row in rows}
         found: dict[int, list[tuple[bytes, int, int]]] = {}

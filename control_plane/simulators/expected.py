@@ -1,8 +1,8 @@
 """Which excursions the ERP must have heard of, computed from the device's own log; and whether it did, once each.
 
-An excursion that lasted as long as the rule asks for, give or take the time between two reads, may or may not be one:
-a limit is crossed between two reads, and a read's time is the middle of its exchange. So there are two lists, of those
-that surely happened and of those that possibly did.
+A limit is crossed between two reads, evenly: with reads lost, seconds before the first one beyond it. An excursion
+that lasted as long as the rule asks for, give or take the time between two reads, may or may not be one: a read's time
+is the middle of its exchange. So there are two lists, of those that surely happened and of those that possibly did.
 """
 
 from __future__ import annotations
@@ -74,28 +74,36 @@ def _stretches(rule: Rule, reads: Sequence[Read], column: int) -> list[Happened]
     found: list[Happened] = []
     begin: int | None = None
     inside: int | None = None
-    last = 0
+    before: tuple[int, float] | None = None
     for read in reads:
         value, at = read.values[column], read.wall_ms
-        if at - last > rule.gap_ms:
-            inside = None
+        if before is not None and at - before[0] > rule.gap_ms:
+            inside = before = None
             if not found or found[-1].begin_ms != begin:
                 begin = None
-        last = at
         if value > rule.high:
-            begin, inside = (begin if begin is not None else at), None
+            begin, inside = (begin if begin is not None else _crossed(rule.high, before, (at, value))), None
             if at - begin >= rule.open_after_ms and (not found or found[-1].begin_ms != begin):
                 found.append(Happened(begin, ended=False))
         elif not found or found[-1].begin_ms != begin:
             begin = None
         elif value <= rule.high - rule.hysteresis:
-            inside = inside if inside is not None else at
+            inside = inside if inside is not None else _crossed(rule.high - rule.hysteresis, before, (at, value))
             if at - inside >= rule.close_after_ms:
                 found[-1] = Happened(found[-1].begin_ms, ended=True)
                 begin = inside = None
         else:
             inside = None
+        before = at, value
     return found
+
+
+def _crossed(limit: float, before: tuple[int, float] | None, now: tuple[int, float]) -> int:
+    """When the value passed the limit, if it changed evenly since the read before; now, if there is none."""
+    if before is None or before[1] == now[1]:
+        return now[0]
+    share = (limit - before[1]) / (now[1] - before[1])
+    return round(before[0] + share * (now[0] - before[0])) if 0 <= share <= 1 else now[0]
 
 
 def judge(

@@ -121,6 +121,7 @@ class DiskBuffer:
         self._bytes_per_reading = BYTES_PER_READING
         self._written_sealed = 0
         self._sealed_position = Position(0, 0)
+        self._marked: witness.Mark | None = None
         self._learnt: set[int] = set()
         self._owed: dict[object, int] = {}
         self._flushed_ms = 0
@@ -188,7 +189,9 @@ class DiskBuffer:
             now_ms=now_ms,
         )
         with contextlib.suppress(OSError):
-            self._tail.append(self._mark().pack(), witness.SCHEMA)
+            mark = self._mark()
+            self._tail.append(mark.pack(), witness.SCHEMA)
+            self._marked = mark
         return ids
 
     def _commit_declared(
@@ -233,6 +236,7 @@ class DiskBuffer:
             if fresh:
                 self._use(current)
             self._news.set()
+            await self._witness()
         return ids
 
     def limit(self, settings: BufferSection, priorities: Mapping[str, int] | None = None) -> None:
@@ -567,14 +571,17 @@ class DiskBuffer:
                 raise
             self._urgent.settle(taken)
             self._news.set()
-            if taken.gaps or taken.events:
-                await self._witness()
+            await self._witness()
 
     async def _witness(self) -> None:
-        """Let the tail remember what the store has committed; under the seal lock."""
+        """Let the tail remember what the store has committed, if that is more; under the seal lock."""
+        mark = self._mark()
+        if mark == self._marked:
+            return
         async with self._flush_lock:
             with contextlib.suppress(OSError):
-                await self._in("tail", self._tail.append, self._mark().pack(), witness.SCHEMA)
+                await self._in("tail", self._tail.append, mark.pack(), witness.SCHEMA)
+                self._marked = mark
 
     def _mark(self) -> witness.Mark:
         here, lanes = self.opening, self._store.lanes
@@ -612,7 +619,9 @@ class DiskBuffer:
     @whole
     async def _relieved(self) -> bool:
         async with self._seal_lock:
-            return await self._in("store", self._relieve)
+            more = await self._in("store", self._relieve)
+            await self._witness()
+            return more
 
     def _relieve(self) -> bool:
         self._store.join_old_hours()  # what writes comes before what counts
@@ -703,6 +712,7 @@ class DiskBuffer:
             async with self._seal_lock:
                 await self._in("store", self._commit_removal, event, Sealing(asides=asides))
                 self._news.set()
+                await self._witness()
 
     @whole
     async def lease(
@@ -762,6 +772,7 @@ class DiskBuffer:
         async with self._seal_lock:
             await self._in("store", self._commit_removal, event, Sealing(asides=[(lane, seq, reason)]))
             self._news.set()
+            await self._witness()
 
     async def wait_sealed(self, timeout: float) -> None:
         try:

@@ -1,5 +1,7 @@
 """Of each group the last row that was sealed, and how many rows its hour holds so far: one packed row for all.
 
+`restart_told` says up to where a restart's gap record reaches, where no row has come since: the next begins there.
+
 A sealing rewrites them all. A row for each would be a page for every fifty groups, at every sealing.
 
 The packed form is zlib over MessagePack of [boot, newest_ms, group, ms before newest_ms, rows, group, …] per boot,
@@ -18,7 +20,10 @@ import msgspec
 from gateway.buffer.malformed import malformed
 
 Run = Callable[..., sqlite3.Cursor]
-TABLE = "CREATE TABLE last_readings(number INTEGER PRIMARY KEY CHECK(number = 1), packed BLOB NOT NULL)"
+TABLES = (
+    "CREATE TABLE last_readings(number INTEGER PRIMARY KEY CHECK(number = 1), packed BLOB NOT NULL)",
+    "CREATE TABLE restart_told(group_id INTEGER PRIMARY KEY, boot INTEGER NOT NULL, mono_ms INTEGER NOT NULL)",
+)
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[list[int]]).decode
 
@@ -46,6 +51,25 @@ def keep(run: Run, lasts: Mapping[int, Last]) -> None:
     run("INSERT OR REPLACE INTO last_readings VALUES(1, ?)", (pack(lasts),))
 
 
+def reached(run: Run) -> dict[int, tuple[int, int]]:
+    """Group → (boot, mono_ms) after which nothing of it is sealed or told."""
+    found = {group: (last.boot, last.mono_ms) for group, last in load(run).items()}
+    for group, boot, mono_ms in run("SELECT group_id, boot, mono_ms FROM restart_told"):
+        if group in found:  # else it is read no more
+            found[group] = max(found[group], (boot, mono_ms))
+    return found
+
+
+def tell(run: Run, group: int, boot: int, mono_ms: int) -> None:
+    """Inside a transaction: a gap record of a restart reaches up to there."""
+    run("INSERT OR REPLACE INTO restart_told VALUES(?, ?, ?)", (group, boot, mono_ms))
+
+
+def untell(run: Run, group: int) -> None:
+    """Inside a transaction: the group is read no more."""
+    run("DELETE FROM restart_told WHERE group_id = ?", (group,))
+
+
 def from_rows(run: Run) -> dict[int, Last]:
     """As files up to format 4 have them."""
     return {group: Last(*rest) for group, *rest in run("SELECT group_id, boot, mono_ms, in_hour FROM last_reading")}
@@ -54,7 +78,8 @@ def from_rows(run: Run) -> dict[int, Last]:
 def bring_up(run: Run) -> None:
     """The step from format 4, inside its transaction."""
     lasts = from_rows(run)
-    run(TABLE)
+    for table in TABLES:
+        run(table)
     keep(run, lasts)
     run("DROP TABLE last_reading")
 

@@ -149,7 +149,7 @@ class _Reading:
         )
         self._store.seal(sealed, now_ms=0)
         self._gaps_through = max(self._gaps_through, step.gaps_through)
-        self._found.last.update(moved)
+        self._found.last = self._store.last_readings()
         self._found.rows += sum(map(len, step.rows.values()))
 
     def _telemetry(self, step: _Step) -> list[SealedBatch]:

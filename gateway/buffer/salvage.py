@@ -96,7 +96,7 @@ def salvage(damaged: Path, target: Path) -> bool:
             copy.executemany(f"INSERT OR IGNORE INTO lane({LANE}) VALUES(?, ?, ?, ?, ?)", lanes)
             copy.executemany("INSERT OR IGNORE INTO schema VALUES(?, ?, ?)", schemas)
             _copy_last_readings(source, copy)
-            for table in ("boot", "set_aside", "dictionary", "ledger", "placed", *NEWER_TABLES):
+            for table in ("boot", "restart_told", "set_aside", "dictionary", "ledger", "placed", *NEWER_TABLES):
                 _copy_table(source, copy, table)
             for lane, next_seq, *_ in lanes:
                 _copy_batches(source, copy, lane, next_seq)

@@ -218,7 +218,7 @@ class Sealed:
         run = self._db.execute
         self.schemas()
         run("SELECT count(*), max(length(body)) FROM schema").fetchone()
-        last_readings.load(run)
+        last_readings.reached(run)
         run("SELECT * FROM dictionary").fetchall()
         run("SELECT * FROM thinned").fetchall()
         run("SELECT * FROM ledger LIMIT 0")
@@ -303,9 +303,8 @@ class Sealed:
         return self._meta("gaps_through")
 
     def last_readings(self) -> dict[int, tuple[int, int]]:
-        """Group → (boot, mono_ms) of its last sealed reading, or of its declaration."""
-        lasts = last_readings.load(self._db.execute)
-        return {group: (last.boot, last.mono_ms) for group, last in lasts.items()}
+        """Group → (boot, mono_ms) of its last sealed reading, its declaration, or up to where its restart is told."""
+        return last_readings.reached(self._db.execute)
 
     def schemas(self) -> list[Declared]:
         """Every declaration of this epoch, oldest first."""

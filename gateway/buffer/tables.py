@@ -43,7 +43,7 @@ CREATE TABLE batch(lane INTEGER NOT NULL, seq INTEGER NOT NULL, schema INTEGER N
 CREATE TABLE set_aside(lane INTEGER NOT NULL, seq INTEGER NOT NULL, reason TEXT NOT NULL, at_ms INTEGER NOT NULL,
                        count INTEGER NOT NULL, body BLOB NOT NULL, UNIQUE(lane, seq));
 {_DICTIONARY}{_EPOCHS}{_THINNED}{LEDGER};
-{last_readings.TABLE}"""
+{";".join(last_readings.TABLES)}"""
 NEWER_FACTS = (("gaps_through", 0), ("predecessor", 0), ("session", 0), ("thinned_readings", 0))
 """Of `meta`: what the first files did not have."""
 STEPS: Mapping[int, str | Callable[[last_readings.Run], None]] = {

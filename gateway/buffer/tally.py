@@ -104,6 +104,8 @@ def record(
         for cell, count, _ in shares(gap):
             add(run, cell, int(gap.reason), -count, after=-count)
     for gap in lost:
+        if gap.reason == pb.GAP_RESTART and gap.group:
+            last_readings.tell(run, gap.group, gap.to_boot, gap.to_mono_ms - 1)
         sealed = bool(gap.seqs) or gap.reason == pb.GAP_THINNED
         for cell, count, unknown in shares(gap):
             add(run, cell, int(gap.reason), count, after=count if sealed else 0, unknown=unknown)
@@ -116,6 +118,7 @@ def retire(run: Run, groups: Collection[int]) -> None:
     lasts = last_readings.load(run)
     for group in lasts.keys() & set(groups):
         _end_hour(run, group, lasts.pop(group))
+        last_readings.untell(run, group)
     last_readings.keep(run, lasts)
 
 

@@ -2,9 +2,10 @@
 
 SQLite takes a damaged write-ahead log for a shorter one, and a disk that lies about its syncs leaves an older store:
 both open without an error, and numbers that were sent would be given to other batches. So when a store was opened and
-after each sealing the tail gets a *mark*; a store that is behind the newest mark of its epoch catches up before
-anything of it is used. What it lost is then neither held nor recorded below its next numbers, and the accounting at
-the next Hello finds it. A kill between a commit and its mark, and damage of just that commit: nobody could know.
+after each commit that gave a number the tail gets a *mark*; a store that is behind the newest mark of its epoch catches
+up before anything of it is used. What it lost is then neither held nor recorded below its next numbers, and the
+accounting at the next Hello finds it. A kill between a commit and its mark, and damage of just that commit: nobody
+could know.
 """
 
 from __future__ import annotations

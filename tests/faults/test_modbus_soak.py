@@ -23,8 +23,11 @@ from gateway.reading import Lost, Row
 from gateway.sensors import modbus_connection, modbus_hearing, modbus_link
 from gateway.sensors.modbus import ModbusSensor
 from gateway.sensors.modbus_bus import ModbusBus
+from gateway.sensors.modbus_connection import Connection
 from gateway.sensors.modbus_poll import SharedPoll
 from gateway.simulators.counting import counting
+from gateway.simulators.modbus_framing import Framing, Request
+from gateway.simulators.modbus_line import Line
 from protos import config
 from tests.effort import tries
 from tests.gateway.sensors.modbus_ends import SERIAL
@@ -32,8 +35,8 @@ from tests.gateway.sensors.modbus_peer import NOT_TOLD, ONLY_TCP, WAYS, Peer, pe
 
 LONG_S = 20 * 60
 EVERY_S = 1.0
-LINGER_S, LONG_LINGER = 0.0002, 100
-"""Real time in which bytes on their way arrive before the clock jumps."""
+LINGER_S, LONGEST_S = 0.0002, 5.0
+"""Real time in which what is on its way arrives before the clock jumps."""
 REQUESTS = 10
 """Of one poll, at most."""
 MORE_OBJECTS, MORE_BYTES = 3000, 12_000_000
@@ -44,18 +47,18 @@ class _Jumping(selectors.EpollSelector):
 
     ahead_s = 0.0
     on_its_way: Callable[[], bool] = staticmethod(lambda: False)
-    """Whether an answer is waited for: a busy system may take a while to hand it over."""
+    """Whether the system has yet to hand something over: a busy one takes a while, and that is no silence."""
 
     def select(self, timeout: float | None = None) -> Any:
         ready = super().select(0)
         if ready or not timeout:
             return ready
-        for _ in range(LONG_LINGER if timeout > 0.05 and self.on_its_way() else 1):
-            time.sleep(LINGER_S)
-            if ready := super().select(0):
+        patience = time.monotonic() + LONGEST_S
+        while self.on_its_way() and time.monotonic() < patience:
+            if ready := super().select(LINGER_S):
                 return ready
         self.ahead_s += timeout
-        return ready
+        return super().select(0)
 
 
 class _Loop(asyncio.SelectorEventLoop):
@@ -78,6 +81,61 @@ class _Clock:
 
     def wall_ms(self) -> int:
         return self.mono_ms()
+
+
+@dataclass(slots=True)
+class _Flight:
+    """What was sent and not taken yet, either way."""
+
+    connection: Connection
+    peer: Peer
+    questions: int = 0
+    answers: int = 0
+
+    def __post_init__(self) -> None:
+        hooks, answer, connected = self.connection.on_bytes, self.peer.answer, self.connection.hearing.connected
+
+        def on_bytes(sending: bool, data: bytes) -> bytes:
+            if sending:
+                self.questions += 1
+            else:
+                self.answers -= len(data)
+            return hooks(sending, data)
+
+        def answering(request: Request, framing: Framing, line: Line) -> None:
+            self.questions -= 1
+            answer(request, framing, _Counted(line, self))
+
+        def afresh() -> None:
+            self.questions = self.answers = 0
+            connected()
+
+        self.connection.on_bytes = on_bytes  # type: ignore[method-assign]
+        self.connection.hearing.connected = afresh  # type: ignore[method-assign]
+        self.peer.answer = answering  # type: ignore[method-assign]
+
+    def __bool__(self) -> bool:
+        return self.connection.client is not None and (self.questions > 0 or self.answers > 0)
+
+
+@dataclass(slots=True)
+class _Counted:
+    """A line that tells how many bytes go out on it."""
+
+    line: Line
+    flight: _Flight
+
+    def send(self, data: bytes) -> None:
+        self.flight.answers += len(data)
+        self.line.send(data)
+
+    def trickle(self, data: bytes, every_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        for n in range(len(data)):
+            loop.call_later(n * every_s, self.send, data[n : n + 1])
+
+    def reset(self) -> None:
+        self.line.reset()
 
 
 @dataclass(slots=True)
@@ -127,7 +185,8 @@ async def _bad_days(
     held = []
     async with peered(kind, folder, timeout_s=0.2) as (peer, link):
         judge = _Judge(peer)
-        jumping.on_its_way = lambda: link._connection._next is not None
+        flight = _Flight(link._connection, peer)
+        jumping.on_its_way = lambda: bool(flight)
         bus = ModbusBus(options=config.TcpBus(id="b", host="unused"), link=link)
         wanted = config.ModbusSensor(id="s", bus="b", profile="comboio-counter-10@1", every_s=EVERY_S)
         profile = Profiles().modbus(wanted.profile)

@@ -12,6 +12,7 @@ from control_plane.simulators.balance import Read
 
 RULE = expected.Rule(high=8.0, hysteresis=0.5, open_after_ms=2000, close_after_ms=2000, gap_ms=8000)
 BEGIN_MS = 10_000
+CROSSED_MS = BEGIN_MS - 40  # evenly from 4.0 to 9.0 in 200 ms
 
 
 def reads(warm_ms: int, cold_after_ms: int) -> list[Read]:
@@ -51,7 +52,7 @@ def problems(want: expected.Expected, *effects: tuple[str, int]) -> list[str]:
 
 def test_a_long_excursion_surely_happened() -> None:
     want = happened(4000, 4000)
-    assert want.sure == want.possible == [expected.Happened(BEGIN_MS, ended=True)]
+    assert want.sure == want.possible == [expected.Happened(CROSSED_MS, ended=True)]
     assert problems(want, ("opened", BEGIN_MS), ("closed", BEGIN_MS)) == []
     assert len(problems(want)) == 2
     assert len(problems(want, ("opened", BEGIN_MS))) == 1
@@ -64,6 +65,14 @@ def test_one_that_lasted_just_about_long_enough_may_have_happened(warm_ms: int) 
     assert len(want.possible) == 1
     assert problems(want) == []
     assert problems(want, ("opened", BEGIN_MS), ("closed", BEGIN_MS)) == []
+
+
+def test_an_excursion_begins_where_the_limit_was_crossed_between_the_reads_that_were_kept() -> None:
+    kept = [read for read in reads(3000, 4000) if not BEGIN_MS - 3000 < read.wall_ms < BEGIN_MS + 2000]
+    (found,) = expected.excursions(RULE, kept, 0, slack_ms=0).sure
+    assert found == expected.Happened(BEGIN_MS + 1000, ended=True), "4.0 at -3.0 s, 9.0 at +2.0 s"
+    apart = [read for read in reads(3000, 4000) if not BEGIN_MS - 8000 < read.wall_ms < BEGIN_MS + 2000]
+    assert expected.excursions(RULE, apart, 0, slack_ms=0).sure == [], "too far apart: 1 s warm is all that is known"
 
 
 def test_one_that_may_have_ended_need_not_be_closed() -> None:

@@ -117,6 +117,7 @@ def as_rows(db: sqlite3.Connection, *, in_hour: bool = False) -> None:
     """A store's last readings as files before format 5 had them, in formats 3 and 4 with the rows of their hour."""
     lasts = last_readings.load(db.execute)
     db.execute("DROP TABLE last_readings")
+    db.execute("DROP TABLE restart_told")
     db.execute(
         "CREATE TABLE last_reading(group_id INTEGER PRIMARY KEY, boot INTEGER NOT NULL, mono_ms INTEGER NOT NULL)"
     )

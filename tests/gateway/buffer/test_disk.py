@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import sqlite3
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -210,6 +211,27 @@ async def test_a_sensor_that_stays_silent_after_a_kill_closes_its_restart_gap_wi
     await buffer.close()
     buffer = await box.open()
     assert len(await gaps(buffer)) == 2, "told once"
+    await buffer.close()
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+async def test_a_second_kill_before_a_silent_sensor_answers_tells_no_moment_twice(box: Box, sealed: bool) -> None:
+    buffer = await box.open()
+    box.row(1)
+    last = box.clock.mono
+    for _ in range(2):
+        await buffer.flush()
+        await box.kill()
+        box.clock.mono += 60_000
+        buffer = await box.open()
+        began = box.clock.mono
+        box.clock.mono += 5000
+        buffer.lost(box.ids[0], Lost(began, box.clock.mono, 5, pb.GAP_UNREADABLE))
+        if sealed:
+            await buffer._seal_urgent()
+    await buffer._seal_urgent()
+    told = [(g.from_mono_ms, g.to_mono_ms) for g in await gaps(buffer) if g.reason == pb.GAP_RESTART]
+    assert told == ([(last, last + 60_001), (last + 60_000, last + 125_001)] if sealed else [(last, last + 125_001)])
     await buffer.close()
 
 
@@ -1002,6 +1024,39 @@ async def test_a_store_behind_what_the_tail_saw_committed_never_gives_a_number_t
     assert {g.reason for g in await gaps(buffer)} == {pb.GAP_RESTART}
     numbers = [d.schema for d in await buffer.schemas()]
     assert len(set(numbers)) == len(numbers)
+    await buffer.close()
+
+
+async def _fallen_back(box: Box, act: Callable[[DiskBuffer], Awaitable[object]]) -> DiskBuffer:
+    """The box opened again after the log lost what `act` committed."""
+    await box.buffer.flush()
+    log = box.folder / "sealed.db-wal"
+    before = log.stat().st_size
+    await act(box.buffer)
+    assert log.stat().st_size > before
+    await box.kill()
+    with (box.folder / "sealed.db-wal").open("r+b") as file:
+        file.truncate(before)
+    return await box.open([COOLING, METER])
+
+
+async def test_a_number_given_to_a_refusal_is_not_given_again(box: Box) -> None:
+    await box.open([COOLING, METER])
+    box.row(1)
+    await box.buffer.seal()
+    buffer = await _fallen_back(box, lambda buffer: buffer.reject(pb.TELEMETRY, 1, "over a limit"))
+    assert list(box.folder.glob("sealed.db-wal.damaged-*"))
+    assert [one.seq for one in await batches(buffer, pb.URGENT)] == [2], "what the store says of its damage"
+    await buffer.close()
+
+
+async def test_a_declaration_that_the_store_forgot_leaves_a_gap_of_everything(box: Box) -> None:
+    """Rows of groups that it named may have been read, and nobody knows which."""
+    await box.open()
+    box.row(1)
+    await box.buffer.seal()
+    buffer = await _fallen_back(box, lambda buffer: buffer.declare([COOLING, METER]))
+    assert [gap.group for gap in await gaps(buffer)] == [0]
     await buffer.close()
 
 

@@ -24,7 +24,7 @@ from tests.gateway.sensors.modbus_ends import FAST, keys
 GLUED = b"\x01\x02\x03\x04\x05"
 
 
-@dataclass(slots=True)
+@dataclass
 class Peer:
     """`script` holds what to do with the next questions, oldest first; without one it answers rightly."""
 
@@ -33,6 +33,9 @@ class Peer:
     asked: int = 0
     """Reads so far: the number of the last one."""
     _held: list[bytes] = field(default_factory=list)
+
+    def hear(self, request: Request, framing: Framing, line: Line) -> None:
+        self.answer(request, framing, line)
 
     def answer(self, request: Request, framing: Framing, line: Line) -> None:
         pdu = self._right(request.pdu)
@@ -142,7 +145,7 @@ async def peered(kind: str, folder: Path, *, timeout_s: float, seed: int = 0) ->
     """A peer that answers by `script`, and our link to it."""
     peer = Peer(seed=seed)
     if kind in {"rtu", "ascii"}:
-        serial = SerialLine(FRAMINGS[kind], peer.answer)
+        serial = SerialLine(FRAMINGS[kind], peer.hear)
         settings = {"id": "b", "port": serial.open_pty(), "baud": FAST, "parity": "none", "timeout_s": timeout_s}
         if kind == "rtu":
             link = ModbusLink(options=config.RtuBus(**settings))  # type: ignore[arg-type]
@@ -157,7 +160,7 @@ async def peered(kind: str, folder: Path, *, timeout_s: float, seed: int = 0) ->
     connections: set[Connection] = set()
     made = keys(folder) if kind == "tls" else None
     server = await asyncio.get_running_loop().create_server(
-        lambda: Connection(FRAMINGS[kind], peer.answer, connections),
+        lambda: Connection(FRAMINGS[kind], peer.hear, connections),
         "127.0.0.1",
         0,
         ssl=made.server() if made is not None else None,

@@ -314,7 +314,8 @@ rolled = Table(
     Column("epoch", BigInteger, nullable=False),
     Column("boot", BigInteger, nullable=False),
     Column("chunk", BigInteger, nullable=False, comment="the rollups hold every chunk of the boot up to this one"),
-    Column("anchors", LargeBinary, nullable=False, comment="by which they were placed in time: packed"),
+    Column("points", Integer, nullable=False, comment="how many anchors"),
+    Column("anchors", LargeBinary, nullable=False, comment="by which they were placed in time: their mono and wall ms"),
     PrimaryKeyConstraint("gateway", "epoch", "boot"),
     comment="What the rollups were made of. Where that has changed, readers go to the readings.",
 )

@@ -16,6 +16,7 @@ from control_plane.projections.history import HistoryProjection
 from control_plane.projections.ledger import LedgerProjection
 from control_plane.projections.projector import Projector
 from control_plane.projections.reading import HistoryReader
+from control_plane.projections.rollups import Roller
 from control_plane.projections.sealer import Sealer
 from control_plane.projections.state import StateProjection
 from control_plane.store.engine import Stores
@@ -94,9 +95,12 @@ class Road:
         return HistoryReader(journal=self.stores.journal, telemetry=self.stores.telemetry)
 
     def seal(self) -> None:
-        """Everything, as if all hours were over."""
+        """Everything, as if all hours were over; and roll it up."""
         sealer = Sealer(telemetry=self.stores.telemetry, reader=self.reader(), clock=self.clock, settle_s=0, quiet_s=0)
         while sealer.step():
+            pass
+        roller = Roller(telemetry=self.stores.telemetry, reader=self.reader())
+        while roller.step():
             pass
 
     def rows(self, table: Table) -> list[Row[Any]]:

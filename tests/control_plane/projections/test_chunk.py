@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from control_plane.projections import chunk
+from control_plane.projections.bulk import Float64
 from control_plane.projections.decode import decode_many, exact
+from control_plane.projections.varints import Int64
 from protos.columns import BodyError, Value, decode
 from tests.control_plane.projections.test_decode import SLOW, Fleet, fleets
 from tests.effort import tries
@@ -79,12 +81,12 @@ def test_a_chunk_gives_back_what_the_batches_held(fleet: Fleet) -> None:
 
 
 @given(NUMBERS)
-def test_integers_come_back(values: chunk.Int64) -> None:
+def test_integers_come_back(values: Int64) -> None:
     assert chunk.unpack_ints(chunk.pack_ints(values), values.size).tolist() == values.tolist()
 
 
 @given(REALS)
-def test_reals_come_back_to_the_bit(values: chunk.Float64) -> None:
+def test_reals_come_back_to_the_bit(values: Float64) -> None:
     assert chunk.unpack_floats(chunk.pack_floats(values), values.size).tobytes() == values.tobytes()
 
 

@@ -130,7 +130,7 @@ def test_a_worker_that_was_overtaken_writes_nothing(hours: Road, clock: TurnedCl
         connection.execute(update(history).where(history.c.batch_id == 2).values(chunk=99))
         write(connection, *rest)
 
-    one._write = overtaken  # type: ignore[method-assign]
+    one._write = overtaken  # type: ignore[method-assign, assignment]
     with pytest.raises(RuntimeError, match="another worker"):
         one.step()
     assert not chunks(hours)

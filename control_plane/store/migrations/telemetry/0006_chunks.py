@@ -50,7 +50,13 @@ def upgrade() -> None:
         sa.Column(
             "chunk", sa.BigInteger(), nullable=False, comment="the rollups hold every chunk of the boot up to this one"
         ),
-        sa.Column("anchors", sa.LargeBinary(), nullable=False, comment="by which they were placed in time: packed"),
+        sa.Column("points", sa.Integer(), nullable=False, comment="how many anchors"),
+        sa.Column(
+            "anchors",
+            sa.LargeBinary(),
+            nullable=False,
+            comment="by which they were placed in time: their mono and wall ms",
+        ),
         sa.PrimaryKeyConstraint("gateway", "epoch", "boot", name=op.f("pk_rolled")),
         comment="What the rollups were made of. Where that has changed, readers go to the readings.",
     )

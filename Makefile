@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 CORES  ?= -n $(shell expr $$(nproc) + 1) --dist worksteal
 PROTOS := $(wildcard protos/comboio/v1/*.proto)
 .DEFAULT_GOAL := help
-.PHONY: help setup servers demo test check protos fmt faults bench package shape lock
+.PHONY: help setup servers demo test check protos fmt faults test-bluez-vm bench package shape lock
 
 help: ## Show these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready ## Virtual environment, dependencies, generated code, pages' scripts
 $(VENV)/.ready: pyproject.toml .ci/constraints.txt .ci/assets.py control_plane/web/package-lock.json
@@ -45,9 +45,13 @@ fmt: setup ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-faults: servers ## The long crash suite: random kills on both databases, ten times as many generated cases
+faults: servers test-bluez-vm ## The long crash suite: random kills on both databases, ten times as many generated cases
 	COMBOIO_EFFORT=10 $(BIN)/python -m pytest tests/faults tests/journeys tests/properties tests/protos \
 	  tests/control_plane/reconcile tests/control_plane/projections $(CORES) --timeout 1800 $(ARGS)
+
+test-bluez-vm: setup ## Bluetooth on a real BlueZ, in a machine of its own; COMBOIO_SKIP_VM=1 leaves it out
+	@COMBOIO_SERVERS=vm bash .ci/servers
+	$(BIN)/python -m tests.bluez_vm.machine
 
 bench: servers ## Every figure, `key value unit`; ONLY=<first word of the key>
 	@$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))

@@ -19,6 +19,7 @@ from protos.config import (
     AsciiBus,
     BleSensor,
     GatewayConfig,
+    GattSensor,
     HostSensor,
     ModbusSensor,
     MqttSensor,
@@ -54,6 +55,9 @@ def disagreements(config: GatewayConfig, profiles: Profiles) -> Iterator[str]:
             yield f"uplink.via[{index}].source: {via.source!r} is not an IP address"
     if config.buffer.sync_every_s > UNWARNED_SYNC_S and not config.power.fail_input:
         yield f"buffer.sync_every_s: more than {UNWARNED_SYNC_S:g} s needs power.fail_input; a power cut costs as much"
+    if config.ble.scan == "passive" and any(isinstance(sensor, GattSensor) for sensor in config.sensor):
+        yield "ble.scan: passive does not tell whether a peripheral to connect to is still near; leave it at auto"
+    yield from _held_alone(config, profiles)
     for index, sensor in enumerate(config.sensor):
         for problem in (*_references(sensor, config), *_sections(sensor, profiles)):
             yield f"sensor[{index}].{problem}"
@@ -74,6 +78,28 @@ def _serial_ports(config: GatewayConfig) -> Iterator[str]:
             yield f"broker[{index}].key_file: needs the certificate that belongs to it, cert_file"
         if not broker.tls and (broker.ca_file or broker.cert_file or broker.server_name):
             yield f"broker[{index}].tls: is off, although a file or name for it is given"
+
+
+def _held_alone(config: GatewayConfig, profiles: Profiles) -> Iterator[str]:
+    """A peripheral has one connection: sensors may share it in turn, but not with one that keeps it."""
+    of: dict[str, list[tuple[int, GattSensor]]] = {}
+    for index, sensor in enumerate(config.sensor):
+        if isinstance(sensor, GattSensor):
+            of.setdefault(sensor.address, []).append((index, sensor))
+    for some in of.values():
+        if len(some) == 1:
+            continue
+        for index, sensor in some:
+            try:
+                keeps = profiles.gatt(sensor.profile).keep_connected
+            except ProfileError:
+                continue  # told elsewhere
+            if keeps:
+                others = ", ".join(one.id for _, one in some if one is not sensor)
+                yield (
+                    f"sensor[{index}].profile: {sensor.profile} stays connected, so that {others} of the same address "
+                    f"can't be read; put all of it into one profile"
+                )
 
 
 def _is_address(text: str) -> bool:
@@ -128,6 +154,8 @@ def quantities(sensor: Sensor, profiles: Profiles) -> Mapping[str, str]:
         return {quantity: KINDS.get(value.type, NUMBER) for quantity, value in sensor.values.items()}
     if isinstance(sensor, MqttSensor):
         return {one.quantity: KINDS.get(one.type, NUMBER) for one in profiles.mqtt(sensor.profile or "").values()}
+    if isinstance(sensor, GattSensor):
+        return {one.quantity: KINDS.get(one.type, NUMBER) for one in profiles.gatt(sensor.profile).value}
     if not isinstance(sensor, BleSensor):
         return {one.quantity: KINDS.get(one.type, NUMBER) for one in profiles.host(sensor.profile).value}
     profile = profiles.ble(sensor.profile)

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar, cast
 
+from firmware_configs import characteristics
 from firmware_configs.adverts import BleProfile
+from firmware_configs.characteristics import GattProfile
 from firmware_configs.check import problems, problems_of_values
 from firmware_configs.check_adverts import problems_of_adverts
 from firmware_configs.host import HostProfile
@@ -24,12 +26,13 @@ from protos.strict import DocumentError, convert
 
 _NAME = re.compile(r"^(?P<stem>[a-z0-9]+(?:-[a-z0-9]+)*)@(?P<version>[1-9][0-9]*)$")
 
-Profile = ModbusProfile | BleProfile | MqttProfile | HostProfile
-P = TypeVar("P", ModbusProfile, BleProfile, MqttProfile, HostProfile)
+Profile = ModbusProfile | BleProfile | GattProfile | MqttProfile | HostProfile
+P = TypeVar("P", ModbusProfile, BleProfile, GattProfile, MqttProfile, HostProfile)
 
 FOLDERS: dict[type[Profile], str] = {
     ModbusProfile: "modbus",
     BleProfile: "ble",
+    GattProfile: "gatt",
     MqttProfile: "mqtt",
     HostProfile: "host",
 }
@@ -76,6 +79,10 @@ class Profiles:
         """The profile `vendor-model@version`. Raises ProfileError."""
         return self._named(name, BleProfile)
 
+    def gatt(self, name: str) -> GattProfile:
+        """The profile `vendor-model@version`. Raises ProfileError."""
+        return self._named(name, GattProfile)
+
     def mqtt(self, name: str) -> MqttProfile:
         """The profile `vendor-model@version`. Raises ProfileError."""
         return self._named(name, MqttProfile)
@@ -91,6 +98,10 @@ class Profiles:
     def all_ble(self) -> Iterator[BleProfile]:
         """Every profile by name. Raises ProfileError at the first that can't be used."""
         return self._all(BleProfile)
+
+    def all_gatt(self) -> Iterator[GattProfile]:
+        """Every profile by name. Raises ProfileError at the first that can't be used."""
+        return self._all(GattProfile)
 
     def all_mqtt(self) -> Iterator[MqttProfile]:
         """Every profile by name. Raises ProfileError at the first that can't be used."""
@@ -169,15 +180,22 @@ def _model(path: Path) -> str:
     return path.stem.partition("@")[0]
 
 
+def _mistakes(profile: Profile) -> list[str]:
+    if isinstance(profile, ModbusProfile):
+        return problems(profile)
+    if isinstance(profile, GattProfile):
+        return characteristics.problems(profile)
+    found = problems_of_values(profile)
+    return [*found, *problems_of_adverts(profile)] if isinstance(profile, BleProfile) else found
+
+
 def load(path: Path, kind: type[P] = ModbusProfile) -> P:  # type: ignore[assignment]  # the oldest kind is the default
     """Read and check one file. Raises ProfileError with every mistake, each with its path."""
     try:
         profile = convert(tomllib.loads(path.read_text(encoding="utf-8")), kind)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, DocumentError) as error:
         raise ProfileError("\n".join(f"{path.name}: {line}" for line in str(error).splitlines())) from error
-    found = problems(profile) if isinstance(profile, ModbusProfile) else problems_of_values(profile)
-    if isinstance(profile, BleProfile):
-        found += problems_of_adverts(profile)
+    found = _mistakes(profile)
     if path.stem not in {profile.name, f"{profile.vendor}-{profile.model}"}:
         also = f" or {profile.name}.toml" if "@" in path.stem else ""
         found.append(f"vendor, model: this file should be named {profile.vendor}-{profile.model}.toml{also}")

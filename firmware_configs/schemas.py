@@ -17,6 +17,7 @@ import msgspec
 
 from firmware_configs.adverts import BleProfile
 from firmware_configs.boards import Board
+from firmware_configs.characteristics import GattProfile
 from firmware_configs.host import HostProfile
 from firmware_configs.messages import MqttProfile
 from firmware_configs.schema import ModbusProfile
@@ -24,6 +25,7 @@ from firmware_configs.schema import ModbusProfile
 KINDS: dict[str, type[msgspec.Struct]] = {
     "modbus": ModbusProfile,
     "ble": BleProfile,
+    "gatt": GattProfile,
     "mqtt": MqttProfile,
     "host": HostProfile,
     "boards": Board,

@@ -278,6 +278,10 @@ class BleSection(Frozen, frozen=True, kw_only=True):
     is started anew."""
     power_cycle: bool = True
     """If that doesn't help, switch the adapter off and on; its connections end."""
+    connections: Annotated[int, Meta(ge=1, le=20)] = 3
+    """Peripherals that one adapter is connected to at a time; the others wait for their turn."""
+    turn_s: Annotated[float, Meta(ge=1, le=300)] = 30.0
+    """Longest time for connecting and reading; who stays connected gives way after it when another waits."""
 
 
 class SensorBase(Frozen, frozen=True, kw_only=True):
@@ -329,6 +333,18 @@ class BleSensor(SensorBase, frozen=True, kw_only=True, tag_field="driver", tag="
     """vendor-model@version"""
     key_file: str = ""
     """A file of mode 0600 with the bind key, 32 hexadecimal digits; a sensor with a key must encrypt."""
+
+
+class GattSensor(SensorBase, frozen=True, kw_only=True, tag_field="driver", tag="gatt"):
+    """A Bluetooth LE peripheral that is connected to."""
+
+    address: Annotated[str, Meta(pattern=r"^[0-9A-F]{2}(:[0-9A-F]{2}){5}$", title="upper-case, e.g. D4:12:43:55:AA:01")]
+    profile: str
+    """vendor-model@version"""
+    every_s: PositiveSeconds | None = None
+    """Read this often; left out: as the profile says."""
+    passkey_file: str = ""
+    """A file of mode 0600 with the six digits on the device or in its manual, where the profile asks for pairing."""
 
 
 Pointer = Annotated[str, Meta(pattern=r"^(/([^~/]|~[01])*)*$", title="JSON pointer, e.g. /battery/level")]
@@ -417,7 +433,7 @@ class GpsdSensor(SensorBase, frozen=True, kw_only=True, tag_field="driver", tag=
     """Path of the receiver where gpsd has several, e.g. /dev/ttyACM0; empty: any."""
 
 
-Sensor = ModbusSensor | SimulatedSensor | BleSensor | MqttSensor | HostSensor | ModemSensor | GpsdSensor
+Sensor = ModbusSensor | SimulatedSensor | BleSensor | GattSensor | MqttSensor | HostSensor | ModemSensor | GpsdSensor
 
 
 class GatewayConfig(Frozen, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ from typing import Any
 
 from firmware_configs.adverts import AdvertValue, BleProfile
 from firmware_configs.budget import Line, SerialLine, TcpLine, plan, poll_ms
+from firmware_configs.characteristics import GattProfile, GattValue
 from firmware_configs.host import HostProfile, HostValue
 from firmware_configs.loader import Found, Profile, Profiles
 from firmware_configs.messages import MessageValue, MqttProfile
@@ -27,6 +28,7 @@ def by_kind(profiles: Profiles) -> dict[str, list[Found[Any]]]:
     return {
         "modbus": list(profiles.found(ModbusProfile)),
         "ble": list(profiles.found(BleProfile)),
+        "gatt": list(profiles.found(GattProfile)),
         "mqtt": list(profiles.found(MqttProfile)),
         "host": list(profiles.found(HostProfile)),
     }
@@ -81,7 +83,7 @@ def shown(profile: Profile) -> dict[str, Any]:
     return facts | {"values": [_value(one) for one in profile.value]}
 
 
-def _value(one: AdvertValue | MessageValue | HostValue) -> dict[str, Any]:
+def _value(one: AdvertValue | GattValue | MessageValue | HostValue) -> dict[str, Any]:
     return {"quantity": one.quantity, "type": one.type, "unit": one.unit, "source": one.source}
 
 

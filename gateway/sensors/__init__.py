@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 DRIVERS = {
     "ble": "gateway.sensors.ble_build:build",
+    "gatt": "gateway.sensors.ble_build:build",
     "gpsd": "gateway.sensors.gpsd:build",
     "host": "gateway.sensors.host_build:build",
     "modem": "gateway.sensors.modem:build",
@@ -23,7 +24,7 @@ DRIVERS = {
     "mqtt": "gateway.sensors.mqtt_build:build",
     "simulated": "gateway.sensors.simulated:build",
 }
-"""driver = "…" in the configuration → the builder of all sensors of that kind."""
+"""driver = "…" in the configuration → the builder of all sensors of that kind; kinds that share adapters share one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +88,8 @@ def build(config: GatewayConfig, *, clock: Clock, profiles: Profiles, data_dir: 
     With `data_dir` a driver may remember, below it, what it must not take twice. Drivers and tasks may be started and
     stopped in any order; a read cut off by stopping is in the last gap.
     """
-    kinds = dict.fromkeys(str(sensor.__struct_config__.tag) for sensor in config.sensor)
-    parts = [resolve(kind)(config, clock=clock, profiles=profiles, data_dir=data_dir) for kind in kinds]
+    builders = dict.fromkeys(resolve(str(sensor.__struct_config__.tag)) for sensor in config.sensor)
+    parts = [builder(config, clock=clock, profiles=profiles, data_dir=data_dir) for builder in builders]
     by_id = {sensor.id: sensor for part in parts for sensor in part.sensors}
     return Built(
         sensors=tuple(by_id[sensor.id] for sensor in config.sensor),

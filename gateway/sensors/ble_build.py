@@ -1,4 +1,4 @@
-"""From configuration to Bluetooth LE sensors, their queue and the scanners that fill it."""
+"""From configuration to Bluetooth LE sensors, those that advertise and those to connect to, and their scanners."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from firmware_configs.adverts import BleProfile
 from firmware_configs.loader import ProfileError, Profiles
@@ -19,8 +20,13 @@ from gateway.sensors.ble_memory import FILE, CounterMemory
 from gateway.sensors.ble_scanner import AdapterScanner
 from gateway.sensors.bluez_watch import BUS_VARIABLE, SIMULATED_BUS
 from gateway.sensors.complaint import problem_of
+from gateway.sensors.gatt_peripherals import Peripherals
 from protos.config import BleSensor as SensorOptions
 from protos.config import GatewayConfig
+from protos.config import GattSensor as GattOptions
+
+if TYPE_CHECKING:
+    from gateway.sensors.gatt import GattSensor
 
 PERIODS = 3
 """Of the sensor that sends most often: silence shorter than that is no sign of trouble."""
@@ -55,6 +61,13 @@ def build(config: GatewayConfig, *, clock: Clock, profiles: Profiles, data_dir: 
         for profile, _ in kinds.values():
             _require_passive(profile)
     ask = any(profile.scan_response or profile.beacon or format_.rotating for profile, format_ in kinds.values())
+    connected = [options for options in config.sensor if isinstance(options, GattOptions)]
+    peripherals = None
+    if connected:
+        peripherals = Peripherals(adapters=len(names), connections=config.ble.connections, clock=clock)
+        for gatt in connected:
+            built = _gatt(gatt, config, clock, profiles, peripherals, simulated=simulated)
+            sensors.append(BuiltSensor(gatt.id, built))
     tasks = [Supervised("ble decoding", adverts.run)]
     for number, name in enumerate(names):
         scanner = AdapterScanner(
@@ -67,6 +80,7 @@ def build(config: GatewayConfig, *, clock: Clock, profiles: Profiles, data_dir: 
             patterns=[pattern for _, format_ in kinds.values() for pattern in format_.patterns],
             ask=ask,
             power_cycle=config.ble.power_cycle,
+            peripherals=peripherals,
         )
         tasks.append(Supervised(f"ble {name or 'adapter'}", scanner.run, problem_of(scanner), partial(_says, scanner)))
     return Built(sensors=tuple(sensors), tasks=tuple(tasks))
@@ -94,6 +108,41 @@ def _kind(options: SensorOptions, profiles: Profiles) -> tuple[BleProfile, Forma
     except ProfileError as error:
         raise Misconfigured(f"sensor {options.id}: profile {error}") from error
     return profile, resolve(profile)
+
+
+def _gatt(
+    options: GattOptions,
+    config: GatewayConfig,
+    clock: Clock,
+    profiles: Profiles,
+    peripherals: Peripherals,
+    *,
+    simulated: bool,
+) -> GattSensor:
+    from gateway.sensors.gatt import GattSensor  # noqa: PLC0415 - with what connects to it, where it is asked for
+
+    try:
+        profile = profiles.gatt(options.profile)
+    except ProfileError as error:
+        raise Misconfigured(f"sensor {options.id}: profile {error}") from error
+    return GattSensor(
+        options=options,
+        profile=profile,
+        passkey=_passkey(options),
+        simulated=simulated,
+        clock=clock,
+        peripherals=peripherals,
+        turn_s=config.ble.turn_s,
+    )
+
+
+def _passkey(options: GattOptions) -> int | None:
+    if not options.passkey_file:
+        return None
+    text = secret.read(options.passkey_file, setting=f"sensor {options.id}: passkey_file")
+    if not (text.isascii() and text.isdecimal() and len(text) == 6):
+        raise Misconfigured(f"sensor {options.id}: passkey_file: {options.passkey_file} doesn't hold six digits")
+    return int(text)
 
 
 def _key(options: SensorOptions, format_: Format) -> bytes | None:

@@ -31,6 +31,7 @@ from gateway.sensors.ble_adverts import Adverts
 from gateway.sensors.ble_ladder import Ladder, Step
 from gateway.sensors.ble_phantoms import Phantoms
 from gateway.sensors.bluez_watch import NO_ANSWER, Adapter, BluezWatch
+from gateway.sensors.gatt_peripherals import Peripherals
 
 START_S = 20.0
 STOP_S = 10.0
@@ -71,6 +72,7 @@ class AdapterScanner:
         patterns: Sequence[Pattern] = (),
         ask: bool = False,
         power_cycle: bool = True,
+        peripherals: Peripherals | None = None,
         backoff: Backoff | None = None,
         look_every_s: float = LOOK_EVERY_S,
     ) -> None:
@@ -88,6 +90,7 @@ class AdapterScanner:
         self._adverts = adverts
         self._patterns = _or_patterns(patterns)
         self._power_cycle = power_cycle
+        self._peripherals = peripherals
         self._backoff = backoff or Backoff(base_s=0.2, cap_s=30.0)
         self._look_every_s = look_every_s
         self._ladder = Ladder(silent_ms=round(silent_s * 1000))
@@ -122,6 +125,7 @@ class AdapterScanner:
         finally:
             self.mode = None
             self._adverts.deaf(self._number, self._clock.mono_ms())
+            self._lost("scanning was stopped")
 
     async def _listen(self, watch: BluezWatch) -> Step | None:
         """One scanner's life, and what was done after it, if it ended in silence."""
@@ -173,6 +177,8 @@ class AdapterScanner:
             self.counters["scans"] += 1
             self._heard_ms, self._heard_any = self._clock.mono_ms(), False
             self._adverts.hears(self._number, self._heard_ms)
+            if self._peripherals is not None:
+                self._peripherals.listening(self._number)
             log.info("ble.listening", adapter=adapter.name, mode=mode, scans=self.counters["scans"])
             return await self._until_trouble(watch, generation)
         finally:
@@ -182,6 +188,8 @@ class AdapterScanner:
     def _choose(self, adapter: Adapter) -> Mode:
         if self._scan != "auto":
             return self._scan
+        if self._peripherals is not None:
+            return "active"  # passively, what never changes is told once: nobody would know who is near
         return "passive" if adapter.monitors and not self._ask and not self._passive_failed else "active"
 
     def _scanner(self, adapter: str, mode: Mode) -> BleakScanner:
@@ -195,7 +203,10 @@ class AdapterScanner:
         while True:
             if watch.generation != generation:
                 self._adverts.deaf(self._number, self._clock.mono_ms())
+                self._lost(watch.last)
                 return watch.last
+            if self._peripherals is not None:  # an answer over a connection is a sign of life too
+                self._heard_ms = max(self._heard_ms, self._peripherals.answered_ms(self._number))
             left_ms = self._heard_ms + self._ladder.patience_ms - self._clock.mono_ms()
             if left_ms <= 0:
                 self._adverts.deaf(self._number, self._heard_ms)
@@ -252,6 +263,10 @@ class AdapterScanner:
         except FAILURES as error:
             log.debug("ble.stop", error=str(error))
 
+    def _lost(self, why: str) -> None:
+        if self._peripherals is not None:
+            self._peripherals.lost(self._number, why)
+
     def _say_ended(self, adapter: str, why: str) -> None:
         reason = why.partition(":")[0]
         self.counters[reason] += 1
@@ -272,6 +287,8 @@ class AdapterScanner:
             self._ladder.heard()
         self.counters["adverts"] += 1
         rssi = None if data.rssi == NO_RSSI else data.rssi
+        if self._peripherals is not None:
+            self._peripherals.seen(self._number, device, rssi, now_ms)
         self._adverts.put(Advert(device.address, data.manufacturer_data, data.service_data, rssi, now_ms))
 
 

@@ -43,7 +43,12 @@ class Objects:
         self._signal(path, PROPERTIES, "PropertiesChanged", "sa{sv}as", [interface, dict(changed), list(gone)])
 
     def devices_of(self, adapter: str) -> list[str]:
-        return [path for path in self.tree if path.startswith(f"{ROOT}/{adapter}/dev_")]
+        """Their paths, without those of what belongs to them."""
+        return [path for path in self.tree if path.startswith(f"{ROOT}/{adapter}/dev_") and path.count("/") == 4]
+
+    def clear(self) -> None:
+        """As on a crash: nothing is said."""
+        self.tree.clear()
 
     def _signal(self, path: str, interface: str, member: str, signature: str, body: list[Any]) -> None:
         self._send(Message.new_signal(path, interface, member, signature, body))
@@ -67,14 +72,15 @@ def adapter_interfaces(address: str, *, powered: bool, experimental: bool) -> In
     return shown
 
 
-def device_interfaces(adapter: str, address: str) -> Interfaces:
+def device_interfaces(adapter: str, address: str, *, bonded: bool = False) -> Interfaces:
     """What a device shows that was just heard for the first time."""
     return {
         DEVICE: {
             "Address": Variant("s", address),
             "AddressType": Variant("s", "random"),
             "Alias": Variant("s", address.replace(":", "-")),
-            "Paired": Variant("b", False),
+            "Paired": Variant("b", bonded),
+            "Bonded": Variant("b", bonded),
             "Trusted": Variant("b", False),
             "Blocked": Variant("b", False),
             "Connected": Variant("b", False),

@@ -52,17 +52,19 @@ class Ear:
     powered: bool = True
     sessions: dict[str, Mapping[str, Variant]] = field(default_factory=dict)
     monitors: dict[tuple[str, str], list[Pattern]] = field(default_factory=dict)
+    deaf: bool = False
+    stuck: bool = False
 
     def hears(self, report: Report) -> bool:
         watched = any(report.matches(patterns) for patterns in self.monitors.values())
-        return self.powered and (bool(self.sessions) or watched)
+        return self.powered and not self.deaf and (bool(self.sessions) or watched)
 
     @property
     def duplicates(self) -> bool:
         return any(bool(_plain(filter_.get("DuplicateData", True))) for filter_ in self.sessions.values())
 
 
-def receive(adapter: str, ear: Ear, report: Report, objects: Objects) -> None:
+def receive(adapter: str, ear: Ear, report: Report, objects: Objects, *, bonded: bool = False) -> None:
     """One report reaches one adapter."""
     if not ear.hears(report):
         return
@@ -70,7 +72,7 @@ def receive(adapter: str, ear: Ear, report: Report, objects: Objects) -> None:
     news = _properties(report)
     known = objects.tree.get(path)
     if known is None:
-        interfaces = device_interfaces(adapter, report.address)
+        interfaces = device_interfaces(adapter, report.address, bonded=bonded)
         interfaces[DEVICE].update(news)
         objects.add(path, interfaces)
         return

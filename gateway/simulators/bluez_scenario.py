@@ -11,7 +11,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from firmware_configs.loader import Profiles
 from gateway.simulators.bluez import SimulatedBluez
+from gateway.simulators.bluez_connectable import Connectable, ConnectablePeripheral, problems
 from gateway.simulators.bluez_payloads import FORMATS, Payload
 from gateway.simulators.bluez_radio import Report
 from gateway.simulators.sent_log import Sent, SentLog
@@ -19,8 +21,12 @@ from gateway.simulators.waves import Wave
 from protos.strict import DocumentError, convert
 
 FaultKind = Literal[
-    "power_off", "power_on", "unplug", "plug", "kill", "stop", "start", "phantom", "replay", "garbage", "mute", "speak"
-]
+    "power_off", "power_on", "unplug", "plug", "deaf", "hears", "stuck", "unstuck",
+    "kill", "stop", "start", "freeze", "thaw",
+    "phantom", "replay", "garbage", "mute", "speak",
+    "out_of_range", "in_range", "hang_up", "refuse", "accept",
+]  # fmt: skip
+OF_PERIPHERALS = {"out_of_range", "in_range", "hang_up", "refuse", "accept"}
 REPLAY_AGE = 3
 
 
@@ -49,9 +55,9 @@ class Fault(_Frozen, frozen=True, kw_only=True):
     fault: FaultKind
     at_s: Annotated[float, Meta(ge=0)] = 0.0
     adapter: str = "hci0"
-    """For power_off, power_on, unplug and plug."""
+    """For those that befall an adapter: power_off to unstuck."""
     sensor: str | None = None
-    """For phantom, replay, garbage, mute and speak; left out: every one."""
+    """For those that befall sensors and peripherals: phantom to accept; left out: every one that can."""
 
 
 class BluezScenario(_Frozen, frozen=True, kw_only=True):
@@ -62,11 +68,14 @@ class BluezScenario(_Frozen, frozen=True, kw_only=True):
     """BlueZ with --experimental: it offers passive scanning."""
     wait_for_scan: bool = True
     """Send nothing until somebody listens for the first time."""
+    most_links: Annotated[int, Meta(ge=1)] = 7
+    """Connections that one adapter can hold."""
     sensor: tuple[AdvertisingSensor, ...] = ()
+    peripheral: tuple[ConnectablePeripheral, ...] = ()
     fault: tuple[Fault, ...] = ()
 
 
-def load(path: Path) -> BluezScenario:
+def load(path: Path, profiles: Profiles | None = None) -> BluezScenario:
     """Raises ValueError with every mistake, each with its path."""
     try:
         scenario = convert(tomllib.loads(path.read_text(encoding="utf-8")), BluezScenario)
@@ -79,6 +88,8 @@ def load(path: Path) -> BluezScenario:
                 raise ValueError(
                     f"{path}: sensor[{index}].signal.{name}: {sensor.format} has {', '.join(sorted(known))}"
                 )
+    if found := problems(scenario.peripheral, profiles or Profiles()):
+        raise ValueError("\n".join(f"{path}: {one}" for one in found))
     return scenario
 
 
@@ -146,8 +157,15 @@ class Advertiser:
 class BluezPlay:
     """A scenario being played on a simulated BlueZ. `run` until cancelled; `command` from the control port."""
 
-    def __init__(self, *, scenario: BluezScenario, bluez: SimulatedBluez, log: SentLog) -> None:
+    def __init__(
+        self, *, scenario: BluezScenario, bluez: SimulatedBluez, log: SentLog, profiles: Profiles | None = None
+    ) -> None:
+        known = profiles or Profiles()
         self.advertisers = [Advertiser(options=options, bluez=bluez, log=log) for options in scenario.sensor]
+        self.connectables = [
+            Connectable(options=options, profile=known.gatt(options.profile), bluez=bluez, log=log)
+            for options in scenario.peripheral
+        ]
         self._scenario = scenario
         self._bluez = bluez
 
@@ -158,6 +176,8 @@ class BluezPlay:
         async with asyncio.TaskGroup() as tasks:
             for one in self.advertisers:
                 tasks.create_task(one.run(), name=f"advertiser.{one.options.id}")
+            for peripheral in self.connectables:
+                tasks.create_task(peripheral.run(), name=f"peripheral.{peripheral.options.id}")
             tasks.create_task(self._faults(), name="faults")
 
     async def _faults(self) -> None:
@@ -174,7 +194,9 @@ class BluezPlay:
         """
         if line == "status":
             sent = {one.options.id: one.k for one in self.advertisers}
-            return json.dumps({"running": self._bluez.running, "scanning": self._bluez.scanning, "sent": sent})
+            sent |= {one.options.id: one.k for one in self.connectables}
+            said = {"running": self._bluez.running, "scanning": self._bluez.scanning, "sent": sent}
+            return json.dumps(said | {"links": self._bluez.gatt.links(), "peak_links": self._bluez.gatt.peak_links})
         try:
             await self.apply(convert(json.loads(line), Fault))
         except json.JSONDecodeError as error:
@@ -190,6 +212,12 @@ class BluezPlay:
                 self._bluez.unplug(fault.adapter)
             case "plug":
                 self._bluez.plug(fault.adapter)
+            case "deaf" | "hears":
+                self._bluez.deaf(fault.adapter, yes=fault.fault == "deaf")
+            case "stuck" | "unstuck":
+                self._bluez.stuck(fault.adapter, yes=fault.fault == "stuck")
+            case "freeze" | "thaw":
+                self._bluez.frozen = fault.fault == "freeze"
             case "kill":
                 await self._bluez.kill()
             case "stop":
@@ -201,8 +229,13 @@ class BluezPlay:
 
     async def _apply_to_sensors(self, fault: Fault) -> None:
         chosen = [one for one in self.advertisers if fault.sensor in {None, one.options.id}]
-        if not chosen:
+        connectables = [one for one in self.connectables if fault.sensor in {None, one.options.id}]
+        if not chosen and not connectables:
             raise ValueError(f"there is no sensor {fault.sensor}")
+        for peripheral in connectables:
+            self._apply_to_peripheral(fault, peripheral)
+        if fault.fault in OF_PERIPHERALS:
+            return
         for one in chosen:
             match fault.fault:
                 case "phantom":
@@ -213,3 +246,20 @@ class BluezPlay:
                     await one.garbage()
                 case _:
                     one.muted = fault.fault == "mute"
+
+    def _apply_to_peripheral(self, fault: Fault, one: Connectable) -> None:
+        match fault.fault:
+            case "out_of_range":
+                self._bluez.gatt.out_of_range(one.options.address)
+            case "in_range":
+                one.peripheral.in_range = True
+            case "hang_up":
+                self._bluez.gatt.hang_up(one.options.address)
+            case "refuse" | "accept":
+                one.peripheral.refuse = "le-connection-refused" if fault.fault == "refuse" else ""
+            case "mute" | "speak":
+                one.muted = fault.fault == "mute"
+            case "phantom":
+                self._bluez.phantom(one.options.address)
+            case _ if fault.sensor is not None:
+                raise ValueError(f"{fault.fault} is nothing that befalls a peripheral")

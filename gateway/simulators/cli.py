@@ -139,7 +139,12 @@ async def _bluez(args: argparse.Namespace) -> None:
         log = SentLog(path=args.log, clock=SystemClock())
         stack.callback(log.close)
         bus = await stack.enter_async_context(private_bus())
-        bluez = SimulatedBluez(bus, adapters=scenario.adapters, experimental=scenario.experimental)
+        bluez = SimulatedBluez(
+            bus,
+            adapters=scenario.adapters,
+            experimental=scenario.experimental,
+            most_links=scenario.most_links,
+        )
         stack.push_async_callback(bluez.stop)
         play = bluez_scenario.BluezPlay(scenario=scenario, bluez=bluez, log=log)
         await bluez.start()

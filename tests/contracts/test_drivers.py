@@ -29,6 +29,13 @@ driver = "ble"
 address = "D4:12:43:55:AA:01"
 profile = "ruuvi-ruuvitag@1"
 """,
+    "gatt": """
+[[sensor]]
+id = "it"
+driver = "gatt"
+address = "D4:12:43:55:AA:01"
+profile = "bluetooth-thermometer@1"
+""",
     "gpsd": f"""
 [[sensor]]
 id = "it"
@@ -165,6 +172,7 @@ def test_a_parser_package_is_imported_only_for_a_profile_that_needs_it() -> None
 def test_what_is_not_configured_is_not_imported(name: str) -> None:
     libraries = {
         "ble": {"bleak", "bthome_ble", "ruuvitag_ble", "dbus_fast"},
+        "gatt": {"bleak", "bleak_retry_connector", "dbus_fast"},
         "mqtt": {"aiomqtt"},
         "modbus": {"pymodbus"},
         "modem": {"dbus_fast"},

@@ -279,6 +279,7 @@ class AdapterScanner:
         path, properties = data.platform_data
         if self._phantoms.is_phantom(path, properties):
             self.counters["phantoms"] += 1
+            self._near(device, data)  # one that says nothing but its name repeats itself to the letter
             return
         now_ms = self._heard_ms = self._clock.mono_ms()
         if not self._heard_any:
@@ -286,10 +287,18 @@ class AdapterScanner:
             self._backoff.reset()
             self._ladder.heard()
         self.counters["adverts"] += 1
-        rssi = None if data.rssi == NO_RSSI else data.rssi
-        if self._peripherals is not None:
-            self._peripherals.seen(self._number, device, rssi, now_ms)
-        self._adverts.put(Advert(device.address, data.manufacturer_data, data.service_data, rssi, now_ms))
+        self._near(device, data)
+        self._adverts.put(Advert(device.address, data.manufacturer_data, data.service_data, _rssi(data), now_ms))
+
+    def _near(self, device: BLEDevice, data: AdvertisementData) -> None:
+        """Tell who connects. While it is connected it doesn't advertise, and the call is of something else."""
+        _, properties = data.platform_data
+        if self._peripherals is not None and _rssi(data) is not None and not properties.get("Connected"):
+            self._peripherals.seen(self._number, device, _rssi(data), self._clock.mono_ms())
+
+
+def _rssi(data: AdvertisementData) -> int | None:
+    return None if data.rssi == NO_RSSI else data.rssi
 
 
 def _or_patterns(patterns: Sequence[Pattern]) -> list[OrPattern]:

@@ -171,7 +171,7 @@ def test_a_parser_package_is_imported_only_for_a_profile_that_needs_it() -> None
 @pytest.mark.parametrize("name", sorted(DRIVERS))
 def test_what_is_not_configured_is_not_imported(name: str) -> None:
     libraries = {
-        "ble": {"bleak", "bthome_ble", "ruuvitag_ble", "dbus_fast"},
+        "ble": {"bleak", "bleak_retry_connector", "bthome_ble", "ruuvitag_ble", "dbus_fast"},
         "gatt": {"bleak", "bleak_retry_connector", "dbus_fast"},
         "mqtt": {"aiomqtt"},
         "modbus": {"pymodbus"},

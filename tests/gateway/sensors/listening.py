@@ -49,13 +49,11 @@ class Facts:
         self.disk_works.set()
 
     def row(self, group: int, row: Row) -> Saved:
-        self.groups.append(group)
         self.all.append(row)
         self.groups.append(group)
         return Saved(self)
 
     def lost(self, group: int, lost: Lost) -> None:
-        self.groups.append(group)
         self.all.append(lost)
         self.groups.append(group)
 

@@ -1,9 +1,9 @@
 """Which excursions the ERP must have heard of, computed from the device's own log; and whether it did, once each.
 
 A limit is crossed between two reads, evenly: with reads lost, seconds before the first one beyond it. An end needs
-reads inside for as long as the rule asks. An excursion that lasted just about long enough, give or take the time between
-two reads, may or may not be one: a read's time is the middle of its exchange. So there are two lists, of those that
-surely happened and of those that possibly did.
+reads inside for as long as the rule asks. An excursion that lasted just about long enough, give or take the time
+between two reads, may or may not be one: a read's time is the middle of its exchange. So there are two lists, of those
+that surely happened and of those that possibly did.
 """
 
 from __future__ import annotations

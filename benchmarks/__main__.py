@@ -15,6 +15,8 @@ GROUPS = {
     "codec": "benchmarks.codec:figures",
     "ingest": "benchmarks.ingest:figures",
     "gateway": "benchmarks.gateway:figures",
+    "store": "benchmarks.history:store",
+    "query": "benchmarks.history:query",
     "relay": "benchmarks.relay:figures",
     "web": "benchmarks.web:figures",
 }

@@ -16,7 +16,9 @@ import time
 from collections.abc import Iterator
 
 from benchmarks.figures import Figure
+from benchmarks.gateway_ble import figures as ble
 from benchmarks.gateway_full import full
+from benchmarks.gateway_mqtt import figures as mqtt
 from benchmarks.gateway_outage import figures as outage
 from benchmarks.gateway_power import power
 from benchmarks.gateway_rig import Fleet, Rig, Site, Watch, rig, rss_mb, written
@@ -43,6 +45,8 @@ def figures(*, seconds: float = 30.0, every_ms: float = 20.0) -> Iterator[Figure
     yield from power()
     yield from outage()
     yield from serial()
+    yield from mqtt()
+    yield from ble()
 
 
 def load(running: Rig, *, seconds: float, every_ms: float) -> Iterator[Figure]:

@@ -6,7 +6,7 @@ decoded into state and history: its time runs until the worker has reached the e
 readings counted in state are compared with those acknowledged, gateway by gateway, and the latest values of some with
 what was sent. Load comes from `benchmarks.load` in a process of its own; the CPU of every process is named.
 
-Sealing into compressed chunks does not exist yet, so none runs beside it.
+The worker seals hours that are over beside it; none is within a run as short as this one.
 
     python -m benchmarks.ingest [--gateways N] [--rate BATCHES_PER_S] [--seconds S] [--only KEY]
 """

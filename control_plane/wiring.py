@@ -86,6 +86,8 @@ def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
     from control_plane.projections.placing import Placing
     from control_plane.projections.projector import Projector
     from control_plane.projections.reading import HistoryReader
+    from control_plane.projections.rollups import Roller
+    from control_plane.projections.sealer import Sealer
     from control_plane.projections.state import StateProjection
     from control_plane.reconcile.reconciler import Reconciler
     from control_plane.relay.connectors.webhook import WebhookConnector
@@ -107,9 +109,12 @@ def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
             others=(BootsProjection(), StateProjection(), HistoryProjection(), LedgerProjection()),
             seen=trainer.seen,
         )
+        reader = HistoryReader(journal=stores.journal, telemetry=stores.telemetry)
+        roller = Roller(telemetry=stores.telemetry, reader=reader)
+        sealer = Sealer(telemetry=stores.telemetry, reader=reader, clock=clock, sealed=roller.sealed)
         reconciler = Reconciler(
             stores=stores,
-            reader=HistoryReader(journal=stores.journal, telemetry=stores.telemetry),
+            reader=reader,
             rules=settings.rules.cold_chain,
             destinations=targets,
             clock=clock,
@@ -124,6 +129,8 @@ def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
             Loop("reconcile", threaded(reconciler.step), idle_s=0.3),
             Loop("boots", threaded(placing.step), idle_s=1.0),
             Loop("configuration", threaded(settling.step), idle_s=1.0),
+            Loop("sealing", threaded(sealer.step), idle_s=5.0),
+            Loop("rollups", threaded(roller.step), idle_s=5.0),
             Loop("dictionaries", threaded(trainer.step), idle_s=0.5),
             Loop("commands", threaded(Outcomes(stores, clock).step), idle_s=0.3),
         ]

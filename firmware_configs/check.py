@@ -6,7 +6,16 @@ import difflib
 from collections.abc import Collection, Iterator, Mapping
 
 from firmware_configs.adverts import AdvertValue, BleProfile
-from firmware_configs.messages import MessageValue, MqttProfile
+from firmware_configs.host import FACTS, HostProfile, HostValue
+from firmware_configs.messages import (
+    DEVICE,
+    Message,
+    MessageValue,
+    MqttProfile,
+    filled,
+    placeholders,
+    problem_of_filter,
+)
 from firmware_configs.schema import BITS, FLOATS, MOMENTS, Derived, ModbusProfile, Register
 
 
@@ -47,13 +56,13 @@ def problems(profile: ModbusProfile) -> list[str]:
     return found
 
 
-def problems_of_values(profile: BleProfile | MqttProfile) -> list[str]:
-    """The same for profiles of advertisements and messages."""
+def problems_of_values(profile: BleProfile | MqttProfile | HostProfile) -> list[str]:
+    """The same for profiles of advertisements, of messages and of the box itself."""
     known = {source.id for source in profile.sources}
     reserved = {"rssi"} if isinstance(profile, BleProfile) else set()
-    found: list[str] = []
+    found: list[str] = list(_of_messages(profile)) if isinstance(profile, MqttProfile) else []
     seen: set[str] = set()
-    for value in profile.value:
+    for value in profile.values() if isinstance(profile, MqttProfile) else profile.value:
         path = f"value {value.quantity}"
         if value.quantity in seen:
             found.append(f"{path}: is listed twice")
@@ -61,7 +70,51 @@ def problems_of_values(profile: BleProfile | MqttProfile) -> list[str]:
             found.append(f"{path}: is measured by the radio and added to every sensor")
         seen.add(value.quantity)
         found += [f"{path}: {text}" for text in _of_value(value, known)]
+        if (
+            isinstance(value, HostValue)
+            and isinstance(profile, HostProfile)
+            and value.fact not in FACTS[profile.teller]
+        ):
+            hint = near(value.fact, FACTS[profile.teller])
+            found.append(f"{path}: {profile.teller} tells no {value.fact!r}{hint}")
     return found
+
+
+def _of_messages(profile: MqttProfile) -> Iterator[str]:
+    if not profile.messages():
+        yield "value: the profile has none; list [[value]], or [[message]] with the values of each topic"
+    if profile.value and profile.message:
+        yield "value: belongs to a [[message]] where there are any"
+    topics = [message.topic for message in profile.messages()]
+    for index, message in enumerate(profile.messages()):
+        path = f"message[{index}]." if profile.message else ""
+        for problem in of_message(message):
+            yield f"{path}{problem}"
+        if len(topics) > 1 and not message.topic:
+            yield f"{path}topic: is needed where there are several"
+        if topics.count(message.topic) > 1:
+            yield f"{path}topic: another message has it too"
+
+
+def of_message(message: Message) -> Iterator[str]:
+    """The mistakes of one message, also of one that a configuration describes."""
+    problem = problem_of_filter(filled(message.topic, DEVICE))
+    if problem:
+        yield f"topic: {problem}"
+    known = set(placeholders(message.topic)) - {DEVICE}
+    for value in message.value:
+        if value.topic_part and value.topic_part not in known:
+            yield f"value {value.quantity}: topic_part {value.topic_part!r} is no placeholder of {message.topic!r}"
+        if value.topic_part and value.path:
+            yield f"value {value.quantity}: either path or topic_part"
+        if message.format == "plain" and value.path:
+            yield f"value {value.quantity}: a plain payload is one value and has no path"
+        for problem in _of_labels(value):
+            yield f"value {value.quantity}: {problem}"
+    if message.format == "plain" and (message.each is not None or message.time is not None):
+        yield "format: a plain payload has no rows and no time; use json or csv"
+    if message.time is not None and message.time.format != "iso8601" and message.time.utc_offset_min is not None:
+        yield "time.utc_offset_min: only a written time can lack its offset"
 
 
 def near(word: str, known: Collection[str]) -> str:
@@ -70,16 +123,25 @@ def near(word: str, known: Collection[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _of_value(value: AdvertValue | MessageValue, known: set[str]) -> Iterator[str]:
+def _of_value(value: AdvertValue | MessageValue | HostValue, known: set[str]) -> Iterator[str]:
     if value.source.split(" ")[0].rstrip(",:") not in known:
         yield f"source {value.source!r} doesn't begin with one of {', '.join(sorted(known))}"
-    scaled = isinstance(value, AdvertValue) and (value.scale is not None or value.offset != 0.0)
+    scaled = not isinstance(value, HostValue) and (value.scale is not None or value.offset != 0.0)
     if value.type != "number" and (scaled or value.decimals is not None):
         yield f"a {value.type} has no scale and no decimals"
     if scaled and value.decimals is not None:
         yield "either decimals, or scale and offset"
-    if isinstance(value, AdvertValue) and value.scale == 0.0:
+    if not isinstance(value, HostValue) and value.scale == 0.0:
         yield "scale can't be 0"
+
+
+def _of_labels(value: MessageValue) -> Iterator[str]:
+    kinds = {"number": (int, float), "boolean": (bool,), "string": (str,)}[value.type]
+    for said, meant in value.labels.items():
+        if not isinstance(meant, kinds) or (isinstance(meant, bool) and value.type == "number"):
+            yield f"labels.{said}: {meant!r} is no {value.type}"
+    if value.quoted and value.type != "number":
+        yield "quoted is for numbers"
 
 
 def _of_derived(derived: Derived, kinds: Mapping[str, str], known: set[str]) -> Iterator[str]:

@@ -11,12 +11,16 @@ import ipaddress
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 
+from firmware_configs.check import of_message
 from firmware_configs.loader import ProfileError, Profiles
+from firmware_configs.messages import DEVICE, Message, MessageTime, MessageValue, MqttProfile, problem_of_filter
 from firmware_configs.schema import ModbusProfile, Register
 from protos.config import (
     AsciiBus,
+    BleSensor,
     GatewayConfig,
     GattSensor,
+    HostSensor,
     ModbusSensor,
     MqttSensor,
     RtuBus,
@@ -69,6 +73,11 @@ def _serial_ports(config: GatewayConfig) -> Iterator[str]:
             taken.setdefault(bus.port, bus.id)
         if isinstance(bus, TlsBus) and bus.key_file and not bus.cert_file:
             yield f"bus[{index}].key_file: needs the certificate that belongs to it, cert_file"
+    for index, broker in enumerate(config.broker):
+        if broker.key_file and not broker.cert_file:
+            yield f"broker[{index}].key_file: needs the certificate that belongs to it, cert_file"
+        if not broker.tls and (broker.ca_file or broker.cert_file or broker.server_name):
+            yield f"broker[{index}].tls: is off, although a file or name for it is given"
 
 
 def _held_alone(config: GatewayConfig, profiles: Profiles) -> Iterator[str]:
@@ -120,9 +129,10 @@ def _sections(sensor: Sensor, profiles: Profiles) -> Iterator[str]:
         if (sensor.profile is None) == (not sensor.values):
             yield "profile: give either a profile, or values for each quantity of its messages"
             return
-        for quantity, value in sensor.values.items():
-            if value.type != "number" and value.decimals is not None:
-                yield f"values.{quantity}.decimals: a {value.type} has no decimals"
+        yield from of_values(sensor)
+        yield from of_topics(sensor, profiles)
+    if isinstance(sensor, HostSensor) and sensor.profile.startswith("linux-interface@") and not sensor.interface:
+        yield "interface: is needed: which network interface, e.g. wwan0"
     try:
         known = quantities(sensor, profiles)
         if isinstance(sensor, ModbusSensor):
@@ -143,12 +153,76 @@ def quantities(sensor: Sensor, profiles: Profiles) -> Mapping[str, str]:
     if isinstance(sensor, MqttSensor) and sensor.profile is None:
         return {quantity: KINDS.get(value.type, NUMBER) for quantity, value in sensor.values.items()}
     if isinstance(sensor, MqttSensor):
-        return {one.quantity: KINDS.get(one.type, NUMBER) for one in profiles.mqtt(sensor.profile or "").value}
+        return {one.quantity: KINDS.get(one.type, NUMBER) for one in profiles.mqtt(sensor.profile or "").values()}
     if isinstance(sensor, GattSensor):
         return {one.quantity: KINDS.get(one.type, NUMBER) for one in profiles.gatt(sensor.profile).value}
+    if not isinstance(sensor, BleSensor):
+        return {one.quantity: KINDS.get(one.type, NUMBER) for one in profiles.host(sensor.profile).value}
     profile = profiles.ble(sensor.profile)
     kinds = {one.quantity: KINDS.get(one.type, NUMBER) for one in profile.value}
     return {quantity: kinds.get(quantity, NUMBER) for quantity in profile.quantities()}
+
+
+def of_values(sensor: MqttSensor) -> Iterator[str]:
+    """Mistakes of the values of one sensor."""
+    for quantity, value in sensor.values.items():
+        if value.type != "number" and value.decimals is not None:
+            yield f"values.{quantity}.decimals: a {value.type} has no decimals"
+
+
+def of_topics(sensor: MqttSensor, profiles: Profiles) -> Iterator[str]:
+    """Whether it is clear which topics a sensor's messages come on, and what they look like."""
+    if sensor.topic and (problem := problem_of_filter(sensor.topic)):
+        yield f"topic: {problem}"
+    if sensor.profile is None:
+        if not sensor.topic:
+            yield "topic: is needed: where its messages come"
+        yield from of_message(described(sensor))
+        return
+    for name in ("each", "time"):
+        if getattr(sensor, name) is not None:
+            yield f"{name}: belongs to values; the profile says its own"
+    try:
+        yield from _of_profile_topics(sensor, profiles.mqtt(sensor.profile))
+    except ProfileError:
+        return  # told with the profile
+
+
+def _of_profile_topics(sensor: MqttSensor, profile: MqttProfile) -> Iterator[str]:
+    topics = [message.topic for message in profile.messages()]
+    if sensor.topic and len(topics) > 1:
+        yield f"topic: {profile.name} has {len(topics)} topics; give device, which is filled in"
+    if not sensor.topic and not all(topics):
+        yield f"topic: is needed: {profile.name} says none"
+    if not sensor.topic and not sensor.device and any(f"{{{DEVICE}}}" in topic for topic in topics):
+        yield f"device: is needed: what stands for {{device}} in {topics[0]}"
+
+
+def described(sensor: MqttSensor) -> Message:
+    """The values of a document as a profile would have them."""
+    time = sensor.time
+    return Message(
+        topic=sensor.topic,
+        format=sensor.format,
+        each=sensor.each,
+        time=None
+        if time is None
+        else MessageTime(path=time.path, format=time.format, utc_offset_min=time.utc_offset_min),
+        value=tuple(
+            MessageValue(
+                quantity=quantity,
+                path=value.path,
+                topic_part=value.topic_part,
+                type=value.type,
+                unit=value.unit,
+                decimals=value.decimals,
+                quoted=value.quoted,
+                labels=value.labels,
+                source="configuration",
+            )
+            for quantity, value in sensor.values.items()
+        ),
+    )
 
 
 def _not_of_the_profile(sensor: ModbusSensor, profile: ModbusProfile) -> Iterator[str]:

@@ -18,20 +18,23 @@ from firmware_configs import characteristics
 from firmware_configs.adverts import BleProfile
 from firmware_configs.characteristics import GattProfile
 from firmware_configs.check import problems, problems_of_values
+from firmware_configs.check_adverts import problems_of_adverts
+from firmware_configs.host import HostProfile
 from firmware_configs.messages import MqttProfile
 from firmware_configs.schema import ModbusProfile
 from protos.strict import DocumentError, convert
 
 _NAME = re.compile(r"^(?P<stem>[a-z0-9]+(?:-[a-z0-9]+)*)@(?P<version>[1-9][0-9]*)$")
 
-Profile = ModbusProfile | BleProfile | GattProfile | MqttProfile
-P = TypeVar("P", ModbusProfile, BleProfile, GattProfile, MqttProfile)
+Profile = ModbusProfile | BleProfile | GattProfile | MqttProfile | HostProfile
+P = TypeVar("P", ModbusProfile, BleProfile, GattProfile, MqttProfile, HostProfile)
 
 FOLDERS: dict[type[Profile], str] = {
     ModbusProfile: "modbus",
     BleProfile: "ble",
     GattProfile: "gatt",
     MqttProfile: "mqtt",
+    HostProfile: "host",
 }
 
 
@@ -84,6 +87,10 @@ class Profiles:
         """The profile `vendor-model@version`. Raises ProfileError."""
         return self._named(name, MqttProfile)
 
+    def host(self, name: str) -> HostProfile:
+        """The profile `vendor-model@version`. Raises ProfileError."""
+        return self._named(name, HostProfile)
+
     def all_modbus(self) -> Iterator[ModbusProfile]:
         """Every profile by name. Raises ProfileError at the first that can't be used."""
         return self._all(ModbusProfile)
@@ -99,6 +106,10 @@ class Profiles:
     def all_mqtt(self) -> Iterator[MqttProfile]:
         """Every profile by name. Raises ProfileError at the first that can't be used."""
         return self._all(MqttProfile)
+
+    def all_host(self) -> Iterator[HostProfile]:
+        """Every profile by name. Raises ProfileError at the first that can't be used."""
+        return self._all(HostProfile)
 
     def found(self, kind: type[P]) -> list[Found[P]]:
         """Every file that counts, by name; what is shadowed is told by what shadows it. Never raises."""
@@ -172,7 +183,10 @@ def _model(path: Path) -> str:
 def _mistakes(profile: Profile) -> list[str]:
     if isinstance(profile, ModbusProfile):
         return problems(profile)
-    return characteristics.problems(profile) if isinstance(profile, GattProfile) else problems_of_values(profile)
+    if isinstance(profile, GattProfile):
+        return characteristics.problems(profile)
+    found = problems_of_values(profile)
+    return [*found, *problems_of_adverts(profile)] if isinstance(profile, BleProfile) else found
 
 
 def load(path: Path, kind: type[P] = ModbusProfile) -> P:  # type: ignore[assignment]  # the oldest kind is the default

@@ -18,6 +18,7 @@ import msgspec
 from firmware_configs.adverts import BleProfile
 from firmware_configs.boards import Board
 from firmware_configs.characteristics import GattProfile
+from firmware_configs.host import HostProfile
 from firmware_configs.messages import MqttProfile
 from firmware_configs.schema import ModbusProfile
 
@@ -26,6 +27,7 @@ KINDS: dict[str, type[msgspec.Struct]] = {
     "ble": BleProfile,
     "gatt": GattProfile,
     "mqtt": MqttProfile,
+    "host": HostProfile,
     "boards": Board,
 }
 """By the folder its files are in."""

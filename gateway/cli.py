@@ -105,7 +105,12 @@ def _parser() -> argparse.ArgumentParser:
     pin.add_argument("--pin-file", type=Path, metavar="FILE", help="as field.pin_file of the configuration has it")
     pin.set_defaults(run=_set_pin)
 
-    for command in (enrol, run, buffer, status, live, explain, write, identify, pin):
+    ble = commands.add_parser("ble", help="Bluetooth sensors").add_subparsers(required=True, metavar="COMMAND")
+    forget = ble.add_parser("forget", help="believe a sensor with a key that counts from the start again")
+    forget.add_argument("address", help="as in the configuration, e.g. D4:12:43:55:AA:01")
+    forget.set_defaults(run=_forget)
+
+    for command in (enrol, run, buffer, status, live, explain, write, identify, pin, forget):
         command.add_argument("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help=f"default {DATA_DIR}")
     for command in (run, check, plan, identify):
         command.add_argument("--config", type=Path, default=CONFIG, metavar="FILE", help=f"default {CONFIG}")
@@ -245,6 +250,16 @@ def _at_least_one(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text}: give a number of hours from 1")
     return int(text)
+
+
+def _forget(args: argparse.Namespace) -> int:
+    from gateway.lock import only_one
+    from gateway.sensors.ble_memory import FILE, forget
+
+    with only_one(args.data_dir):
+        known = forget(args.data_dir / "ble" / FILE, args.address.upper())
+    print(f"{args.address}: {'its next counter is believed' if known else 'no counter of it is kept'}")
+    return 0 if known else 1
 
 
 def _status(args: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ from gateway.health.picture import (
     LinkPicture,
     PartPicture,
     Picture,
+    RadioPicture,
     SensorPicture,
     Value,
     judged,
@@ -86,6 +87,7 @@ class Picturing:
                 identity=self._identity(),
                 box=self._box(now_ms),
                 parts=list(self._parts()),
+                radios=list(self._radios()),
             )
         )
 
@@ -213,6 +215,12 @@ class Picturing:
             if not name.startswith("sensor."):
                 problem = lacking.get(name) or recent[name].why
                 yield PartPicture(name=name, restarts=self.failures.of(name).restarts, problem=problem)
+
+    def _radios(self) -> Iterable[RadioPicture]:
+        for part in self.scene.beside:
+            if part.says is not None:
+                said = part.says()
+                yield RadioPicture(name=part.name, state=said.state, counters=dict(said.counters))
 
 
 def told(shape: GroupShape, row: Row) -> Iterable[Value]:

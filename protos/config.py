@@ -244,15 +244,40 @@ class Broker(Frozen, frozen=True, kw_only=True):
     """The name the broker keeps our session under, unique among its clients; empty: from the gateway's name."""
     keepalive_s: Annotated[int, Meta(ge=5, le=3600)] = 30
     """A broker silent for longer than this and a half is given up."""
+    version: Literal["3.1.1", "5"] = "3.1.1"
+    """Of MQTT."""
+    session_h: Annotated[float, Meta(gt=0, le=100_000)] = 168.0
+    """With MQTT 5: the broker keeps our session, and what is said meanwhile, so long after we are gone. With 3.1.1 the
+    broker decides."""
+    tls: bool = False
+    """Speak TLS; the usual port for it is 8883."""
+    ca_file: str = ""
+    """Certificates of the authority that signed the broker's; empty: those this box trusts."""
+    cert_file: str = ""
+    """The certificate that this box shows; empty: the broker asks for none."""
+    key_file: str = ""
+    """Its private key, a file of mode 0600; empty: in cert_file."""
+    server_name: str = ""
+    """The name in the broker's certificate; empty: host."""
 
 
 class BleSection(Frozen, frozen=True, kw_only=True):
-    adapters: tuple[Annotated[str, Meta(pattern=r"^hci[0-9]+$", title="hci and a number")], ...] = ()
-    """Adapters that listen, e.g. "hci0"; empty: the first there is."""
+    adapters: tuple[
+        Annotated[
+            str,
+            Meta(pattern=r"^(hci[0-9]+|[0-9A-F]{2}(:[0-9A-F]{2}){5})$", title="an address, or hci and a number"),
+        ],
+        ...,
+    ] = ()
+    """Adapters that listen, each by its address, which stays when names change places, or by its name; empty: the first
+    there is."""
     scan: Literal["auto", "active", "passive"] = "auto"
     """passive asks sensors for nothing and spares their batteries; auto: passive where BlueZ allows it, else active."""
-    silent_s: Annotated[float, Meta(ge=5)] = 120.0
-    """An adapter that heard no device at all for this long is started anew."""
+    silent_s: Annotated[float, Meta(ge=5)] = 45.0
+    """An adapter that heard no device at all for this long, and for three periods of the sensor that sends most often,
+    is started anew."""
+    power_cycle: bool = True
+    """If that doesn't help, switch the adapter off and on; its connections end."""
     connections: Annotated[int, Meta(ge=1, le=20)] = 3
     """Peripherals that one adapter is connected to at a time; the others wait for their turn."""
     turn_s: Annotated[float, Meta(ge=1, le=300)] = 30.0
@@ -322,31 +347,93 @@ class GattSensor(SensorBase, frozen=True, kw_only=True, tag_field="driver", tag=
     """A file of mode 0600 with the six digits on the device or in its manual, where the profile asks for pairing."""
 
 
-class JsonValue(Frozen, frozen=True, kw_only=True):
-    """Where one quantity stands in a JSON message."""
+Pointer = Annotated[str, Meta(pattern=r"^(/([^~/]|~[01])*)*$", title="JSON pointer, e.g. /battery/level")]
 
-    path: Annotated[str, Meta(pattern=r"^(/([^~/]|~[01])*)*$", title="JSON pointer, e.g. /battery/level")]
+
+class JsonValue(Frozen, frozen=True, kw_only=True):
+    """Where one quantity stands in a message."""
+
+    path: Pointer = ""
+    """JSON pointer; of a CSV line /0 is the first cell; empty: the whole payload."""
+    topic_part: str = ""
+    """Instead of path: the name of a {placeholder} of the topic."""
     unit: str = ""
     """UCUM code."""
     type: Literal["number", "boolean", "string"] = "number"
     decimals: Annotated[int, Meta(ge=0, le=9)] | None = None
     """What the device resolves, so that 23.1 costs two bytes instead of eight; others travel as they are."""
+    quoted: bool = False
+    """The number stands in a text, e.g. "21.5"."""
+    labels: dict[str, bool | int | float | str] = field(default_factory=dict)
+    """What the device says, spelled as in its message, and the value it means, e.g. { ON = true, OFF = false }."""
+
+
+class PayloadTime(Frozen, frozen=True, kw_only=True):
+    """Where a message says when it was measured, by the device's own clock."""
+
+    path: Pointer
+    format: Literal["unix_s", "unix_ms", "unix_us", "iso8601"]
+    utc_offset_min: Annotated[int, Meta(ge=-840, le=840)] | None = None
+    """Of a written time that doesn't say its offset from UTC."""
 
 
 class MqttSensor(SensorBase, frozen=True, kw_only=True, tag_field="driver", tag="mqtt"):
     broker: Slug
-    topic: Annotated[str, Meta(min_length=1, max_length=1024, pattern=r"^[^+#\x00]+$", title="one topic, no + or #")]
+    topic: Annotated[
+        str, Meta(max_length=1024, pattern=r"^[^\x00]*$", title="a topic, + for any one level, # for any rest")
+    ] = ""
+    """Where its messages come; empty: as the profile says, with `device` filled in."""
+    device: Annotated[str, Meta(max_length=200, pattern=r"^[^+#\x00{}]*$", title="levels of a topic, no + or #")] = ""
+    """What the device is called in the topics of its profile."""
     profile: str | None = None
     """vendor-model@version; or describe the message by `values`."""
     values: dict[Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]*$", title="snake_case quantity")], JsonValue] = field(
         default_factory=dict
     )
     """Quantity → where it stands in the message."""
+    format: Literal["json", "csv", "plain"] = "json"
+    """Of the message that `values` describe."""
+    each: Pointer | None = None
+    """JSON pointer to an array of measurements, each a row of its own; of the message that `values` describe."""
+    time: PayloadTime | None = None
+    """Of the message that `values` describe: where it says when it was measured."""
     every_s: PositiveSeconds | None = None
     """A message is expected this often; left out: as the profile says, else every 60 s."""
 
 
-Sensor = ModbusSensor | SimulatedSensor | BleSensor | GattSensor | MqttSensor
+class HostSensor(SensorBase, frozen=True, kw_only=True, tag_field="driver", tag="host"):
+    """The box itself."""
+
+    profile: str = "linux-box@1"
+    """linux-box@1 or linux-interface@1."""
+    every_s: Annotated[float, Meta(ge=1)] = 10.0
+    interface: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{0,15}$", title="a network interface, e.g. wwan0")] = ""
+    """Of linux-interface: which one."""
+    disk: Annotated[str, Meta(pattern=r"^(/.*)?$", title="a path, e.g. /var/lib")] = ""
+    """Whose disk is told; empty: that of the data folder."""
+
+
+class ModemSensor(SensorBase, frozen=True, kw_only=True, tag_field="driver", tag="modem"):
+    """A mobile modem, as ModemManager knows it."""
+
+    profile: str = "modemmanager-modem@1"
+    every_s: Annotated[float, Meta(ge=5)] = 30.0
+    equipment: Annotated[str, Meta(pattern=r"^[0-9A-Za-z]{0,40}$", title="an IMEI")] = ""
+    """IMEI of the modem; empty: the only one, or that of the lowest number."""
+
+
+class GpsdSensor(SensorBase, frozen=True, kw_only=True, tag_field="driver", tag="gpsd"):
+    """Where the box is, as gpsd knows it."""
+
+    profile: str = "gpsd-receiver@1"
+    address: Annotated[str, Meta(pattern=r"^[^\s:]+:[0-9]{1,5}$", title="host:port")] = "127.0.0.1:2947"
+    every_s: Annotated[float, Meta(ge=0.1)] = 1.0
+    """Take a fix this often, of those that come."""
+    device: str = ""
+    """Path of the receiver where gpsd has several, e.g. /dev/ttyACM0; empty: any."""
+
+
+Sensor = ModbusSensor | SimulatedSensor | BleSensor | GattSensor | MqttSensor | HostSensor | ModemSensor | GpsdSensor
 
 
 class GatewayConfig(Frozen, frozen=True, kw_only=True):

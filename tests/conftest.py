@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 
@@ -18,6 +19,8 @@ from tests.postgresql import TEMPLATE, Cluster, binaries, cluster
 # grpc.aio's poller lives as long as the process, asyncio's own pool as long as the loop, which closes after this look.
 LASTING_THREADS = ("_poll_wrapper", "asyncio_")
 LEAK_PATIENCE_S = 3.0
+hypothesis.settings.register_profile("comboio", deadline=None)  # a busy machine is no fault
+hypothesis.settings.load_profile("comboio")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

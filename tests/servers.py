@@ -38,9 +38,11 @@ class Mosquitto:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *more: str) -> None:
-        lines = [f"listener {self.port} 127.0.0.1", "allow_anonymous true", "persistence false", *more]
-        if os.geteuid() == 0:
-            lines.append("user nobody")
+        """`more`: settings, in place of those of the same name here."""
+        usual = {"allow_anonymous": "true", "persistence": "false"} | ({"user": "nobody"} if os.geteuid() == 0 else {})
+        given = {line.partition(" ")[0] for line in more}
+        lines = [f"listener {self.port} 127.0.0.1", *more]
+        lines += [f"{name} {value}" for name, value in usual.items() if name not in given]
         self._config.write_text("\n".join(lines) + "\n")
         self._process = subprocess.Popen(
             [self._program, "-c", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -17,13 +17,15 @@ from control_plane.api.paging import Page, PageQuery, milliseconds, moment, page
 from control_plane.api.problems import FieldProblem, Problem
 from control_plane.clock import Clock
 from control_plane.fleet.rights import EVERYTHING, Caller
+from control_plane.projections import rollup
 from control_plane.projections.lost import placed_gaps
 from control_plane.projections.reading import HistoryReader, Readings
+from control_plane.projections.rollup import DAY_MS, HOUR_MS, MINUTE_MS, Steps
+from control_plane.projections.rollups import Charts
 from control_plane.store.engine import Store
 from control_plane.store.tables import series
 from protos.comboio.v1 import batch_pb2 as pb
 
-DAY_MS = 86_400_000
 QUALITY = {
     pb.QUALITY_GOOD: "good",
     pb.QUALITY_UNCERTAIN: "uncertain",
@@ -98,6 +100,7 @@ class ReadingsRoutes:
     def __init__(self, *, telemetry: Store, reader: HistoryReader, clock: Clock) -> None:
         self._telemetry = telemetry
         self._reader = reader
+        self._charts = Charts(telemetry=telemetry, reader=reader)
         self._clock = clock
 
     def routes(self) -> tuple[Route, ...]:
@@ -142,12 +145,40 @@ class ReadingsRoutes:
             if unknown:
                 raise Problem(404, f"There is no series {unknown[0]}.")
             gaps = [one for key in keys for one in _gaps(connection, known[key], from_ms, to_ms)]
-        found = self._read(list(known.values()), from_ms, to_ms)
-        step = _step_ms(max(len(r.times_ms) for r in found.values()), to_ms - from_ms, query.max_points)
-        made = [_series_readings(known[key], found[key], step, from_ms, to_ms) for key in keys]
+        rows = [known[key] for key in keys]
+        step, made = self._rolled(rows, from_ms, to_ms, query.max_points) or (None, None)
+        if made is None:
+            found = self._read(rows, from_ms, to_ms)
+            step = _step_ms(max(len(r.times_ms) for r in found.values()), to_ms - from_ms, query.max_points)
+            made = [_series_readings(row, found[row.key], step, from_ms, to_ms) for row in rows]
         return ReadingsAnswer(
             from_=moment(from_ms), to=moment(to_ms), resolution=_resolution(step), series=made, gaps=gaps
         )
+
+    def _rolled(
+        self, rows: list[Any], from_ms: int, to_ms: int, max_points: int
+    ) -> tuple[int, list[SeriesReadings]] | None:
+        """By rollups, unless the stretch is so short or holds so little that its readings do."""
+        if to_ms - from_ms <= 2 * HOUR_MS:
+            return None
+        many = max(int(one.count.sum()) for one in self._steps(rows, from_ms, to_ms, 1).values())
+        step = _step_ms(many, to_ms - from_ms, max_points)
+        if step is None or step < MINUTE_MS:
+            return None
+        level = 0 if step < HOUR_MS else 1 if step < DAY_MS else 2
+        found = self._steps(rows, from_ms, to_ms, level)
+        gateways = dict.fromkeys(row.gateway for row in rows)
+        errors = {name: self._charts.error_ms(name, from_ms=from_ms, to_ms=to_ms) for name in gateways}
+        return step, [_of_steps(row, found[row.key], step, from_ms, to_ms, errors[row.gateway]) for row in rows]
+
+    def _steps(self, rows: list[Any], from_ms: int, to_ms: int, level: int) -> dict[str, Steps]:
+        found: dict[str, Steps] = {}
+        for gateway in dict.fromkeys(row.gateway for row in rows):
+            mine = [row for row in rows if row.gateway == gateway]
+            keys = [(row.sensor, row.name) for row in mine]
+            steps = self._charts.steps(gateway, keys, from_ms=from_ms, to_ms=to_ms, level=level)
+            found |= {row.key: steps.of({f"{row.sensor}/{row.name}"}) for row in mine}
+        return found
 
     def _read(self, rows: list[Any], from_ms: int, to_ms: int) -> dict[str, Readings]:
         found: dict[str, Readings] = {}
@@ -160,6 +191,23 @@ class ReadingsRoutes:
 
 def _series_item(row: Any) -> SeriesItem:
     return SeriesItem(row.key, row.gateway, row.sensor, row.name, row.unit, row.period_ms, json.loads(row.attrs))
+
+
+def _of_steps(row: Any, found: Steps, step_ms: int, from_ms: int, to_ms: int, err_ms: int) -> SeriesReadings:
+    made = rollup.coarser(found, step_ms)
+    expected = max(1, (to_ms - from_ms) // max(1, row.period_ms))
+    return SeriesReadings(
+        key=row.key,
+        unit=row.unit,
+        coverage=round(min(1.0, int(made.count.sum()) / expected), 4),
+        clock_err_ms=err_ms,
+        times_ms=made.start_ms.tolist(),
+        min=made.least.tolist(),
+        max=made.greatest.tolist(),
+        mean=(made.total / made.count).tolist(),
+        last=made.last.tolist(),
+        count=made.count.tolist(),
+    )
 
 
 def _series_readings(row: Any, found: Readings, step_ms: int | None, from_ms: int, to_ms: int) -> SeriesReadings:

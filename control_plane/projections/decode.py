@@ -190,7 +190,7 @@ def _values(table: Tables, layout: _Layout, parts: Sequence[Fields]) -> tuple[In
     steps = joined.zigzag()
     steps[first] += table.ref[series]
     ints = running_sums(steps, carried)
-    real = _scaled(table, series, carried, ints)
+    real = scaled(table, series, carried, ints)
     if constant.any():
         repeats = np.ones(ints.size, np.int64)
         repeats[first[constant]] = rows[constant]
@@ -220,7 +220,7 @@ def _constant(layout: _Layout, chunks: Sequence[bytes]) -> Bools:
     return result
 
 
-def _scaled(table: Tables, series: Int64, lengths: Int64, ints: Int64) -> Float64:
+def scaled(table: Tables, series: Int64, lengths: Int64, ints: Int64) -> Float64:
     """float64(v) / 10^exp or float64(v) * scale + offset, rounded to float32 where that is the type."""
     with np.errstate(over="ignore"):
         real = ints.astype(np.float64)

@@ -1,4 +1,4 @@
-"""Reading history back: the batches that overlap a stretch of time, decoded, mapped to wall time, cut to it.
+"""Reading history back: the chunks and the batches not sealed yet that overlap a stretch of time, mapped to wall time.
 
 Readings come in event time. What a boot without anchors measured can't be placed yet and is left out; the caller sees
 that in `unplaced`.
@@ -7,18 +7,20 @@ that in `unplaced`.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import Row, select
+from sqlalchemy import ColumnElement, Connection, FromClause, Row, func, select
 
 from control_plane.journal.dictionaries import Dictionaries
+from control_plane.projections import chunk
 from control_plane.projections.decode import Bulk, Table, decode_many, exact
 from control_plane.projections.walltime import WallTime, load_all
 from control_plane.store.engine import Store
 from control_plane.store.tables import batch, declare, history, thinned
+from control_plane.store.tables import chunk as chunks
 from protos.columns import Value
 from protos.comboio.v1 import batch_pb2 as pb
 
@@ -26,6 +28,7 @@ FETCH = 200
 SAME_MS = 1000
 """The same instant of one boot may be mapped a little differently in two epochs, by other anchors."""
 Key = tuple[str, str]  # (sensor, quantity)
+Boot = tuple[str, int, int]  # (gateway, epoch, boot)
 
 
 @dataclass(slots=True)
@@ -73,6 +76,27 @@ class Readings:
             setattr(self, name, [column[i] for i in stay])
 
 
+class Body(NamedTuple):
+    """A journalled batch, unpacked."""
+
+    id: int
+    body: bytes
+    readings: int
+    received_ms: int
+
+
+class Piece(NamedTuple):
+    """Readings of one boot, decoded together, some of them perhaps outside of the stretch."""
+
+    origin: tuple[int, int]
+    """(epoch, boot)."""
+    wall: WallTime
+    table: Table
+    bulk: Bulk
+    thinned: int | None
+    """Id of the thinned batch they are of: of these rows the originals win."""
+
+
 class HistoryReader:
     """Thread-safe as far as the stores are; caches compiled declarations, which never change."""
 
@@ -82,22 +106,15 @@ class HistoryReader:
         self._tables: OrderedDict[tuple[str, int, int], Table] = OrderedDict()
         self._dictionaries = Dictionaries(journal)
 
-    def read(
-        self, gateway: str, keys: Sequence[Key], *, from_ms: int, to_ms: int, limit: int | None = None
-    ) -> dict[Key, Readings]:
-        """Readings with from_ms <= wall time < to_ms; with `limit`, reading stops after about that many per series."""
+    def read(self, gateway: str, keys: Sequence[Key], *, from_ms: int, to_ms: int) -> dict[Key, Readings]:
+        """Readings with from_ms <= wall time < to_ms."""
         found = {key: Readings() for key in keys}
         later: dict[int, dict[Key, Readings]] = {}
-        for (epoch, boot), wall, rows in self._stretches(gateway, from_ms, to_ms):
-            for start in range(0, len(rows), FETCH):
-                for (schema, thinned_id), bodies in self._bodies(gateway, rows[start : start + FETCH]):
-                    table = self._table(gateway, epoch, schema)
-                    into = found if thinned_id is None else {key: Readings() for key in keys}
-                    self._take(table, bodies, (epoch, boot), wall, into, (from_ms, to_ms))
-                    if thinned_id is not None:
-                        later[thinned_id] = into
-                if limit is not None and all(len(r.times_ms) > limit for r in found.values()):
-                    break
+        for piece in self.pieces(gateway, keys, from_ms=from_ms, to_ms=to_ms):
+            into = found
+            if piece.thinned is not None:
+                into = later.setdefault(piece.thinned, {key: Readings() for key in keys})
+            _take(piece, into, (from_ms, to_ms))
         for key, readings in found.items():
             for thinned_id in sorted(later):
                 readings.complete(later[thinned_id][key])
@@ -105,48 +122,64 @@ class HistoryReader:
             readings.once()
         return found
 
-    def _stretches(
-        self, gateway: str, from_ms: int, to_ms: int
-    ) -> Iterator[tuple[tuple[int, int], WallTime, list[Any]]]:
-        """Per (epoch, boot) with anchors: the history rows that overlap, oldest first."""
-        with self._telemetry.read() as connection:
-            walls = load_all(connection, gateway)
-            for (epoch, boot), wall in sorted(walls.items()):
-                first, last = wall.mono_span(from_ms, to_ms)
-                query = (
-                    select(history.c.batch_id, history.c.schema, thinned.c.batch_id.label("thinned_id"))
-                    .outerjoin(thinned, thinned.c.batch_id == history.c.batch_id)
-                    .where(
-                        history.c.gateway == gateway,
-                        history.c.epoch == epoch,
-                        history.c.boot == boot,
-                        history.c.last_mono_ms >= first,
-                        history.c.first_mono_ms <= last,
-                    )
-                    .order_by(history.c.first_mono_ms)
-                )
-                rows = list(connection.execute(query))
-                if rows:
-                    yield (epoch, boot), wall, rows
+    def pieces(self, gateway: str, keys: Collection[Key] | None = None, *, from_ms: int, to_ms: int) -> Iterator[Piece]:
+        """What may hold readings of these series in the stretch, oldest first per boot; of all series by default.
+
+        Everything as of one instant; keep it short.
+        """
+        with self._telemetry.read(snapshot=True) as connection:
+            for (epoch, boot), wall in sorted(load_all(connection, gateway).items()):
+                span = wall.mono_span(from_ms, to_ms)
+                for table, bulk in self._sealed(connection, (gateway, epoch, boot), span, keys):
+                    yield Piece((epoch, boot), wall, table, bulk, None)
+                rows = _unsealed(connection, (gateway, epoch, boot), span)
+                for start in range(0, len(rows), FETCH):
+                    for (schema, thinned_id), bodies in self._bodies(gateway, rows[start : start + FETCH]):
+                        table = self.table(gateway, epoch, schema)
+                        if keys is None or series_of(table, keys):
+                            bulk = decode_many(table, [body for body, _ in bodies], [count for _, count in bodies])
+                            yield Piece((epoch, boot), wall, table, bulk, thinned_id)
+
+    def _sealed(
+        self, connection: Connection, boot: Boot, span: tuple[int, int], keys: Collection[Key] | None
+    ) -> Iterator[tuple[Table, Bulk]]:
+        columns = (chunks.c.id, chunks.c.toc)
+        query = select(*columns).where(*_overlapping(chunks, boot, span)).order_by(chunks.c.first_mono_ms)
+        for row in connection.execute(query).fetchall():
+            for section, start in chunk.starts(chunk.contents(row.toc)):
+                if section.last_ms < span[0] or section.first_ms > span[1]:
+                    continue
+                table = self.table(*boot[:2], section.schema)
+                wanted = _columns(table, section.group, keys)
+                if wanted is None or wanted:
+                    piece = func.substr(chunks.c.body, start + 1, section.size)
+                    data = connection.execute(select(piece).where(chunks.c.id == row.id)).scalar_one()
+                    chunk.check(section, data)
+                    yield table, chunk.read(section, data, table, wanted)
 
     def _bodies(
         self, gateway: str, rows: Sequence[Row[Any]]
     ) -> Iterable[tuple[tuple[int, int | None], list[tuple[bytes, int]]]]:
         """Per schema; each thinned batch by itself, under its id."""
         schemas = {row.batch_id: (row.schema, row.thinned_id) for row in rows}
-        packed = (batch.c.codec, batch.c.dictionary, batch.c.body, batch.c.body_len)
-        query = select(batch.c.id, batch.c.count, *packed).where(batch.c.id.in_(schemas))
         by_schema: dict[tuple[int, int | None], list[tuple[bytes, int]]] = {}
+        for one in self.bodies(gateway, schemas):
+            by_schema.setdefault(schemas[one.id], []).append((one.body, one.readings))
+        return by_schema.items()
+
+    def bodies(self, gateway: str, ids: Collection[int]) -> Iterator[Body]:
+        """Journalled batches of one gateway, in order."""
+        packed = (batch.c.codec, batch.c.dictionary, batch.c.body, batch.c.body_len)
+        query = select(batch.c.id, batch.c.count.label("readings"), batch.c.received_ms, *packed)
         with self._journal.read() as connection:
-            found = connection.execute(query).fetchall()
+            found = connection.execute(query.where(batch.c.id.in_(ids)).order_by(batch.c.id)).fetchall()
         named = {(gateway, row.dictionary) for row in found if row.codec == pb.CODEC_ZSTD_DICT}
         dictionaries = self._dictionaries.find(named)
         for row in found:
-            body = dictionaries.unpack(gateway, row)
-            by_schema.setdefault(schemas[row.id], []).append((body, row._mapping["count"]))  # noqa: SLF001 - a row is also a tuple, with a count of its own
-        return by_schema.items()
+            yield Body(row.id, dictionaries.unpack(gateway, row), row.readings, row.received_ms)
 
-    def _table(self, gateway: str, epoch: int, schema: int) -> Table:
+    def table(self, gateway: str, epoch: int, schema: int) -> Table:
+        """A declaration of the journal, compiled."""
         key = (gateway, epoch, schema)
         table = self._tables.get(key)
         if table is None:
@@ -160,32 +193,58 @@ class HistoryReader:
                 self._tables.popitem(last=False)
         return table
 
-    def _take(
-        self,
-        table: Table,
-        bodies: Sequence[tuple[bytes, int]],
-        origin: tuple[int, int],
-        wall: WallTime,
-        found: dict[Key, Readings],
-        bounds: tuple[int, int],
-    ) -> None:
-        wanted = {
-            first + offset: (group.sensor, spec.name)
-            for group, first in zip(table.schema.groups.values(), table.first_series, strict=True)
-            for offset, spec in enumerate(group.columns)
-            if (group.sensor, spec.name) in found
-        }
-        if not wanted:
-            return
-        bulk = decode_many(table, [body for body, _ in bodies], [count for _, count in bodies])
-        times, errors = wall.to_wall(bulk.times), wall.errors_ms(bulk.times)
-        for occurrence in np.flatnonzero(np.isin(bulk.series, list(wanted))).tolist():
-            key = wanted[int(bulk.series[occurrence])]
-            _append(bulk, occurrence, times, origin, found[key], bounds)
-            group = int(bulk.col_occ[occurrence])
-            rows = slice(int(bulk.row0[group]), int(bulk.row0[group] + bulk.rows[group]))
-            within = (bounds[0] <= times[rows]) & (times[rows] < bounds[1])
-            found[key].err_ms = max(found[key].err_ms, int(errors[rows][within].max(initial=0)))
+
+def series_of(table: Table, keys: Collection[Key] | None) -> dict[int, Key]:
+    """Index in the table → key, of the series that are asked for."""
+    return {
+        first + offset: (group.sensor, spec.name)
+        for group, first in zip(table.schema.groups.values(), table.first_series, strict=True)
+        for offset, spec in enumerate(group.columns)
+        if keys is None or (group.sensor, spec.name) in keys
+    }
+
+
+def _columns(table: Table, group_id: int, keys: Collection[Key] | None) -> list[int] | None:
+    """Which columns of the group are asked for; None: all."""
+    if keys is None:
+        return None
+    group = table.schema.groups.get(group_id)
+    if group is None:
+        return []
+    return [offset for offset, spec in enumerate(group.columns) if (group.sensor, spec.name) in keys]
+
+
+def _overlapping(table: FromClause, boot: Boot, span: tuple[int, int]) -> tuple[ColumnElement[bool], ...]:
+    gateway, epoch, number = boot
+    return (
+        table.c.gateway == gateway,
+        table.c.epoch == epoch,
+        table.c.boot == number,
+        table.c.last_mono_ms >= span[0],
+        table.c.first_mono_ms <= span[1],
+    )
+
+
+def _unsealed(connection: Connection, boot: Boot, span: tuple[int, int]) -> Sequence[Any]:
+    query = (
+        select(history.c.batch_id, history.c.schema, thinned.c.batch_id.label("thinned_id"))
+        .outerjoin(thinned, thinned.c.batch_id == history.c.batch_id)
+        .where(*_overlapping(history, boot, span), history.c.chunk.is_(None))
+        .order_by(history.c.first_mono_ms)
+    )
+    return connection.execute(query).fetchall()
+
+
+def _take(piece: Piece, found: dict[Key, Readings], bounds: tuple[int, int]) -> None:
+    bulk, wanted = piece.bulk, series_of(piece.table, found)
+    times, errors = piece.wall.to_wall(bulk.times), piece.wall.errors_ms(bulk.times)
+    for occurrence in np.flatnonzero(np.isin(bulk.series, list(wanted))).tolist():
+        key = wanted[int(bulk.series[occurrence])]
+        _append(bulk, occurrence, times, piece.origin, found[key], bounds)
+        group = int(bulk.col_occ[occurrence])
+        rows = slice(int(bulk.row0[group]), int(bulk.row0[group] + bulk.rows[group]))
+        within = (bounds[0] <= times[rows]) & (times[rows] < bounds[1])
+        found[key].err_ms = max(found[key].err_ms, int(errors[rows][within].max(initial=0)))
 
 
 def _append(

@@ -46,6 +46,31 @@ class WallTime:
     def __bool__(self) -> bool:
         return bool(len(self._mono))
 
+    def points(self) -> tuple[Int64, Int64]:
+        """Monotonic and wall ms of the anchors that count."""
+        return self._mono.astype(np.int64), self._wall.astype(np.int64)
+
+    @classmethod
+    def through(cls, points: tuple[Int64, Int64]) -> WallTime:
+        """The same mapping, without what is known of its error."""
+        return cls([Anchored(mono, wall, 0) for mono, wall in zip(*(p.tolist() for p in points), strict=True)])
+
+    def wall_span(self, first_ms: int, last_ms: int) -> tuple[int, int]:
+        """The least and the greatest wall time of that stretch of the boot's clock, both included."""
+        inside = self._mono[(self._mono > first_ms) & (self._mono < last_ms)].astype(np.int64)
+        walls = self.to_wall(np.concatenate([[first_ms, last_ms], inside]).astype(np.int64))
+        return int(walls.min()), int(walls.max())
+
+    def moved(self, before: WallTime, first_ms: int, last_ms: int) -> list[tuple[int, int]]:
+        """Stretches of that part of the boot's clock which this mapping places otherwise than the one before."""
+        bends = np.concatenate([[first_ms, last_ms], self._mono, before._mono]).clip(first_ms, last_ms)
+        bends = np.unique(bends.astype(np.int64))
+        apart = self.to_wall(bends) != before.to_wall(bends)
+        if bends.size == 1:
+            return [(first_ms, last_ms)] if apart[0] else []
+        differ = np.flatnonzero(apart[1:] | apart[:-1])
+        return [(int(bends[at]), int(bends[at + 1])) for at in differ]
+
     def digest(self) -> str:
         """Changes whenever the mapping does."""
         return f"{zlib.crc32(self._mono.tobytes() + self._wall.tobytes()):08x}"

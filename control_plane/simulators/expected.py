@@ -1,8 +1,9 @@
 """Which excursions the ERP must have heard of, computed from the device's own log; and whether it did, once each.
 
-A limit is crossed between two reads, evenly: with reads lost, seconds before the first one beyond it. An excursion
-that lasted as long as the rule asks for, give or take the time between two reads, may or may not be one: a read's time
-is the middle of its exchange. So there are two lists, of those that surely happened and of those that possibly did.
+A limit is crossed between two reads, evenly: with reads lost, seconds before the first one beyond it. An end needs
+reads inside for as long as the rule asks. An excursion that lasted just about long enough, give or take the time
+between two reads, may or may not be one: a read's time is the middle of its exchange. So there are two lists, of those
+that surely happened and of those that possibly did.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def _stretches(rule: Rule, reads: Sequence[Read], column: int) -> list[Happened]
         elif not found or found[-1].begin_ms != begin:
             begin = None
         elif value <= rule.high - rule.hysteresis:
-            inside = inside if inside is not None else _crossed(rule.high - rule.hysteresis, before, (at, value))
+            inside = inside if inside is not None else at
             if at - inside >= rule.close_after_ms:
                 found[-1] = Happened(found[-1].begin_ms, ended=True)
                 begin = inside = None

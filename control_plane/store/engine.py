@@ -30,11 +30,13 @@ class Store:
         self.sqlite = engine.dialect.name == "sqlite"
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
-        """One consistent snapshot (SQLite) or read-committed view; keep it under 5 s."""
+    def read(self, *, snapshot: bool = False) -> Iterator[Connection]:
+        """A view of committed data, on SQLite always of one instant, on PostgreSQL if asked; keep it under 5 s."""
         with self.engine.connect() as connection:
             if self.sqlite:
                 connection = connection.execution_options(comboio_begin="BEGIN")  # noqa: PLW2901
+            elif snapshot:
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")  # noqa: PLW2901
             with connection.begin():
                 yield connection
 

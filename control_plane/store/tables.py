@@ -285,8 +285,50 @@ history = Table(
     Column("first_mono_ms", BigInteger, nullable=False),
     Column("last_mono_ms", BigInteger, nullable=False),
     Column("groups", LargeBinary, nullable=False, comment="ids of the groups inside: little-endian uint32"),
+    Column("chunk", BigInteger, nullable=True, comment="chunk.id that holds its readings too; null: not sealed yet"),
     Index(None, "gateway", "epoch", "boot", "last_mono_ms"),
     comment="Which batch holds which minutes. The readings stay in the batch as it came.",
+)
+
+chunk = Table(
+    "chunk",
+    telemetry,
+    Column("id", BigKey, primary_key=True, autoincrement=True),
+    Column("gateway", String(16), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("boot", BigInteger, nullable=False),
+    Column("first_mono_ms", BigInteger, nullable=False),
+    Column("last_mono_ms", BigInteger, nullable=False),
+    Column("readings", BigInteger, nullable=False),
+    Column("sealed_ms", BigInteger, nullable=False),
+    Column("toc", LargeBinary, nullable=False, comment="see projections/chunk.py"),
+    Column("body", LargeBinary, nullable=False),
+    Index(None, "gateway", "epoch", "boot", "last_mono_ms"),
+    comment="The readings of one boot's hour, sealed column by column. What came late has a chunk of its own.",
+)
+
+rolled = Table(
+    "rolled",
+    telemetry,
+    Column("gateway", String(16), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("boot", BigInteger, nullable=False),
+    Column("chunk", BigInteger, nullable=False, comment="the rollups hold every chunk of the boot up to this one"),
+    Column("points", Integer, nullable=False, comment="how many anchors"),
+    Column("anchors", LargeBinary, nullable=False, comment="by which they were placed in time: their mono and wall ms"),
+    PrimaryKeyConstraint("gateway", "epoch", "boot"),
+    comment="What the rollups were made of. Where that has changed, readers go to the readings.",
+)
+
+rollup = Table(
+    "rollup",
+    telemetry,
+    Column("gateway", String(16), nullable=False),
+    Column("level", Integer, nullable=False, comment="0: minutes of an hour, 1: hours of a day, 2: days of a month"),
+    Column("start_ms", BigInteger, nullable=False, comment="of the hour, the day or the month, UTC"),
+    Column("body", LargeBinary, nullable=False, comment="see projections/rollup.py"),
+    PrimaryKeyConstraint("gateway", "level", "start_ms"),
+    comment="Count, least, greatest, sum and last per series and step of time.",
 )
 
 thinned = Table(

@@ -1,41 +1,30 @@
-"""JSON messages → values at JSON pointers (RFC 6901). Pure.
+"""JSON documents as devices write them, and JSON pointers (RFC 6901) into them. Pure.
 
-A message that isn't JSON, or has none of the wanted values, is refused whole. Of a message that has some, a value that
-isn't there is BAD_COMM, one of another type (null included) or a sentinel BAD_SENSOR.
+What no JSON allows and devices send all the same (NaN, Infinity, numbers beyond any float) spoils only itself. The same
+name twice in one object is refused: which of the two is meant, nobody knows (RFC 8259, section 4).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import json
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import msgspec
 
-from firmware_configs.messages import MessageValue
-from gateway.decoders.values import wire
 from gateway.errors import Rejected
-from gateway.reading import Wire
-from protos.comboio.v1 import batch_pb2 as pb
 
 MAX_BYTES = 64 * 1024
-Decoded = tuple[tuple[Wire, ...], tuple[int, ...] | None]
-"""One wire value per column; one quality per column, or None when all are good."""
-_ABSENT = object()
+ABSENT = object()
+"""What stands where nothing does."""
 
 
-def compile_values(values: Sequence[MessageValue]) -> Callable[[bytes], Decoded]:
-    """A decoder of messages. It raises Rejected with the reason, and nothing else."""
-    pointers = [(value, tokens(value.path)) for value in values]
+class Unreadable(Rejected):
+    """A payload that gives nothing; `cause` is one word for a counter."""
 
-    def decode(payload: bytes) -> Decoded:
-        document = _document(payload)
-        found = [_one(value, at(document, path)) for value, path in pointers]
-        quality = tuple(code for _, code in found)
-        if all(value is None for value, _ in found):
-            raise Rejected("none of the wanted values is in the message")
-        return tuple(value for value, _ in found), quality if any(quality) else None
-
-    return decode
+    def __init__(self, cause: str, message: str) -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 def tokens(pointer: str) -> tuple[str, ...]:
@@ -44,33 +33,59 @@ def tokens(pointer: str) -> tuple[str, ...]:
 
 
 def at(document: Any, path: Sequence[str]) -> Any:
-    """What stands there; a private marker when nothing does."""
+    """What stands there; ABSENT when nothing does."""
     for token in path:
         if isinstance(document, dict) and token in document:
             document = document[token]
         elif isinstance(document, list) and token.isdecimal() and token.isascii() and str(int(token[:9])) == token:
             index = int(token)
             if index >= len(document):
-                return _ABSENT
+                return ABSENT
             document = document[index]
         else:
-            return _ABSENT
+            return ABSENT
     return document
 
 
-def _document(payload: bytes) -> Any:
+def names_of(paths: Sequence[Sequence[str]]) -> tuple[bytes, ...]:
+    """The names on these paths as a document spells them, for `document` to look for twice."""
+    return tuple(sorted({b'"%s"' % token.encode() for path in paths for token in path if not token.isdecimal()}))
+
+
+def document(payload: bytes, names: Sequence[bytes] = ()) -> Any:
+    """Raises Unreadable, and nothing else. `names`: of these none may stand twice in one object."""
     if len(payload) > MAX_BYTES:
-        raise Rejected(f"{len(payload)} bytes are more than the {MAX_BYTES} a message may have")
+        raise Unreadable("too_large", f"{len(payload)} bytes are more than the {MAX_BYTES} a message may have")
+    if not payload.strip():
+        raise Unreadable("empty", "it is empty")
     try:
-        return msgspec.json.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Rejected(f"not JSON: {error}") from error
+        if b"\\u" not in payload and all(payload.count(name) <= 1 for name in names):
+            return msgspec.json.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass  # the slow way finds out more
+    return _slowly(payload)
 
 
-def _one(value: MessageValue, said: Any) -> tuple[Wire, int]:
-    if said is _ABSENT:
-        return None, pb.QUALITY_BAD_COMM
-    if isinstance(said, int | float | str) and not isinstance(said, bool) and said in value.sentinels:
-        return None, pb.QUALITY_BAD_SENSOR
-    found = wire(said, value.type, value.decimals)
-    return found, pb.QUALITY_GOOD if found is not None else pb.QUALITY_BAD_SENSOR
+def _slowly(payload: bytes) -> Any:
+    try:
+        text = payload.decode()
+        return json.loads(text, parse_constant=lambda _: None, object_pairs_hook=_once)
+    except UnicodeDecodeError as error:
+        raise Unreadable("not_text", f"not JSON: byte {error.start} is no UTF-8") from None
+    except RecursionError:
+        raise Unreadable("too_deep", "not JSON: it is nested too deep") from None
+    except ValueError as error:
+        raise Unreadable("not_json", f"not JSON: {error}") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        _twice(pairs)
+    return found
+
+
+def _twice(pairs: list[tuple[str, Any]]) -> NoReturn:
+    seen: set[str] = set()
+    name = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+    raise Unreadable("duplicate_name", f"{name[:60]!r} stands in one object twice")

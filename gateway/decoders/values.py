@@ -47,9 +47,11 @@ def wire(value: object, kind: Kind, decimals: int | None) -> Wire:
 
 
 def _number(value: float, decimals: int | None) -> Wire:
-    if isinstance(value, int) and abs(value) >= _BIG_INTEGER:
+    if isinstance(value, int):
+        if decimals == 0 and -_BIG_INTEGER < value < _BIG_INTEGER:
+            return value
         try:
-            value = float(value)
+            value = float(value) if abs(value) >= _BIG_INTEGER else value
         except OverflowError:
             return None
     if not math.isfinite(value):

@@ -227,6 +227,7 @@ def _box(picture: Picture, words: Words) -> Markup:
         _configuration(picture, words),
         _process(picture, words),
         _parts(picture, words),
+        _radios(picture, words),
     )
 
 
@@ -288,6 +289,10 @@ def _parts(picture: Picture, words: Words) -> Markup | None:
         for one in picture.parts
     ]
     return _facts(words("parts"), *parts) if parts else None
+
+
+def _radios(picture: Picture, words: Words) -> Markup | None:
+    return _facts(words("radios"), *((one.name, one.state) for one in picture.radios)) if picture.radios else None
 
 
 def _cards(*cards: Markup | None) -> Markup:

@@ -140,6 +140,14 @@ class PartPicture(Struct, frozen=True, kw_only=True):
     problem: str
 
 
+class RadioPicture(Struct, frozen=True, kw_only=True):
+    """An adapter: how it listens, and what it counted: adverts, and each reason and step of starting anew."""
+
+    name: str
+    state: str
+    counters: dict[str, int]
+
+
 class Picture(Struct, frozen=True, kw_only=True):
     """`red`: one sentence for each thing a person should look at; empty: healthy."""
 
@@ -153,6 +161,7 @@ class Picture(Struct, frozen=True, kw_only=True):
     identity: IdentityPicture
     box: BoxPicture
     parts: list[PartPicture]
+    radios: list[RadioPicture] = msgspec.field(default_factory=list)
     red: list[str] = msgspec.field(default_factory=list)
 
 

@@ -77,6 +77,8 @@ def _facts(picture: Picture) -> Iterator[str]:
     yield f"configuration  {told.management}, {told.running_hash[:12] or 'none'}{generation}{phase}"
     if told.last_rejection:
         yield plain(f"               last one refused: {told.last_rejection}")
+    for radio in picture.radios:
+        yield plain(f"{radio.name:<14} {radio.state}; {radio.counters.get('adverts', 0)} adverts")
     days = picture.identity.certificate_days_left
     yield f"certificate    {'unknown' if days is None else f'{days:.0f} days left'}"
     cpu = "" if box.cpu_percent is None else f", {box.cpu_percent:.1f} % of a core"

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
 from firmware_configs.adverts import BleProfile
 from firmware_configs.budget import plan
-from firmware_configs.characteristics import GattProfile
 from firmware_configs.loader import FOLDERS, Profile, ProfileError, load
 from firmware_configs.messages import MqttProfile
 from firmware_configs.schema import ModbusProfile
 from gateway.errors import Misconfigured
+from gateway.library import advert_cases, mqtt_cases
 from gateway.library import cases as running
 
 
 def check(path: Path, *, cases: Path | None = None) -> dict[str, Any]:
     """What was found; `problems` is empty when the profile can be used and every case agrees.
 
-    The folder a profile is in says its kind; anywhere else it is taken for a Modbus profile. Cases are searched in
-    `cases`, else where they usually are (`case_files`).
+    The folder a profile is in says its kind, elsewhere its first line; without either it is a Modbus profile. Cases are
+    searched in `cases`, else where they usually are (`case_files`).
     """
     found: dict[str, Any] = {"file": str(path), "name": None, "cases": [], "problems": []}
     try:
@@ -29,19 +30,27 @@ def check(path: Path, *, cases: Path | None = None) -> dict[str, Any]:
     found["name"] = profile.name
     if isinstance(profile, ModbusProfile):
         found["problems"] += _unplannable(profile)
-        for case in case_files(path, profile, cases):
-            found["cases"].append(str(case))
-            found["problems"] += [f"{case.name}: {text}" for text in _of_case(case, profile)]
+    for case in case_files(path, profile, cases):
+        found["cases"].append(str(case))
+        found["problems"] += [f"{case.name}: {text}" for text in _of_case(case, profile)]
     return found
 
 
 def _load(path: Path) -> Profile:
-    folder = path.absolute().parent.name
-    if folder == FOLDERS[BleProfile]:
-        return load(path, BleProfile)
-    if folder == FOLDERS[GattProfile]:
-        return load(path, GattProfile)
-    return load(path, MqttProfile) if folder == FOLDERS[MqttProfile] else load(path)
+    """By the folder it is in; the text below the first line says it too: `#:schema ../mqtt.schema.json`."""
+    kinds: dict[str, type[Profile]] = {folder: kind for kind, folder in FOLDERS.items()}
+    kind = kinds.get(path.absolute().parent.name) or kinds.get(_schema_of(path), ModbusProfile)
+    return load(path, kind)  # type: ignore[type-var]
+
+
+def _schema_of(path: Path) -> str:
+    """The kind that its first line names; empty where it names none."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            first = file.readline()
+    except OSError:
+        return ""
+    return Path(first.removeprefix("#:schema").strip()).name.removesuffix(".schema.json")
 
 
 def _unplannable(profile: ModbusProfile) -> list[str]:
@@ -52,10 +61,10 @@ def _unplannable(profile: ModbusProfile) -> list[str]:
     return []
 
 
-def case_files(path: Path, profile: ModbusProfile, folder: Path | None = None) -> list[Path]:
+def case_files(path: Path, profile: Profile, folder: Path | None = None) -> list[Path]:
     """Cases of a profile: in `<folder>/<vendor>-<model>/`, or in `folder` itself.
 
-    Without a folder: in `cases/` beside the profile, or in `tests/cases/modbus/` of the checkout it is in.
+    Without a folder: in `cases/` beside the profile, or in `tests/cases/<kind>/` of the checkout it is in.
     """
     stem = f"{profile.vendor}-{profile.model}"
     near = path.absolute().parent
@@ -65,7 +74,7 @@ def case_files(path: Path, profile: ModbusProfile, folder: Path | None = None) -
         else [
             near / "cases" / stem,
             near / "cases",
-            near.parent.parent / "tests" / "cases" / "modbus" / stem,
+            near.parent.parent / "tests" / "cases" / FOLDERS[type(profile)] / stem,
         ]
     )
     for one in folders:
@@ -77,16 +86,30 @@ def case_files(path: Path, profile: ModbusProfile, folder: Path | None = None) -
 def _is_of(case: Path, stem: str) -> bool:
     """One folder may hold the cases of several profiles; what can't be read is somebody's, and is told."""
     try:
-        return running.load(case).profile.partition("@")[0] == stem
+        return _named(case) == stem
     except Misconfigured:
         return True
 
 
-def _of_case(case: Path, profile: ModbusProfile) -> list[str]:
+def _named(case: Path) -> str:
+    """vendor-model. Raises Misconfigured."""
     try:
-        return list(running.disagreements(running.load(case), profile))
+        return str(tomllib.loads(case.read_text(encoding="utf-8")).get("profile", "")).partition("@")[0]
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise Misconfigured(f"{case.name}: {error}") from error
+
+
+def _of_case(case: Path, profile: Profile) -> list[str]:
+    try:
+        if isinstance(profile, MqttProfile):
+            return list(mqtt_cases.disagreements(mqtt_cases.load(case), profile))
+        if isinstance(profile, BleProfile):
+            return list(advert_cases.disagreements(advert_cases.load(case), profile))
+        if isinstance(profile, ModbusProfile):
+            return list(running.disagreements(running.load(case), profile))
     except Misconfigured as error:
         return [line.removeprefix(f"{case.name}: ") for line in str(error).splitlines()]
+    return []
 
 
 def text(found: dict[str, Any]) -> str:

@@ -37,7 +37,10 @@ def add_arguments(commands: argparse._SubParsersAction[argparse.ArgumentParser],
     new = verbs.add_parser("new", help="write a first profile to fill in")
     new.add_argument("vendor", type=_slug)
     new.add_argument("model", type=_slug)
-    new.add_argument("--to", type=Path, metavar="DIR", help=f"default {local / 'modbus'}")
+    new.add_argument(
+        "--kind", choices=("modbus", "ble", "mqtt"), default="modbus", help="how it speaks (default: modbus)"
+    )
+    new.add_argument("--to", type=Path, metavar="DIR", help=f"default {local}/KIND")
     new.set_defaults(run=_new)
     sunspec = verbs.add_parser("sunspec", help="ask a device for its SunSpec models and write its profile")
     sunspec.add_argument("vendor", type=_slug)
@@ -45,7 +48,8 @@ def add_arguments(commands: argparse._SubParsersAction[argparse.ArgumentParser],
     sunspec.add_argument("--to", type=Path, metavar="DIR", help=f"default {local / 'modbus'}")
     sunspec.set_defaults(run=_sunspec)
     schema = verbs.add_parser("schema", help="JSON Schema of a kind of document, for editors")
-    schema.add_argument("kind", nargs="?", default="modbus", choices=("modbus", "ble", "gatt", "mqtt", "boards"))
+    kinds = ("modbus", "ble", "gatt", "mqtt", "host", "boards")
+    schema.add_argument("kind", nargs="?", default="modbus", choices=kinds)
     schema.set_defaults(run=_schema)
     boards = commands.add_parser("boards", help="gateway computers: ports, power-fail inputs, clocks, lights")
     board_verbs = boards.add_subparsers(required=True, metavar="COMMAND")
@@ -54,19 +58,21 @@ def add_arguments(commands: argparse._SubParsersAction[argparse.ArgumentParser],
     board = board_verbs.add_parser("show", help="what is known of one board")
     board.add_argument("board", metavar="NAME", help="vendor-model")
     board.set_defaults(run=_board)
-    capture = commands.add_parser("capture", help="record a live Modbus device as a case, its serial number blanked")
+    capture = commands.add_parser("capture", help="record a live device as a case, its serial number blanked")
     _capture_arguments(capture)
-    for command in (sunspec, capture):
-        _device_arguments(command, config)
+    _device_arguments(sunspec, config)
+    _device_arguments(capture, config, broker=True)
     for command in (listing, show, new, sunspec, capture):
         command.add_argument("--profiles", type=Path, default=local, metavar="DIR", help=f"default {local}")
     for command in (listing, show, check, board_list, board):
         command.add_argument("--json", action="store_true", help="answer as JSON")
 
 
-def _device_arguments(command: argparse.ArgumentParser, config: Path) -> None:
+def _device_arguments(command: argparse.ArgumentParser, config: Path, *, broker: bool = False) -> None:
     where = command.add_mutually_exclusive_group(required=True)
     where.add_argument("--host", help="address of a Modbus TCP device")
+    if broker:
+        where.add_argument("--broker", metavar="ID", help="a [[broker]] of the configuration; record what is published")
     where.add_argument("--bus", metavar="ID", help="a [[bus]] of the configuration; stop the gateway, it is using it")
     command.add_argument("--port", type=int, default=502)
     command.add_argument("--config", type=Path, default=config, metavar="FILE", help=f"default {config}")
@@ -75,7 +81,12 @@ def _device_arguments(command: argparse.ArgumentParser, config: Path) -> None:
 
 def _capture_arguments(capture: argparse.ArgumentParser) -> None:
     capture.add_argument("--profile", required=True, metavar="NAME", help="vendor-model@version")
-    capture.add_argument("--rounds", type=int, default=3, metavar="N", help="how often everything is read (default: 3)")
+    capture.add_argument("--device", default="", metavar="NAME", help="of --broker: what stands for {device} in topics")
+    capture.add_argument("--topic", default="", metavar="TOPIC", help="of --broker: where the profile names none")
+    capture.add_argument("--within", type=float, default=600.0, metavar="S", help="of --broker: wait so long (600)")
+    capture.add_argument(
+        "--rounds", type=int, default=3, metavar="N", help="how often all is read; of --broker: messages (3)"
+    )
     capture.add_argument("--every", type=float, default=1.0, metavar="S", help="seconds between rounds (default: 1)")
     capture.add_argument("--what", default="a device in use", metavar="TEXT", help="which device, for the file")
     capture.add_argument("--out", type=Path, metavar="FILE", help="default: standard output")
@@ -136,7 +147,7 @@ def _check(args: argparse.Namespace) -> int:
 def _new(args: argparse.Namespace) -> int:
     from gateway.library import skeleton
 
-    path = skeleton.write(args.to or args.profiles / "modbus", args.vendor, args.model)
+    path = skeleton.write(args.to or args.profiles / args.kind, args.vendor, args.model, kind=args.kind)
     print(f"{path} is there to be filled in; then: comboio-gateway profiles check {path}")
     return 0
 
@@ -198,6 +209,8 @@ def _capture(args: argparse.Namespace) -> int:
     from firmware_configs.loader import ProfileError
     from gateway.library import capture
 
+    if args.broker is not None:
+        return _put(args, _published(args))
     try:
         profile = _profiles(args).modbus(args.profile)
     except ProfileError as error:
@@ -207,7 +220,31 @@ def _capture(args: argparse.Namespace) -> int:
         recorder = capture.Recorder(link=link, unit=args.unit, profile=profile, line=line_of(bus))
         return recorder.rounds(args.rounds, every_s=args.every)
 
-    text = capture.case_text(profile, _asked(args, record, profile.timing), what=args.what)
+    return _put(args, capture.case_text(profile, _asked(args, record, profile.timing), what=args.what))
+
+
+def _published(args: argparse.Namespace) -> str:
+    """What an MQTT device publishes, as a case."""
+    from firmware_configs.loader import ProfileError
+    from gateway import settings
+    from gateway.library import mqtt_capture, mqtt_cases
+
+    profiles = _profiles(args)
+    try:
+        profile = profiles.mqtt(args.profile)
+    except ProfileError as error:
+        raise Misconfigured(str(error)) from None
+    config = settings.load(args.config, profiles)
+    options = next((one for one in config.broker if one.id == args.broker), None)
+    if options is None:
+        known = ", ".join(one.id for one in config.broker) or "none"
+        raise Misconfigured(f"{args.config}: there is no broker {args.broker!r}; it has {known}")
+    wanted = mqtt_capture.Wanted(profile=profile, device=args.device, topic=args.topic)
+    heard = asyncio.run(mqtt_capture.heard(options, wanted, many=args.rounds, within_s=args.within))
+    return mqtt_cases.case_text(profile, heard, device=args.device, what=args.what)
+
+
+def _put(args: argparse.Namespace, text: str) -> int:
     if args.out is None:
         print(text, end="")
     else:

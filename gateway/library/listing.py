@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from firmware_configs.adverts import BleProfile
+from firmware_configs.adverts import AdvertValue, BleProfile
 from firmware_configs.budget import Line, SerialLine, TcpLine, plan, poll_ms
-from firmware_configs.characteristics import GattProfile
+from firmware_configs.characteristics import GattProfile, GattValue
+from firmware_configs.host import HostProfile, HostValue
 from firmware_configs.loader import Found, Profile, Profiles
-from firmware_configs.messages import MqttProfile
+from firmware_configs.messages import MessageValue, MqttProfile
 from firmware_configs.schema import ModbusProfile, Register
 from firmware_configs.units import unit
 from gateway.library.tables import table
@@ -29,6 +30,7 @@ def by_kind(profiles: Profiles) -> dict[str, list[Found[Any]]]:
         "ble": list(profiles.found(BleProfile)),
         "gatt": list(profiles.found(GattProfile)),
         "mqtt": list(profiles.found(MqttProfile)),
+        "host": list(profiles.found(HostProfile)),
     }
 
 
@@ -75,16 +77,14 @@ def shown(profile: Profile) -> dict[str, Any]:
             "derived": [one.quantity for one in profile.derived],
             "plans": {name: _plan(profile, line) for name, line in LINES.items()},
         }
-    return facts | {"values": [_value(profile, quantity) for quantity in _quantities(profile)]}
+    if isinstance(profile, MqttProfile):
+        topics = [message.topic or "(as the sensor says)" for message in profile.messages()]
+        return facts | {"topics": topics, "values": [_value(one) for one in profile.values()]}
+    return facts | {"values": [_value(one) for one in profile.value]}
 
 
-def _quantities(profile: BleProfile | GattProfile | MqttProfile) -> list[str]:
-    return [one.quantity for one in profile.value]
-
-
-def _value(profile: BleProfile | GattProfile | MqttProfile, quantity: str) -> dict[str, Any]:
-    one = next(value for value in profile.value if value.quantity == quantity)
-    return {"quantity": quantity, "type": one.type, "unit": one.unit, "source": one.source}
+def _value(one: AdvertValue | GattValue | MessageValue | HostValue) -> dict[str, Any]:
+    return {"quantity": one.quantity, "type": one.type, "unit": one.unit, "source": one.source}
 
 
 def _register(one: Register) -> dict[str, Any]:
@@ -137,6 +137,7 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
         for name, found in facts["plans"].items():
             yield from _plan_lines(LINE_NAMES[name], found)
     else:
+        yield from (f"topic  {topic}" for topic in facts.get("topics", ()))
         rows = [(one["quantity"], one["type"], unit(one["unit"]), one["source"]) for one in facts["values"]]
         yield table(("quantity", "type", "unit", "source"), rows)
     yield "\nsources"

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 DRIVERS = {
     "ble": "gateway.sensors.ble_build:build",
     "gatt": "gateway.sensors.ble_build:build",
+    "gpsd": "gateway.sensors.gpsd:build",
+    "host": "gateway.sensors.host_build:build",
+    "modem": "gateway.sensors.modem:build",
     "modbus": "gateway.sensors.modbus_build:build",
     "mqtt": "gateway.sensors.mqtt_build:build",
     "simulated": "gateway.sensors.simulated:build",
@@ -33,6 +36,14 @@ class BuiltSensor:
 
 
 @dataclass(frozen=True, slots=True)
+class Saying:
+    """In a few words, and what it counted."""
+
+    state: str
+    counters: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Supervised:
     """A task that drivers need beside them, run like a driver: until cancelled, again after a failure."""
 
@@ -40,6 +51,8 @@ class Supervised:
     run: Callable[[], Awaitable[None]]
     problem: Callable[[], str | None] = lambda: None
     """What it lacks at the moment (an adapter, a broker), for a person."""
+    says: Callable[[], Saying] | None = None
+    """How it does, also while it lacks nothing."""
 
 
 Identify = Callable[[int], Awaitable[Mapping[str, str]]]

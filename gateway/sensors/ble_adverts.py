@@ -85,6 +85,10 @@ class Adverts:
             for listener in self._everyone():
                 listener.hears(now_ms)
 
+    def others_hear(self, adapter: int) -> bool:
+        """Another adapter hears, over the same message bus."""
+        return any(not deaf for number, deaf in self._deaf.items() if number != adapter)
+
     async def run(self) -> None:
         """Decode what is queued, until cancelled, leaving the loop to others now and then."""
         while True:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
-from dbus_fast import BusType, Message, MessageType, unpack_variants
+from dbus_fast import BusType, Message, MessageType, Variant, unpack_variants
 from dbus_fast.aio import MessageBus
 from dbus_fast.errors import DBusError
 
@@ -30,6 +30,8 @@ SIMULATED_BUS = "comboio-simulated-bluez"
 """Part of every address of a simulated bus: what is heard there can't be taken for a reading."""
 CALL_S = 5.0
 LOOK_AGAIN_S = 30.0
+POWER_TIMES = 3
+NO_ANSWER = "bluetoothd doesn't answer (systemctl restart bluetooth)"
 
 RULES = (
     f"type='signal',sender='{DBUS}',member='NameOwnerChanged',arg0='{BLUEZ}'",
@@ -45,10 +47,14 @@ class Adapter:
     name: str
     powered: bool
     monitors: bool
+    address: str = ""
 
 
 class BluezWatch:
-    """An async context. Raises Retryable when there is no bus, and from `ready` when it is gone."""
+    """An async context. `wanted`: a name (hci0), or an address, which stays when names change places; None: any.
+
+    Raises Retryable when there is no bus, and from `ready` when it is gone.
+    """
 
     def __init__(self, *, wanted: str | None) -> None:
         self.generation = 0
@@ -62,6 +68,7 @@ class BluezWatch:
         self._in_use: str | None = None
         self._stale = True
         self._gone = False
+        self._mute = False
         self._bus: MessageBus | None = None
         self._end: asyncio.Task[None] | None = None
 
@@ -109,29 +116,54 @@ class BluezWatch:
             except TimeoutError:
                 self._stale = True
 
+    async def power_cycle(self, adapter: str) -> None:
+        """Switch it off, and on again whatever happens. Raises Retryable when it stays off or doesn't answer."""
+        try:
+            await self._power(adapter, on=False)
+        finally:
+            for left in reversed(range(POWER_TIMES)):
+                try:
+                    await self._power(adapter, on=True)
+                    break
+                except Retryable:
+                    if not left:
+                        raise
+
+    async def _power(self, adapter: str, *, on: bool) -> None:
+        body = [ADAPTER, "Powered", Variant("b", on)]
+        try:
+            async with asyncio.timeout(CALL_S):
+                await self._call(BLUEZ, f"/org/bluez/{adapter}", PROPERTIES, "Set", "ssv", body)
+        except (DBusError, TimeoutError, OSError, EOFError) as error:
+            said = str(error) or "no answer"
+            raise Retryable(f"{adapter} can't be switched {'on' if on else 'off'} ({said})") from error
+
     # --- state --------------------------------------------------------------------------------------
 
     def _choose(self) -> Adapter | None:
         if self._wanted is not None:
-            return self._adapters.get(self._wanted)
+            return next((a for a in self._adapters.values() if self._wanted in {a.name, a.address}), None)
         on = sorted((a for a in self._adapters.values()), key=lambda a: (not a.powered, len(a.name), a.name))
         return on[0] if on else None
 
     def _missing(self, adapter: Adapter | None) -> str:
         if adapter is not None:
             return f"{adapter.name} is switched off (bluetoothctl power on, or rfkill unblock bluetooth)"
+        if self._mute:
+            return NO_ANSWER
         if not self._adapters:
             return "bluetoothd isn't running, or there is no adapter"
-        return f"there is no adapter {self._wanted}; there is {', '.join(sorted(self._adapters))}"
+        here = ", ".join(f"{a.name} ({a.address})" for _, a in sorted(self._adapters.items()))
+        return f"there is no adapter {self._wanted}; there is {here}"
 
     async def _reload(self) -> None:
         """Ask for everything; a bluetoothd that doesn't answer has no adapters."""
-        self._stale = False
+        self._stale = self._mute = False
         try:
             async with asyncio.timeout(CALL_S):
                 (found,) = await self._call(BLUEZ, "/", OBJECTS, "GetManagedObjects")
-        except (DBusError, TimeoutError, OSError, EOFError):
-            found = {}
+        except (DBusError, TimeoutError, OSError, EOFError) as error:
+            found, self._mute = {}, isinstance(error, TimeoutError)
         self._adapters = {}
         for path, interfaces in found.items():
             self._added(path, unpack_variants(interfaces))
@@ -141,9 +173,10 @@ class BluezWatch:
         properties = interfaces.get(ADAPTER)
         before = self._adapters.get(name)
         if properties is not None:
-            self._adapters[name] = Adapter(name, bool(properties.get("Powered")), MONITORS in interfaces)
+            address = str(properties.get("Address", ""))
+            self._adapters[name] = Adapter(name, bool(properties.get("Powered")), MONITORS in interfaces, address)
         elif MONITORS in interfaces and before is not None:
-            self._adapters[name] = Adapter(name, before.powered, monitors=True)
+            self._adapters[name] = replace(before, monitors=True)
 
     def _ended(self, why: str) -> None:
         self.generation += 1
@@ -175,7 +208,7 @@ class BluezWatch:
     def _powered(self, name: str, *, on: bool) -> None:
         before = self._adapters.get(name)
         if before is not None:
-            self._adapters[name] = Adapter(name, on, before.monitors)
+            self._adapters[name] = replace(before, powered=on)
         if not on and name == self._in_use:
             self._ended(f"{name} was switched off")
 

@@ -22,11 +22,12 @@ class News(Enum):
 class Freshness:
     """What was last heard of one device."""
 
-    def __init__(self, *, restart_ms: int) -> None:
+    def __init__(self, *, restart_ms: int, last: Counter | None = None) -> None:
+        """`last`: the counter that a process before this one took."""
         self._restart_ms = restart_ms
         self._payload: bytes | None = None
         self._taken: bytes | None = None
-        self._counter: Counter | None = None
+        self._counter = last
         self._at_ms = 0
 
     def repeats(self, payload: bytes) -> bool:

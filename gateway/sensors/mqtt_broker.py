@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from typing import NamedTuple
@@ -25,11 +25,12 @@ import structlog
 
 from gateway.backoff import Backoff
 from gateway.clock import Clock
-from gateway.errors import Rejected
+from gateway.errors import Misconfigured, Rejected
 from gateway.reading import Receipt
-from gateway.sensors.mqtt import MqttSensor
+from gateway.sensors.mqtt import MqttSensor, Said
 from gateway.sensors.mqtt_client import AckingClient, Delivery
-from gateway.sensors.mqtt_memory import REMEMBERED, Key, MqttMemory
+from gateway.sensors.mqtt_memory import REMEMBERED, Key, MqttMemory, Rows
+from gateway.sensors.mqtt_topics import Routes
 from protos.config import Broker as BrokerOptions
 
 QOS = 1
@@ -38,8 +39,9 @@ LINGER_S = 0.05
 """Messages of this long are made durable by one write to the disk."""
 BEHIND_MOST_S = 60.0
 """Where the marker may not be published, everything is taken for current after this long."""
-TIMEOUT_S = 10.0
 STEADY_S = 60.0
+WAITING_MOST, WAITING_BYTES = 10_000, 16 << 20
+"""Beyond either, messages of QoS 0 are dropped: no broker keeps them. Of others the broker's own limit holds."""
 
 log = structlog.get_logger("gateway.mqtt")
 
@@ -69,6 +71,8 @@ class MqttBroker:
         self.counters: Counter[str] = Counter()
         self.sensors: list[MqttSensor] = []
         """Set by the builder; their topics are subscribed to."""
+        self._routes = Routes(())
+        self._by_id: dict[str, MqttSensor] = {}
         self._options = options
         self._client_id = client_id
         self._password = password
@@ -81,7 +85,10 @@ class MqttBroker:
         self._all_run = asyncio.Event()
         self._connection = 0
         self._subscribed = False
+        self._refused: list[str] = []
+        """Topics that the broker doesn't let us have."""
         self._waiting: deque[Waiting] = deque()
+        self._waiting_bytes = 0
         self._taken: OrderedDict[Key, tuple[int, Sequence[Receipt]]] = OrderedDict()
         self._behind_until_ms = 0
         self._marker = b""
@@ -108,6 +115,8 @@ class MqttBroker:
 
     async def _stay_connected(self) -> None:
         loop = asyncio.get_running_loop()
+        self._by_id = {sensor.id: sensor for sensor in self.sensors}
+        self._routes = Routes(wanted for sensor in self.sensors for wanted in sensor.wanted)
         while True:
             await self._all_run.wait()
             if self._memory is not None:
@@ -116,7 +125,9 @@ class MqttBroker:
             try:
                 why = await self._connect()
             except aiomqtt.MqttError as error:
-                why = "the connection broke" if error.__cause__ else str(error) or type(error).__name__
+                why = _in_words(error)
+            except Misconfigured as error:
+                why = str(error)
             finally:
                 for sensor in self.sensors:
                     sensor.deaf(self._clock.mono_ms())
@@ -131,16 +142,7 @@ class MqttBroker:
     async def _connect(self) -> str:
         """One connection's life; returns why we ended it ourselves. Raises MqttError when it broke."""
         options = self._options
-        client = AckingClient(
-            options.host,
-            options.port,
-            username=options.username or None,
-            password=self._password,
-            identifier=self._client_id,
-            clean_session=False,
-            keepalive=options.keepalive_s,
-            timeout=TIMEOUT_S,
-        )
+        client = AckingClient(options, client_id=self._client_id, password=self._password)
         async with client.connected():
             self._connection += 1
             if not client.session_kept:
@@ -160,6 +162,7 @@ class MqttBroker:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 self._waiting.clear()  # they come again, on the next connection
+                self._waiting_bytes = 0
 
     async def _welcome(self, client: AckingClient) -> None:
         """Subscribe, unless the broker kept what this process subscribed to: it would repeat retained messages."""
@@ -172,17 +175,20 @@ class MqttBroker:
             await client.publish(self._marker_topic, self._marker, qos=QOS)
         for sensor in self.sensors:
             sensor.hears(self._clock.mono_ms(), kept=client.session_kept)
-        self.problem = None
+        self.problem = f"the broker refuses us {', '.join(self._refused)}" if self._refused else None
         self.counters["connected"] += 1
         log.info("mqtt.connected", broker=self._options.id, number=self._connection, session=client.session_kept)
 
     async def _subscribe(self, client: AckingClient) -> None:
-        topics = [*dict.fromkeys(sensor.topic for sensor in self.sensors), self._marker_topic]
+        topics = [*self._routes.filters, self._marker_topic]
+        refused: list[str] = []
         codes = await client.subscribe([(topic, QOS) for topic in topics])
         for topic, code in zip(topics, codes, strict=True):
             if int(getattr(code, "value", code)) >= REFUSED:  # type: ignore[call-overload]
                 self.counters["refused_topics"] += 1
+                refused.append(topic)
                 log.error("mqtt.refused", broker=self._options.id, topic=topic)
+        self._refused = refused
         self._subscribed = True
 
     # --- messages -----------------------------------------------------------------------------------
@@ -194,7 +200,15 @@ class MqttBroker:
 
     async def _receive(self, client: AckingClient, news: asyncio.Event) -> str:
         async for delivery in client.deliveries():
-            self._waiting.append(Waiting(delivery, self._clock.mono_ms()))
+            now_ms = self._clock.mono_ms()
+            full = len(self._waiting) >= WAITING_MOST or self._waiting_bytes >= WAITING_BYTES
+            if full and not delivery.qos:
+                self.counters["overflowed"] += 1
+                for wanted in self._routes.of(delivery.topic):
+                    self._by_id[wanted.sensor].overflowed(wanted, now_ms)
+                continue
+            self._waiting.append(Waiting(delivery, now_ms))
+            self._waiting_bytes += len(delivery.payload)
             news.set()
         return "the messages ended"
 
@@ -222,17 +236,17 @@ class MqttBroker:
 
     def _hand_over_all(self) -> list[tuple[Delivery, Sequence[Receipt]]]:
         """What waits, as rows; without giving way to the task that writes them."""
-        fresh: dict[Key, dict[str, int]] = {}
+        fresh: dict[Key, dict[str, Rows]] = {}
         made = [self._hand_over(one, fresh) for one in self._waiting]
         self._waiting.clear()
+        self._waiting_bytes = 0
         if self._memory is not None:
             self._memory.write(fresh)
         return made
 
-    def _hand_over(self, one: Waiting, fresh: dict[Key, dict[str, int]]) -> tuple[Delivery, Sequence[Receipt]]:
+    def _hand_over(self, one: Waiting, fresh: dict[Key, dict[str, Rows]]) -> tuple[Delivery, Sequence[Receipt]]:
         delivery = one.delivery
-        topic, payload = str(delivery.topic), bytes(delivery.payload)
-        key = (delivery.mid, topic, blake2b(payload, digest_size=16).digest())
+        key = (delivery.mid, delivery.topic, blake2b(delivery.payload, digest_size=16).digest())
         known = self._taken.get(key) if delivery.again else None
         receipts: Sequence[Receipt] = ()
         if known is not None:
@@ -241,9 +255,10 @@ class MqttBroker:
         elif delivery.again and self._memory is not None and self._memory.known(key):
             self.counters["again"] += 1
         else:
-            receipts = self._rows(topic, payload, one)
-            if receipts and delivery.qos:
-                fresh[key] = {sensor.id: sensor.last_ms for sensor in self.sensors if sensor.topic == topic}
+            already = self._memory.recovered(key) if delivery.again and self._memory is not None else {}
+            receipts, rows = self._rows(one, already)
+            if rows and delivery.qos:
+                fresh[key] = rows
         if delivery.qos:
             self._taken[key] = (self._connection, receipts)
             self._taken.move_to_end(key)
@@ -257,18 +272,35 @@ class MqttBroker:
         for key in [key for key, (connection, _) in self._taken.items() if connection != self._connection]:
             del self._taken[key]
 
-    def _rows(self, topic: str, payload: bytes, one: Waiting) -> Sequence[Receipt]:
+    def _rows(self, one: Waiting, already: Mapping[str, int]) -> tuple[list[Receipt], dict[str, Rows]]:
+        """The rows of a message; `already`: how many of them, per group, the buffer has from a process before."""
         self.counters["messages"] += 1
-        if topic == self._marker_topic:
-            if payload == self._marker:
+        delivery = one.delivery
+        if delivery.topic == self._marker_topic:
+            if delivery.payload == self._marker:
                 self._caught_up()
-            return ()
-        behind = one.delivery.again or one.mono_ms < self._behind_until_ms
-        made = [
-            sensor.message(payload, retained=bool(one.delivery.retain), behind=behind, mono_ms=one.mono_ms)
-            for sensor in self.sensors
-            if sensor.topic == topic
-        ]
-        if not made:
+            return [], {}
+        behind = delivery.again or one.mono_ms < self._behind_until_ms
+        said = Said(delivery.topic, delivery.payload, delivery.size, delivery.retain, behind, one.mono_ms)
+        wishes = self._routes.of(delivery.topic)
+        if not wishes:
             self.counters["unknown_topic"] += 1  # of a configuration before this one
-        return [receipt for receipt in made if receipt is not None]
+        receipts: list[Receipt] = []
+        rows: dict[str, Rows] = {}
+        for wanted in wishes:
+            made = self._by_id[wanted.sensor].message(wanted, said, already)
+            if made is not None:
+                receipts += made.receipts
+                rows[made.key] = Rows(made.first_ms, made.many, made.skipped)
+        return receipts, rows
+
+
+def _in_words(error: aiomqtt.MqttError) -> str:
+    """For a technician, who may mend it."""
+    said = "the connection broke" if error.__cause__ else str(error) or type(error).__name__
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        reason = said.partition("verify failed: ")[2].partition(" (_ssl")[0]
+        return f"its certificate is not accepted: {reason or said}"
+    if "WRONG_VERSION_NUMBER" in said or "record layer" in said:
+        return "it doesn't speak TLS at this port"
+    return said

@@ -6,15 +6,18 @@ import difflib
 import re
 import socket
 from pathlib import Path
+from typing import TypedDict
 
+from firmware_configs.document import described, of_topics, of_values
 from firmware_configs.loader import ProfileError, Profiles
-from firmware_configs.messages import MessageValue
+from firmware_configs.messages import Availability, Message
 from gateway.clock import Clock
 from gateway.errors import Misconfigured
 from gateway.sensors import Built, BuiltSensor, Supervised, secret
 from gateway.sensors.complaint import problem_of
 from gateway.sensors.mqtt import MqttSensor
 from gateway.sensors.mqtt_broker import MqttBroker
+from gateway.sensors.mqtt_client import tls_of
 from gateway.sensors.mqtt_memory import MqttMemory
 from protos.config import Broker as BrokerOptions
 from protos.config import GatewayConfig
@@ -27,6 +30,9 @@ def build(config: GatewayConfig, *, clock: Clock, profiles: Profiles, data_dir: 
     """One task per [[broker]] that a sensor uses, one driver per [[sensor]]. Raises Misconfigured."""
     wanted = [options for options in config.sensor if isinstance(options, SensorOptions)]
     used = {options.broker for options in wanted}
+    for options in config.broker:
+        if options.id in used:
+            tls_of(options)  # files that are none are told before anything runs
     brokers = {
         options.id: MqttBroker(
             options=options,
@@ -56,47 +62,36 @@ def _sensor(
         raise Misconfigured(
             f"sensor {options.id}: broker {options.broker!r} is not a [[broker]] of this configuration{near}"
         )
-    values, period_s, simulated = _described(options, profiles)
-    sensor = MqttSensor(
-        options=options,
-        values=values,
-        period_s=options.every_s or period_s,
-        simulated=simulated,
-        clock=clock,
-        topics=broker,
-    )
+    described = _described(options, profiles)
+    sensor = MqttSensor(options=options, clock=clock, topics=broker, **described)
     broker.sensors.append(sensor)
     return sensor
 
 
-def _described(options: SensorOptions, profiles: Profiles) -> tuple[tuple[MessageValue, ...], float, bool]:
-    """(values, period, simulated) from the profile or the values in the document: one of them."""
+class Described(TypedDict):
+    messages: tuple[Message, ...]
+    period_s: float
+    simulated: bool
+    availability: Availability | None
+
+
+def _described(options: SensorOptions, profiles: Profiles) -> Described:
+    """From the profile or the values in the document: one of them. Raises Misconfigured."""
     if (options.profile is None) == (not options.values):
         raise Misconfigured(f"sensor {options.id}: give either profile, or values for each quantity of its messages")
+    for problem in (*of_values(options), *of_topics(options, profiles)):
+        raise Misconfigured(f"sensor {options.id}: {problem}")
     if options.profile is None:
-        return inline(options), DEFAULT_PERIOD_S, False
+        return Described(messages=(described(options),), period_s=DEFAULT_PERIOD_S, simulated=False, availability=None)
     try:
         profile = profiles.mqtt(options.profile)
     except ProfileError as error:
         raise Misconfigured(f"sensor {options.id}: profile {error}") from error
-    return profile.value, profile.period_s, profile.simulated
-
-
-def inline(options: SensorOptions) -> tuple[MessageValue, ...]:
-    """The values of the document as a profile would have them."""
-    for quantity, value in options.values.items():
-        if value.type != "number" and value.decimals is not None:
-            raise Misconfigured(f"sensor {options.id}: values.{quantity}: a {value.type} has no decimals")
-    return tuple(
-        MessageValue(
-            quantity=quantity,
-            path=value.path,
-            type=value.type,
-            unit=value.unit,
-            decimals=value.decimals,
-            source="configuration",
-        )
-        for quantity, value in options.values.items()
+    return Described(
+        messages=profile.messages(),
+        period_s=profile.period_s,
+        simulated=profile.simulated,
+        availability=profile.availability if options.device else None,
     )
 
 

@@ -35,14 +35,26 @@ Key = tuple[int, str, bytes]
 Instant = tuple[bytes, int]
 """Boot id and mono_ms."""
 
+
+class Rows(NamedTuple):
+    """What a message became in one group: `many` rows at `first_ms` and the milliseconds after it.
+
+    `skipped` rows before them had come of the same message already.
+    """
+
+    first_ms: int
+    many: int = 1
+    skipped: int = 0
+
+
 log = structlog.get_logger("gateway.mqtt")
 
 
 class Taken(NamedTuple):
-    """A message that was handed over: sensor → when its row was."""
+    """A message that was handed over: group → its rows."""
 
     boot_id: bytes
-    rows: Mapping[str, int]
+    rows: Mapping[str, Rows]
 
 
 class MqttMemory:
@@ -77,7 +89,7 @@ class MqttMemory:
         """The broker lost our session: its message ids begin again."""
         self._entries.clear()
 
-    def write(self, taken: Mapping[Key, Mapping[str, int]]) -> None:
+    def write(self, taken: Mapping[Key, Mapping[str, Rows]]) -> None:
         """These messages are rows now. To be called before the caller gives way to any other task."""
         if self._fd is None or not taken:
             return
@@ -94,15 +106,21 @@ class MqttMemory:
             log.error("mqtt.memory", path=str(self._path), error=str(error))
 
     def known(self, key: Key) -> bool:
-        """A process before this one took this message, and its rows are in the buffer."""
+        """A process before this one took this message, and all of its rows are in the buffer."""
+        taken = self._entries.get(key)
+        found = self.recovered(key)
+        return taken is not None and all(found[group] == one.skipped + one.many for group, one in taken.rows.items())
+
+    def recovered(self, key: Key) -> dict[str, int]:
+        """How many rows of this message, per group, are in the buffer from a process before."""
         taken = self._entries.get(key)
         if taken is None:
-            return False
-        for sensor, row_ms in taken.rows.items():
-            boot_id, last_ms = self._recovered.get(sensor, (b"", 0))
-            if boot_id != taken.boot_id or row_ms > last_ms:
-                return False
-        return True
+            return {}
+        return {group: one.skipped + self._held(taken.boot_id, group, one) for group, one in taken.rows.items()}
+
+    def _held(self, taken_in: bytes, group: str, rows: Rows) -> int:
+        boot_id, last_ms = self._recovered.get(group, (b"", 0))
+        return max(0, min(rows.many, last_ms - rows.first_ms + 1)) if boot_id == taken_in else 0
 
     def _append(self, text: str) -> None:
         assert self._fd is not None
@@ -120,7 +138,7 @@ class MqttMemory:
 
 
 def last_rows(buffer: Path) -> dict[str, Instant]:
-    """Sensor → its last row in a buffer that is open: read-only, by its file, and only sensors of one group."""
+    """Group → its last row in a buffer that is open: read-only, by its file."""
     path = buffer / "sealed.db"
     if not path.exists():
         return {}
@@ -130,7 +148,12 @@ def last_rows(buffer: Path) -> dict[str, Instant]:
         lasts = last_readings.load(db.execute).items()
         found = {group: (bytes(boots[last.boot]), last.mono_ms) for group, last in lasts if last.boot in boots}
     groups = pb.Declare.FromString(newest[0]).groups if newest else ()
-    return {group.sensor: found[group.id] for group in groups if group.id in found}
+    return {group_key(group.sensor, group.series[0].name): found[group.id] for group in groups if group.id in found}
+
+
+def group_key(sensor: str, first_quantity: str) -> str:
+    """A group of a sensor, by what it is declared with."""
+    return f"{sensor}/{first_quantity}"
 
 
 def _line(key: Key, taken: Taken) -> str:
@@ -148,7 +171,9 @@ def _read(path: Path) -> OrderedDict[Key, Taken]:
             one: Any = json.loads(line)
             mid, topic, digest, boot_id, rows = one
             key = (int(mid), str(topic), bytes.fromhex(digest))
-            found[key] = Taken(bytes.fromhex(boot_id), {str(sensor): int(ms) for sensor, ms in rows.items()})
+            found[key] = Taken(
+                bytes.fromhex(boot_id), {str(group): Rows(*map(int, one)) for group, one in rows.items()}
+            )
         except (ValueError, TypeError, AttributeError):
             continue
         found.move_to_end(key)

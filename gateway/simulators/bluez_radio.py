@@ -1,7 +1,7 @@
 """What BlueZ does with an advertisement: who hears it, what it changes on the bus, when it says nothing.
 
-From BlueZ's own behaviour as it is known: data of a device is merged by key; with DuplicateData every report is a
-change, without it only a payload that differs, or a signal that moved by 8 dB.
+From BlueZ's own behaviour as it is known: with DuplicateData every report is a change and replaces what was before;
+without it data of a device is merged by key, and only a payload that differs, or a signal that moved by 8 dB, counts.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _changed(old: Mapping[str, Variant], new: Mapping[str, Variant], *, duplicat
             if duplicates or before is None or abs(before.value - value.value) >= RSSI_STEP_DB:
                 changed[name] = value
             continue
-        merged = value if before is None else Variant(value.signature, {**before.value, **value.value})
+        merged = value if before is None or duplicates else Variant(value.signature, {**before.value, **value.value})
         if duplicates or merged != before:
             changed[name] = merged
     return changed

@@ -212,7 +212,10 @@ def _replayed(wanted: str) -> Signal:
 def _described(options: PublishingSensor, profiles: Profiles) -> dict[str, PublishedValue]:
     found: dict[str, PublishedValue] = {}
     if options.profile is not None:
-        for value in profiles.mqtt(options.profile).value:
+        described = profiles.mqtt(options.profile)
+        if len(described.messages()) > 1 or described.messages()[0].format != "json":
+            raise ValueError(f"sensor {options.id}: {described.name} is no single JSON message; give values")
+        for value in described.values():
             if value.type == "number":
                 wave = Wave(kind="counting") if value.quantity == "count" else Wave(mean=50.0)
                 found[value.quantity] = PublishedValue(path=value.path, decimals=value.decimals or 0, signal=wave)

@@ -23,7 +23,7 @@ EXAMPLES = [
     ("gateway/gateway.example.toml", GatewayConfig),
 ]
 # An example says more than the empty default.
-SHOWN_OTHERWISE = {"name", "calibration", "attrs", "validate", "report", "above", "values"}
+SHOWN_OTHERWISE = {"name", "calibration", "attrs", "validate", "report", "above", "values", "topic"}
 
 
 @pytest.mark.parametrize(("path", "kind"), EXAMPLES)

@@ -36,6 +36,22 @@ driver = "gatt"
 address = "D4:12:43:55:AA:01"
 profile = "bluetooth-thermometer@1"
 """,
+    "gpsd": f"""
+[[sensor]]
+id = "it"
+driver = "gpsd"
+address = "127.0.0.1:{NOBODY}"
+""",
+    "host": """
+[[sensor]]
+id = "it"
+driver = "host"
+""",
+    "modem": """
+[[sensor]]
+id = "it"
+driver = "modem"
+""",
     "modbus": f"""
 [[bus]]
 id = "bus"
@@ -142,15 +158,26 @@ async def test_with_nobody_at_the_other_end_it_goes_on_and_stops_when_told_and_c
         assert all(isinstance(result, asyncio.CancelledError) for result in results), results
 
 
+def test_a_parser_package_is_imported_only_for_a_profile_that_needs_it() -> None:
+    packages = {"bthome_ble", "govee_ble", "inkbird_ble", "sensorpush_ble", "thermopro_ble", "xiaomi_ble", "Cryptodome"}
+    program = (
+        "import sys; from tests.contracts.test_drivers import built;"
+        f"built('ble'); print(sorted({packages!r} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout == "[]\n", "the document has a RuuviTag"
+
+
 @pytest.mark.parametrize("name", sorted(DRIVERS))
 def test_what_is_not_configured_is_not_imported(name: str) -> None:
     libraries = {
-        "ble": {"bleak", "bleak_retry_connector", "bthome_ble", "ruuvitag_ble"},
-        "gatt": {"bleak", "bleak_retry_connector"},
+        "ble": {"bleak", "bleak_retry_connector", "bthome_ble", "ruuvitag_ble", "dbus_fast"},
+        "gatt": {"bleak", "bleak_retry_connector", "dbus_fast"},
         "mqtt": {"aiomqtt"},
         "modbus": {"pymodbus"},
+        "modem": {"dbus_fast"},
     }
-    foreign = set().union(*libraries.values()) - libraries.get(name, set())
+    foreign = set().union(*(found for other, found in libraries.items() if other != name)) - libraries.get(name, set())
     program = (
         "import sys; from tests.contracts.test_drivers import built;"
         f"built({name!r}); print(sorted({foreign!r} & set(sys.modules)))"

@@ -99,7 +99,7 @@ def test_a_mistake_is_said_with_its_place_and_what_may_be_meant(tmp_path: Path, 
         (("[[broker]]", '[ble]\nscan = "loud"\n[[broker]]'), "ble.scan: invalid enum value 'loud'"),
         (("[[broker]]", '[ble]\nadapters = ["usb"]\n[[broker]]'), "ble.adapters[0]"),
         (('broker = "hall"', 'broker = "hal"'), "sensor[1].broker: there is no broker 'hal'; did you mean hall?"),
-        (("zigbee2mqtt/climate", "zigbee2mqtt/+"), "sensor[1].topic"),
+        (("zigbee2mqtt/climate", "zigbee2mqtt/#/x"), "sensor[1].topic: # stands alone"),
         (('profile = "aqara-wsdcgq11lm@1"', ""), "sensor[1].profile: give either a profile, or values"),
         (
             ('profile = "aqara-wsdcgq11lm@1"', 'values = { t = { path = "temperature" } }'),

@@ -9,20 +9,45 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
-from gateway.errors import ComboioError
+from gateway.errors import ComboioError, Misconfigured
 from gateway.reading import Wire
 
+if TYPE_CHECKING:
+    from firmware_configs.adverts import BleProfile
+
 DECODERS = {
-    "bthome-v2": "gateway.decoders.advertisements.bthome:FORMAT",
-    "ruuvi-rawv2": "gateway.decoders.advertisements.ruuvi:FORMAT",
+    "atc": "gateway.decoders.advertisements.atc:format_of",
+    "bthome-v2": "gateway.decoders.advertisements.bthome:format_of",
+    "eddystone-tlm": "gateway.decoders.advertisements.eddystone:tlm",
+    "eddystone-uid": "gateway.decoders.advertisements.eddystone:uid",
+    "govee": "gateway.decoders.advertisements.packaged:govee",
+    "ibeacon": "gateway.decoders.advertisements.ibeacon:format_of",
+    "inkbird": "gateway.decoders.advertisements.packaged:inkbird",
+    "layout": "gateway.decoders.advertisements.layout:format_of",
+    "ruuvi-rawv2": "gateway.decoders.advertisements.ruuvi:format_of",
+    "sensorpush": "gateway.decoders.advertisements.packaged:sensorpush",
+    "thermopro": "gateway.decoders.advertisements.packaged:thermopro",
+    "xiaomi": "gateway.decoders.advertisements.xiaomi:format_of",
 }
-"""format = "…" of a profile → its Format."""
+"""format = "…" of a profile → what makes its Format of the profile."""
+
+Cause = Literal["unreadable", "another_device", "no_key", "plain", "wrong_key"]
+WRONG_KEY = (
+    "the key doesn't fit: compare key_file with the bind key that the maker's app shows for this address; "
+    "pairing the sensor anew gives it another"
+)
+NO_KEY = "encrypted, and no key_file is configured: take the bind key from the maker's app"
+PLAIN = "plain, from a sensor that has a key: somebody else may have sent it, or encryption was switched off there"
 
 
 class Undecodable(ComboioError):  # noqa: N818 - named for what it says of the payload
     """This payload is none of its format, or not from who it claims; the message says why."""
+
+    def __init__(self, why: str, cause: Cause = "unreadable") -> None:
+        super().__init__(why)
+        self.cause = cause
 
 
 class Advert(NamedTuple):
@@ -51,6 +76,13 @@ class Fields(NamedTuple):
     counter: Counter | None
 
 
+class Pattern(NamedTuple):
+    """What every advertisement of a format begins with: bytes of service data (with its UUID) or manufacturer data."""
+
+    kind: Literal["service", "manufacturer"]
+    data: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Format:
     """`payload`: this format's bytes in an advertisement, None if there are none.
@@ -60,9 +92,21 @@ class Format:
 
     payload: Callable[[Advert], bytes | None]
     decode: Callable[[bytes, str, bytes | None], Fields]
+    patterns: tuple[Pattern, ...] = ()
+    """For passive scanning; empty: no two of its advertisements begin alike."""
+    key_bytes: tuple[int, ...] = ()
+    """Lengths of its keys; empty: it knows none."""
+    rotating: bool = False
+    """Its manufacturer data carries measurements where the company number should be, so that each is another entry."""
 
 
-def resolve(name: str) -> Format:
-    """The format of that name in DECODERS."""
-    module, _, attribute = DECODERS[name].partition(":")
-    return cast("Format", getattr(import_module(module), attribute))
+def resolve(profile: BleProfile) -> Format:
+    """The format of a profile. Raises Misconfigured for one whose decoder isn't installed."""
+    module, _, attribute = DECODERS[profile.format].partition(":")
+    try:
+        make = cast("Callable[[BleProfile], Format]", getattr(import_module(module), attribute))
+        return make(profile)
+    except ModuleNotFoundError as error:
+        raise Misconfigured(
+            f"{profile.name}: the decoder of {profile.format} needs {error.name}, which isn't installed"
+        ) from error

@@ -1,27 +1,37 @@
 """BTHome v2, bthome.io/format and bthome.io/encryption, through the kept package.
 
-A fresh parser per payload: the package remembers, and after a replay would give the values before it once more. A
-device with a key must encrypt; plain bytes from it are refused, whoever sent them.
+A device with a key must encrypt; plain bytes from it are refused, whoever sent them.
 """
 
 from __future__ import annotations
 
-import logging
+from typing import TYPE_CHECKING
 
-from bleak.backends.device import BLEDevice
 from bthome_ble import BTHomeBluetoothDeviceData
 from bthome_ble.const import MEAS_TYPES
-from habluetooth import BluetoothServiceInfoBleak
 
-from gateway.decoders.advertisements import Advert, Counter, Fields, Format, Undecodable
-from gateway.reading import Wire
+from gateway.decoders.advertisements import (
+    NO_KEY,
+    PLAIN,
+    WRONG_KEY,
+    Advert,
+    Counter,
+    Fields,
+    Format,
+    Pattern,
+    Undecodable,
+)
+from gateway.decoders.advertisements.kept import ask, hush
+
+if TYPE_CHECKING:
+    from firmware_configs.adverts import BleProfile
+    from gateway.reading import Wire
 
 SERVICE = "0000fcd2-0000-1000-8000-00805f9b34fb"
 ENCRYPTED, WITH_ADDRESS = 1, 2
 COUNTER_AND_MIC = 8
 
-# What is refused here is counted here; a neighbour's garbage must not fill the journal.
-logging.getLogger("bthome_ble").setLevel(logging.CRITICAL)
+hush("bthome_ble")
 
 
 def payload(advert: Advert) -> bytes | None:
@@ -35,9 +45,9 @@ def decode(data: bytes, address: str, key: bytes | None) -> Fields:
     encrypted = bool(data[0] & ENCRYPTED)
     body = data[7:] if data[0] & WITH_ADDRESS else data[1:]
     if key is None and encrypted:
-        raise Undecodable("encrypted, and no key_file is configured")
+        raise Undecodable(NO_KEY, "no_key")
     if key is not None and not encrypted:
-        raise Undecodable("plain, from a sensor that has a key")
+        raise Undecodable(PLAIN, "plain")
     if encrypted and len(body) <= COUNTER_AND_MIC:
         raise Undecodable("too short to be encrypted")
     if not encrypted:
@@ -50,15 +60,9 @@ def decode(data: bytes, address: str, key: bytes | None) -> Fields:
 
 def _parsed(data: bytes, address: str, key: bytes | None) -> tuple[dict[str, Wire], int | None]:
     parser = BTHomeBluetoothDeviceData(bindkey=key)
-    found = parser.update(_info(data, address))
+    values = ask(parser, address, service={SERVICE: data})
     if key is not None and not parser.bindkey_verified:
-        raise Undecodable("the key doesn't fit")
-    values: dict[str, Wire] = {}
-    for device, one in found.entity_values.items():
-        if device.key not in {"signal_strength", "packet_id"} and isinstance(one.native_value, int | float | str):
-            values[device.key] = one.native_value
-    for device, switch in found.binary_entity_values.items():
-        values[device.key] = switch.native_value
+        raise Undecodable(WRONG_KEY, "wrong_key")
     if not values:
         raise Undecodable("no measurement inside")
     return values, None if parser.packet_id is None else int(parser.packet_id)
@@ -80,21 +84,6 @@ def _require_whole(body: bytes) -> None:
         raise Undecodable("cut off")
 
 
-def _info(data: bytes, address: str) -> BluetoothServiceInfoBleak:
-    return BluetoothServiceInfoBleak(
-        name=address,
-        address=address,
-        rssi=0,
-        manufacturer_data={},
-        service_data={SERVICE: data},
-        service_uuids=[],
-        source="",
-        device=BLEDevice(address, None, None),
-        advertisement=None,
-        connectable=False,
-        time=0.0,
-        tx_power=None,
-    )
-
-
-FORMAT = Format(payload, decode)
+def format_of(profile: BleProfile) -> Format:
+    del profile
+    return Format(payload, decode, (Pattern("service", b"\xd2\xfc"),), key_bytes=(16,))

@@ -5,9 +5,14 @@ The kept package unpacks; its rounded values are not used, because they lose hal
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ruuvitag_ble.df5_decoder import DataFormat5Decoder
 
-from gateway.decoders.advertisements import Advert, Counter, Fields, Format, Undecodable
+from gateway.decoders.advertisements import Advert, Counter, Fields, Format, Pattern, Undecodable
+
+if TYPE_CHECKING:
+    from firmware_configs.adverts import BleProfile
 
 MANUFACTURER = 0x0499
 DATA_FORMAT = 5
@@ -29,7 +34,7 @@ def decode(data: bytes, address: str, key: bytes | None) -> Fields:
     _, temperature, humidity, pressure, x, y, z, power, moves, sequence, *mac = DataFormat5Decoder(data).data
     said = ":".join(f"{byte:02X}" for byte in mac)
     if said not in {address, "FF:FF:FF:FF:FF:FF"}:
-        raise Undecodable(f"the payload is {said}'s")
+        raise Undecodable(f"the payload is {said}'s", "another_device")
     values = {
         "temperature": temperature,
         "humidity": humidity,
@@ -44,4 +49,6 @@ def decode(data: bytes, address: str, key: bytes | None) -> Fields:
     return Fields(values, None if sequence == NO_SEQUENCE else Counter(sequence, 16))
 
 
-FORMAT = Format(payload, decode)
+def format_of(profile: BleProfile) -> Format:
+    del profile
+    return Format(payload, decode, (Pattern("manufacturer", b"\x99\x04"),))

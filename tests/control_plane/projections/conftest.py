@@ -16,6 +16,8 @@ from control_plane.projections.history import HistoryProjection
 from control_plane.projections.ledger import LedgerProjection
 from control_plane.projections.projector import Projector
 from control_plane.projections.reading import HistoryReader
+from control_plane.projections.rollups import Roller
+from control_plane.projections.sealer import Sealer
 from control_plane.projections.state import StateProjection
 from control_plane.store.engine import Stores
 from control_plane.store.tables import gap, progress, state, telemetry
@@ -35,6 +37,8 @@ class Road:
         self.journal = SqlJournal(stores.journal)
         self.sessions: dict[str, int] = {}
         self.projector = self.new_projector()
+        self.sealing = False
+        """Whether what was projected is sealed at once."""
 
     def new_projector(self) -> Projector:
         """As a restarted worker makes it."""
@@ -84,6 +88,20 @@ class Road:
     def project(self) -> None:
         while self.projector.step():
             pass
+        if self.sealing:
+            self.seal()
+
+    def reader(self) -> HistoryReader:
+        return HistoryReader(journal=self.stores.journal, telemetry=self.stores.telemetry)
+
+    def seal(self) -> None:
+        """Everything, as if all hours were over; and roll it up."""
+        sealer = Sealer(telemetry=self.stores.telemetry, reader=self.reader(), clock=self.clock, settle_s=0, quiet_s=0)
+        while sealer.step():
+            pass
+        roller = Roller(telemetry=self.stores.telemetry, reader=self.reader())
+        while roller.step():
+            pass
 
     def rows(self, table: Table) -> list[Row[Any]]:
         with self.stores.telemetry.read() as connection:
@@ -116,8 +134,7 @@ class Road:
         return 0, (0, 0)
 
     def readings(self, *keys: str, from_ms: int, to_ms: int, max_points: int = 1200) -> ReadingsAnswer:
-        reader = HistoryReader(journal=self.stores.journal, telemetry=self.stores.telemetry)
-        routes = ReadingsRoutes(telemetry=self.stores.telemetry, reader=reader, clock=self.clock)
+        routes = ReadingsRoutes(telemetry=self.stores.telemetry, reader=self.reader(), clock=self.clock)
         query = ReadingsQuery(series=list(keys), from_=moment(from_ms), to=moment(to_ms), max_points=max_points)
         return routes.readings(query)
 

@@ -24,6 +24,13 @@ FIRST = tuple(range(100, 110))
 SECOND = tuple(range(200, 210))
 
 
+@pytest.fixture(params=[False, True], ids=["batches", "chunks"])
+def road(road: Road, request: pytest.FixtureRequest) -> Road:
+    """Whether read from batches or from chunks, it is the same."""
+    road.sealing = request.param
+    return road
+
+
 def anchored() -> pb.Batch:
     return urgent(1, pb.Anchor(boot=1, mono_ms=0, wall_ms=START_MS, err_ms=5, source=pb.CLOCK_NTP))
 

@@ -16,6 +16,13 @@ DOOR = f"{GATEWAY}/door/open"
 LAST_MS = START_MS + 3_600_000
 
 
+@pytest.fixture(params=[False, True], ids=["batches", "chunks"])
+def road(road: Road, request: pytest.FixtureRequest) -> Road:
+    """Whether read from batches or from chunks, it is the same."""
+    road.sealing = request.param
+    return road
+
+
 def anchor(mono_ms: int, wall_ms: int, *, boot: int = 1, err_ms: int = 5) -> pb.Anchor:
     return pb.Anchor(boot=boot, mono_ms=mono_ms, wall_ms=wall_ms, err_ms=err_ms, source=pb.CLOCK_NTP)
 

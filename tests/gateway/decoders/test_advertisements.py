@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from firmware_configs.adverts import BleProfile
 from firmware_configs.loader import Profiles
 from gateway.decoders.advertisements import DECODERS, Counter, Fields, Undecodable, resolve
-from gateway.decoders.advertisements.columns import columns
+from gateway.decoders.advertisements.columns import parts
+from gateway.library.advert_cases import load
 from gateway.simulators.bluez_payloads import BTHOME, FORMATS, RUUVI, bthome, ruuvi
 
 ADDRESS = "54:48:E6:8F:80:A5"
@@ -17,8 +21,12 @@ EXAMPLE = bytes.fromhex("41a47266c95f730011223378237214")
 STEPS = {"temperature": 2506, "relative_humidity": 5055, "battery_level": 97}
 
 
+SHIPPED: dict[str, BleProfile] = {profile.format: profile for profile in Profiles().all_ble()}
+"""One of each format."""
+
+
 def decode(name: str, payload: bytes, key: bytes | None = None) -> Fields:
-    return resolve(name).decode(payload, ADDRESS, key)
+    return resolve(SHIPPED[name]).decode(payload, ADDRESS, key)
 
 
 @pytest.mark.parametrize(
@@ -67,18 +75,40 @@ def test_a_ruuvi_payload_that_is_not_whole_or_another_tags_is_refused(payload: b
         decode("ruuvi-rawv2", payload)
 
 
+def recorded() -> dict[str, list[tuple[str, bytes]]]:
+    """Address and payload of every case, by format."""
+    found: dict[str, list[tuple[str, bytes]]] = {}
+    for path in (Path(__file__).parents[2] / "cases" / "ble").glob("*/*.toml"):
+        cases = load(path)
+        profile = Profiles().ble(cases.profile)
+        for one in cases.advert:
+            payload = resolve(profile).payload(one.advert())
+            assert payload is not None
+            found.setdefault(profile.format, []).append((one.address, payload))
+    return found
+
+
+RECORDED = recorded()
+
+
 @pytest.mark.parametrize("name", sorted(DECODERS))
-@given(payload=st.binary(max_size=40), key=st.sampled_from([None, KEY]))
-def test_any_bytes_are_fields_or_refused(name: str, payload: bytes, key: bytes | None) -> None:
-    for data in (payload, b"\x40" + payload, b"\x41" + payload, b"\x05" + payload):
+@settings(deadline=None)
+@given(data=st.data(), key=st.sampled_from([None, KEY]))
+def test_any_bytes_are_fields_or_refused(name: str, data: st.DataObject, key: bytes | None) -> None:
+    address, good = data.draw(st.sampled_from(RECORDED[name]))
+    payload = data.draw(st.binary(max_size=254))
+    kept = data.draw(st.integers(0, len(good)))
+    for made in (payload, good[:kept], good[:kept] + payload[: len(good) - kept], good[:kept] + payload):
         try:
-            found = decode(name, data, key)
+            found = resolve(SHIPPED[name]).decode(made, address, key)
         except Undecodable:
             continue
         assert found.values
+        for part in parts(SHIPPED[name]):
+            part.columns(found, None)
 
 
-@pytest.mark.parametrize("name", sorted(DECODERS))
+@pytest.mark.parametrize("name", sorted(FORMATS))
 def test_the_simulators_payload_means_what_the_simulator_logs(name: str) -> None:
     quantities, encode = FORMATS[name]
     profile = Profiles().ble("ruuvi-ruuvitag@1" if name == "ruuvi-rawv2" else "bthome-thermometer@1")
@@ -86,7 +116,10 @@ def test_the_simulators_payload_means_what_the_simulator_logs(name: str) -> None
         steps = {q.name: q.steps(q.default, k, 37.5 * k) for q in quantities}
         made = encode(ADDRESS, steps, k, None)
         payload = made.service.get(BTHOME) or made.manufacturer[RUUVI]
-        found = dict(zip(profile.quantities(), columns(profile, decode(name, payload), None).values, strict=True))
+        (part,) = parts(profile)
+        columns = part.columns(decode(name, payload), None)
+        assert columns is not None
+        found = dict(zip(profile.quantities(), columns.values, strict=True))
         assert {q: found[q] for q in steps} == steps
 
 

@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 
 from firmware_configs.loader import Profiles
-from gateway.decoders.advertisements import Advert, resolve
-from gateway.decoders.advertisements.columns import columns, series
-from gateway.decoders.json_path import compile_values
-from gateway.decoders.values import series_of
+from gateway.library import mqtt_cases
+from gateway.library.advert_cases import disagreements, load
 from gateway.reading import SeriesShape, Wire
 from protos.comboio.v1 import batch_pb2 as pb
 
@@ -47,28 +45,18 @@ def check(
             assert code == pb.QUALITY_GOOD
 
 
-@pytest.mark.parametrize(("name", "case"), list(cases("ble", "advert")))
-def test_a_documented_advertisement_gives_the_documented_values(name: str, case: dict[str, Any]) -> None:
-    profile = Profiles().ble(name)
-    manufacturer = {int(k): bytes.fromhex(v) for k, v in case.get("manufacturer", {}).items()}
-    service = {k: bytes.fromhex(v) for k, v in case.get("service", {}).items()}
-    format_ = resolve(profile.format)
-    payload = format_.payload(Advert(case["address"], manufacturer, service, -60, 0))
-    assert payload is not None
-    fields = format_.decode(payload, case["address"], bytes.fromhex(case.get("key", "")) or None)
-    found = columns(profile, fields, -60)
-    quality = found.quality or (0,) * len(found.values)
-    check(series(profile, attrs={}, mark={}), found.values, quality, case["expect"] | {"rssi": -60})
+@pytest.mark.parametrize("path", sorted((CASES / "ble").glob("*/*.toml")), ids=lambda path: path.parent.name)
+def test_a_documented_advertisement_gives_the_documented_values(path: Path) -> None:
+    found = load(path)
+    assert found.advert
+    assert list(disagreements(found, Profiles().ble(found.profile))) == []
 
 
-@pytest.mark.parametrize(("name", "case"), list(cases("mqtt", "message")))
-def test_a_published_message_gives_the_published_values(name: str, case: dict[str, Any]) -> None:
-    profile = Profiles().mqtt(name)
-    values, quality = compile_values(profile.value)(case["payload"].encode())
-    shapes = [
-        series_of(v.quantity, kind=v.type, unit=v.unit, decimals=v.decimals, attrs=v.attrs) for v in profile.value
-    ]
-    check(shapes, values, quality or (0,) * len(values), case["expect"])
+@pytest.mark.parametrize("path", sorted((CASES / "mqtt").glob("*/*.toml")), ids=lambda path: f"{path.parent.name}")
+def test_a_published_message_gives_the_published_values(path: Path) -> None:
+    case = mqtt_cases.load(path)
+    assert case.origin
+    assert list(mqtt_cases.disagreements(case, Profiles().mqtt(case.profile))) == []
 
 
 def test_every_shipped_profile_has_a_case() -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firmware_configs.messages import MessageValue
-from gateway.decoders.json_path import MAX_BYTES, at, compile_values, tokens
+from firmware_configs.messages import Message, MessageValue
+from gateway.decoders.json_path import MAX_BYTES, at, tokens
+from gateway.decoders.payloads import Decoded, compile_payload
 from gateway.errors import Rejected
 from protos.comboio.v1 import batch_pb2 as pb
 
@@ -40,6 +42,17 @@ def test_the_examples_of_rfc_6901(pointer: str, value: Any) -> None:
 def test_what_is_not_there_is_not_there(pointer: str) -> None:
     values = [value("x", pointer), value("there", "/a~1b")]
     assert compile_values(values)(json.dumps(DOCUMENT).encode()) == ((None, 1.0), (COMM, GOOD))
+
+
+def compile_values(values: list[MessageValue]) -> Callable[[bytes], tuple[Any, Any]]:
+    decode = compile_payload(Message(value=tuple(values)))
+
+    def one(payload: bytes) -> tuple[Any, Any]:
+        (row,) = decode(payload, {})
+        assert isinstance(row, Decoded)
+        return row.values, row.quality
+
+    return one
 
 
 def value(quantity: str, path: str, **more: Any) -> MessageValue:

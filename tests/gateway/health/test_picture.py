@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from gateway.health import table
-from gateway.health.picture import Picture, headline
+from gateway.health.picture import Picture, RadioPicture, headline
 from tests.gateway.health.pictures import picture, sensor, troubled
 
 
@@ -62,3 +62,10 @@ def test_the_table_of_sensors_has_every_value_with_its_quality() -> None:
 
 def test_one_line_says_how_the_box_is() -> None:
     assert headline(troubled()) == "3 sensors, 1 red; link down, 2 batches waiting"
+
+
+def test_the_table_says_how_each_adapter_listens() -> None:
+    radio = RadioPicture(name="ble hci0", state="passive scan", counters={"adverts": 12, "discovery started anew": 1})
+    made = picture(radios=[radio])
+    assert "ble hci0       passive scan; 12 adverts" in table.status(made)
+    assert msgspec.json.decode(msgspec.json.encode(made), type=Picture).radios == [radio]

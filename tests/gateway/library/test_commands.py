@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.cli import main
+from gateway.lock import only_one
 from tests.gateway.test_settings import GOOD, written
 
 Said = pytest.CaptureFixture[str]
@@ -128,3 +129,37 @@ def test_boards_are_listed_and_shown(capsys: Said) -> None:
     assert "/dev/ttyS2" in capsys.readouterr().out
     assert main(["boards", "show", "siemens-iot250"]) == 1
     assert "did you mean siemens-iot2050?" in capsys.readouterr().err
+
+
+def test_a_tags_profile_is_begun_checked_and_run_against_its_cases(tmp_path: Path, capsys: Said) -> None:
+    folder = tmp_path / "ble"
+    assert main(["profiles", "new", "--kind", "ble", "acme", "tag", "--to", str(folder)]) == 0
+    path = folder / "acme-tag.toml"
+    assert path.read_text().startswith("#:schema ../ble.schema.json\n")
+    assert (tmp_path / "ble.schema.json").exists()
+    assert main(["profiles", "check", str(path)]) == 0
+    cases = folder / "cases"
+    cases.mkdir()
+    case = 'profile = "acme-tag@1"\n[[advert]]\nname = "{}"\naddress = "54:48:E6:8F:80:A5"\n{}\n[advert.expect]\n'
+    good = case.format("warm", 'manufacturer = { 0 = "0000a608" }')
+    (cases / "one.toml").write_text(good + "temperature = 22.14\n")
+    assert main(["profiles", "check", str(path)]) == 0
+    assert "1 case agrees" in capsys.readouterr().out
+    (cases / "two.toml").write_text(good + "temperature = 22.15\n")
+    (cases / "three.toml").write_text(case.format("cut off", 'manufacturer = { 0 = "00" }') + "temperature = 1\n")
+    assert main(["profiles", "check", str(path)]) == 1
+    told = capsys.readouterr().err
+    assert "two.toml: warm: temperature is 22.14, expected 22.15" in told
+    assert "three.toml: cut off: is refused: has 1 bytes, and is read up to byte 4" in told
+
+
+def test_a_counter_is_forgotten_on_purpose_and_only_while_nothing_runs(tmp_path: Path, capsys: Said) -> None:
+    (tmp_path / "ble").mkdir()
+    kept = tmp_path / "ble" / "counters.json"
+    kept.write_text('{"D4:12:43:55:AA:01 0011": 5, "D4:12:43:55:AA:02 0011": 7}')
+    with only_one(tmp_path):
+        assert main(["ble", "forget", "d4:12:43:55:aa:01", "--data-dir", str(tmp_path)]) != 0
+    assert main(["ble", "forget", "d4:12:43:55:aa:01", "--data-dir", str(tmp_path)]) == 0
+    assert json.loads(kept.read_text()) == {"D4:12:43:55:AA:02 0011": 7}
+    assert main(["ble", "forget", "D4:12:43:55:AA:01", "--data-dir", str(tmp_path)]) == 1
+    assert "no counter" in capsys.readouterr().out

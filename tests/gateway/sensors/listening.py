@@ -7,14 +7,14 @@ import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from control_plane.simulators.balance import Account, Value, account, sent
 from firmware_configs.loader import Profiles
 from gateway import sensors
-from gateway.clock import SystemClock
+from gateway.clock import Clock, SystemClock
 from gateway.reading import Lost, Row
 from gateway.sensors import Built
 from gateway.sensors.bluez_watch import BUS_VARIABLE
@@ -25,6 +25,7 @@ from protos.config import GatewayConfig, from_toml
 from tests.servers import require
 
 CLOCK = SystemClock()
+B = TypeVar("B", bound=SimulatedBluez)
 
 
 class Saved:
@@ -43,18 +44,18 @@ class Facts:
     def __init__(self) -> None:
         self.all: list[Row | Lost] = []
         self.groups: list[int] = []
-        """Of each fact."""
+        """Of each of them."""
         self.disk_works = asyncio.Event()
         self.disk_works.set()
 
     def row(self, group: int, row: Row) -> Saved:
-        self.groups.append(group)
         self.all.append(row)
+        self.groups.append(group)
         return Saved(self)
 
     def lost(self, group: int, lost: Lost) -> None:
-        self.groups.append(group)
         self.all.append(lost)
+        self.groups.append(group)
 
     @property
     def rows(self) -> list[Row]:
@@ -71,8 +72,8 @@ class Facts:
 class Listening:
     """A running half of a gateway. `facts` and `driver` by sensor id."""
 
-    def __init__(self, config: GatewayConfig) -> None:
-        self.built: Built = sensors.build(config, clock=CLOCK, profiles=Profiles())
+    def __init__(self, config: GatewayConfig, *, clock: Clock = CLOCK, data_dir: Path | None = None) -> None:
+        self.built: Built = sensors.build(config, clock=clock, profiles=Profiles(), data_dir=data_dir)
         self.facts = {sensor.id: Facts() for sensor in self.built.sensors}
         self.driver: dict[str, Any] = {sensor.id: sensor.driver for sensor in self.built.sensors}
         self.tasks: list[asyncio.Task[None]] = []
@@ -111,9 +112,9 @@ def balance(running: Listening, sensor: str, log: Path) -> Account:
 
 
 @asynccontextmanager
-async def listening(text: str) -> AsyncIterator[Listening]:
+async def listening(text: str, *, clock: Clock = CLOCK, data_dir: Path | None = None) -> AsyncIterator[Listening]:
     """A document of sensors, running."""
-    made = Listening(from_toml("config_version = 1\n" + text))
+    made = Listening(from_toml("config_version = 1\n" + text), clock=clock, data_dir=data_dir)
     made.start()
     try:
         yield made
@@ -124,10 +125,17 @@ async def listening(text: str) -> AsyncIterator[Listening]:
 @asynccontextmanager
 async def simulated_bluez(monkeypatch: pytest.MonkeyPatch, **options: Any) -> AsyncIterator[SimulatedBluez]:
     """A BlueZ on a private bus that this process takes for the system's."""
+    async with bluez_of(SimulatedBluez, monkeypatch, **options) as bluez:
+        yield bluez
+
+
+@asynccontextmanager
+async def bluez_of(kind: type[B], monkeypatch: pytest.MonkeyPatch, **options: Any) -> AsyncIterator[B]:
+    """The same, of one that has faults of its own."""
     require("dbus-daemon", "dbus")
     async with private_bus() as address:
         monkeypatch.setenv(BUS_VARIABLE, address)
-        bluez = SimulatedBluez(address, **options)
+        bluez = kind(address, **options)
         await bluez.start()
         try:
             yield bluez

@@ -70,7 +70,7 @@ def nothing_twice(running: Listening, name: str = "t") -> None:
     assert times == sorted(set(times))
 
 
-def reasons(running: Listening, name: str = "t") -> set[int]:
+def reasons(running: Listening, name: str = "t") -> set[pb.GapReason.ValueType]:
     """Of its gaps; what a busy machine had no time for is not what is looked for here."""
     return {lost.reason for lost in running.facts[name].losts} - {pb.GAP_QUEUE_FULL}
 

@@ -291,7 +291,7 @@ async def test_a_wrong_password_is_said_and_tried_again(broker: Mosquitto, tmp_p
     [
         (('broker = "hall"', 'broker = "hal"'), "broker 'hal' is not a .* did you mean hall"),
         (("values =", 'profile = "aqara-wsdcgq11lm@1"\nvalues ='), "give either profile, or values"),
-        (('type = "boolean"', 'type = "boolean", decimals = 1'), "values.open: a boolean has no decimals"),
+        (('type = "boolean"', 'type = "boolean", decimals = 1'), "values.open.decimals: a boolean has no decimals"),
         (
             ("port =", 'password_file = "/nowhere/secret"\nport ='),
             "broker hall: password_file: /nowhere/secret: No such",

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.buffer.disk import DiskBuffer
 from gateway.reading import GroupShape, Row, SeriesShape
-from gateway.sensors.mqtt_memory import REMEMBERED, Key, MqttMemory, last_rows
+from gateway.sensors.mqtt_memory import REMEMBERED, Key, MqttMemory, Rows, last_rows
 from tests.gateway.buffer.boxes import Box
 
 BOOT = b"b" * 16
@@ -35,8 +35,8 @@ async def opened(box: Box) -> DiskBuffer:
     return await box.open((SHAPE,))
 
 
-def taken(rows: Mapping[int, int]) -> dict[Key, dict[str, int]]:
-    return {key(mid): {"counter": row_ms} for mid, row_ms in rows.items()}
+def taken(rows: Mapping[int, int]) -> dict[Key, dict[str, Rows]]:
+    return {key(mid): {"counter/n": Rows(row_ms)} for mid, row_ms in rows.items()}
 
 
 async def test_after_a_kill_what_the_buffer_recovered_is_known_and_what_it_lost_is_not(
@@ -57,6 +57,26 @@ async def test_after_a_kill_what_the_buffer_recovered_is_known_and_what_it_lost_
     assert [second.known(key(mid)) for mid in (1, 2, 3, 4)] == [True, True, False, False]
     assert not second.known(key(1, b"another payload"))
     second.forget()
+    assert not second.known(key(1))
+    second.close()
+    await box.buffer.close()
+
+
+async def test_of_a_message_of_several_rows_it_knows_how_many_are_there(tmp_path: Path, box: Box) -> None:
+    buffer = await opened(box)
+    first = memory(tmp_path, box)
+    now = box.clock.mono
+    first.write({key(1): {"counter/n": Rows(now + 1, 3)}, key(2): {"counter/n": Rows(now + 4, 2, skipped=5)}})
+    buffer.append(box.ids[0], Row(now + 1, (1,)))
+    buffer.append(box.ids[0], Row(now + 2, (2,)))
+    await buffer.flush()
+    await box.kill()
+    first.close()
+    await opened(box)
+    second = memory(tmp_path, box)
+    assert second.recovered(key(1)) == {"counter/n": 2}
+    assert second.recovered(key(2)) == {"counter/n": 5}
+    assert second.recovered(key(3)) == {}
     assert not second.known(key(1))
     second.close()
     await box.buffer.close()

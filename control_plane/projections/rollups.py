@@ -1,0 +1,372 @@
+"""Rollups: made of sealed chunks, read where they still say what the readings say, and nowhere else.
+
+Invariants
+1. A step is taken from a rollup only if the same chunks, by the same anchors, would give it again: `standing` compares
+   what the rollups were made of (`rolled`) with what is there, in the snapshot in which they are read. There is no mark
+   that could be forgotten.
+2. `rolled` moves in the transaction that writes the last of the hours that had changed. A kill before that repeats
+   them; until then readers take those hours from the readings.
+
+A gateway is looked at when something of it was sealed, once an hour as a rule. Until then an anchor that moves hours
+costs their readers time, and nothing else.
+
+Minutes are kept only of series of which an hour holds more than MINUTE_READINGS: of others they would be as long as
+the readings themselves. A reader that finds none reads those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from sqlalchemy import ColumnElement, Connection, FromClause, Row, delete, func, select
+
+from control_plane.projections import rollup
+from control_plane.projections.chunk import pack_ints, unpack_ints
+from control_plane.projections.reading import HistoryReader, Key, Piece, series_of
+from control_plane.projections.rollup import DAY_MS, HOUR_MS, MINUTE_MS, NOTHING, Steps
+from control_plane.projections.varints import Int64
+from control_plane.projections.walltime import WallTime, load_all
+from control_plane.store.engine import Store
+from control_plane.store.tables import chunk as chunks
+from control_plane.store.tables import history, rolled
+from control_plane.store.tables import rollup as rollups
+from control_plane.store.upsert import upsert
+
+STEP_MS = (MINUTE_MS, HOUR_MS, DAY_MS)
+"""Of each level."""
+MINUTE_READINGS = 120
+HOURS_AT_ONCE = 6
+Boot = tuple[int, int]  # (epoch, boot)
+
+
+def month_start(at_ms: int) -> int:
+    return int(np.datetime64(at_ms, "ms").astype("datetime64[M]").astype("datetime64[ms]").astype(np.int64))
+
+
+STRETCH: tuple[Callable[[int], int], ...] = (
+    lambda at_ms: at_ms // HOUR_MS * HOUR_MS,
+    lambda at_ms: at_ms // DAY_MS * DAY_MS,
+    month_start,
+)
+"""Where the stretch begins whose steps of that level are one row."""
+
+
+class Made(NamedTuple):
+    """What the rollups of a boot were made of."""
+
+    chunk: int
+    wall: WallTime
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Of one gateway, in one snapshot: how things are, and how they were when the rollups were made."""
+
+    walls: dict[Boot, WallTime]
+    made: dict[Boot, Made]
+    newest: dict[Boot, int]
+    """The newest chunk of each boot."""
+    unrolled: set[int]
+    """Hours (start, UTC) whose chunks or anchors have changed since."""
+    unsealed: set[int]
+    """Hours with readings that no chunk has yet."""
+
+    @property
+    def stale(self) -> set[int]:
+        return self.unrolled | self.unsealed
+
+
+def standing(connection: Connection, gateway: str) -> Standing:
+    walls = load_all(connection, gateway)
+    made = dict(_made(connection, gateway))
+    unrolled: set[int] = set()
+    newest = _newest(connection, gateway)
+    for boot, first_ms, last_ms in _extents(connection, chunks, gateway):
+        wall = walls.get(boot)
+        if wall is None:
+            continue
+        known = made.get(boot)
+        if known is None:
+            unrolled |= set(_hours(wall, first_ms, last_ms))
+            continue
+        for part in wall.moved(known.wall, first_ms, last_ms):
+            unrolled |= {*_hours(wall, *part), *_hours(known.wall, *part)}
+        if newest[boot] > known.chunk:
+            unrolled |= set(_spans(connection, chunks, gateway, boot, wall, chunks.c.id > known.chunk))
+    unsealed: set[int] = set()
+    for boot, wall in walls.items():
+        unsealed |= set(_spans(connection, history, gateway, boot, wall, history.c.chunk.is_(None)))
+    return Standing(walls, made, newest, unrolled, unsealed)
+
+
+def _made(connection: Connection, gateway: str) -> Iterator[tuple[Boot, Made]]:
+    for row in connection.execute(select(rolled).where(rolled.c.gateway == gateway)):
+        numbers = unpack_ints(row.anchors, row.points * 2)
+        points = numbers[: row.points], numbers[row.points :]
+        yield (row.epoch, row.boot), Made(row.chunk, WallTime.through(points))
+
+
+def _extents(connection: Connection, table: FromClause, gateway: str) -> Iterator[tuple[Boot, int, int]]:
+    """(boot, first ms, last ms) of each that has rows there."""
+    c = table.c
+    query = select(c.epoch, c.boot, func.min(c.first_mono_ms), func.max(c.last_mono_ms)).where(c.gateway == gateway)
+    for epoch, boot, first_ms, last_ms in connection.execute(query.group_by(c.epoch, c.boot)):
+        yield (epoch, boot), first_ms, last_ms
+
+
+def _newest(connection: Connection, gateway: str) -> dict[Boot, int]:
+    query = select(chunks.c.epoch, chunks.c.boot, func.max(chunks.c.id)).where(chunks.c.gateway == gateway)
+    grouped = query.group_by(chunks.c.epoch, chunks.c.boot)
+    return {(epoch, boot): newest for epoch, boot, newest in connection.execute(grouped)}
+
+
+def _looked_at(wall: WallTime, low: int, high: int) -> Int64:
+    """Instants at which its error can be greatest: the ends, and some between any two anchors."""
+    bends = np.unique(np.concatenate([[low, high], wall.points()[0]]).clip(low, high))
+    return np.concatenate([bends, (bends[1:] + bends[:-1]) // 2]).astype(np.int64)
+
+
+def _spans(
+    connection: Connection, table: FromClause, gateway: str, boot: Boot, wall: WallTime, which: ColumnElement[bool]
+) -> Iterator[int]:
+    """Hours that the rows touch."""
+    c = table.c
+    mine = (c.gateway == gateway, c.epoch == boot[0], c.boot == boot[1], which)
+    for first_ms, last_ms in connection.execute(select(c.first_mono_ms, c.last_mono_ms).where(*mine)):
+        yield from _hours(wall, first_ms, last_ms)
+
+
+def _hours(wall: WallTime, first_ms: int, last_ms: int) -> Iterable[int]:
+    low, high = wall.wall_span(first_ms, last_ms)
+    return range(low // HOUR_MS * HOUR_MS, high + 1, HOUR_MS)
+
+
+# --- reading ---------------------------------------------------------------------------------------------
+
+
+class Charts:
+    """Steps of time of some series, from rollups where they hold and from readings where they don't."""
+
+    def __init__(self, *, telemetry: Store, reader: HistoryReader) -> None:
+        self._telemetry = telemetry
+        self._reader = reader
+
+    def steps(self, gateway: str, keys: Sequence[Key], *, from_ms: int, to_ms: int, level: int) -> Steps:
+        """Steps of STEP_MS[level] within from_ms..to_ms, its ends in finer ones where they fall within a step."""
+        with self._telemetry.read(snapshot=True) as connection:
+            return _Read(connection, self._reader, gateway, keys).of(level, from_ms, to_ms)
+
+    def error_ms(self, gateway: str, *, from_ms: int, to_ms: int) -> int:
+        """How far a reading of that time may be from the truth, at worst."""
+        worst = 0
+        with self._telemetry.read(snapshot=True) as connection:
+            walls = load_all(connection, gateway)
+            for table in (chunks, history):
+                for boot, first_ms, last_ms in _extents(connection, table, gateway):
+                    if (wall := walls.get(boot)) is not None:
+                        low, high = wall.mono_span(from_ms, to_ms)
+                        low, high = max(low, first_ms), min(high, last_ms)
+                        if low <= high:
+                            worst = max(worst, int(wall.errors_ms(_looked_at(wall, low, high)).max()))
+        return worst
+
+
+class _Read:
+    def __init__(self, connection: Connection, reader: HistoryReader, gateway: str, keys: Sequence[Key]) -> None:
+        self._connection = connection
+        self._reader = reader
+        self._gateway = gateway
+        self._names = {"/".join(key): key for key in keys}
+        self._stale = sorted(standing(connection, gateway).stale)
+
+    def of(self, level: int, from_ms: int, to_ms: int) -> Steps:
+        if from_ms >= to_ms:
+            return NOTHING
+        if level < 0:
+            return self._folded(self._names, from_ms, to_ms)
+        step_ms = STEP_MS[level]
+        first, last = -(-from_ms // step_ms) * step_ms, to_ms // step_ms * step_ms
+        if first >= last:
+            return self.of(level - 1, from_ms, to_ms)
+        parts = [self.of(level - 1, from_ms, first), self.of(level - 1, last, to_ms)]
+        holes = self._holes(level, first, last)
+        for begin, end in holes:
+            parts.append(rollup.coarser(self.of(level - 1, begin, end), step_ms))
+        parts += self._rolled(level, first, last, holes)
+        return rollup.joined(parts)
+
+    def _holes(self, level: int, first: int, last: int) -> list[tuple[int, int]]:
+        """Stretches in which the rollups can't be taken, in whole steps of the level, none touching another."""
+        size = max(HOUR_MS, STEP_MS[level])
+        holes: list[tuple[int, int]] = []
+        for hour in self._stale:
+            begin, end = max(first, hour // size * size), min(last, hour // size * size + size)
+            if begin >= end:
+                continue
+            if holes and begin <= holes[-1][1]:
+                holes[-1] = (holes[-1][0], max(end, holes[-1][1]))
+            else:
+                holes.append((begin, end))
+        return holes
+
+    def _rolled(self, level: int, first: int, last: int, holes: Sequence[tuple[int, int]]) -> Iterator[Steps]:
+        begin = STRETCH[level](first)
+        query = select(rollups).where(
+            rollups.c.gateway == self._gateway,
+            rollups.c.level == level,
+            rollups.c.start_ms >= begin,
+            rollups.c.start_ms < last,
+        )
+        for row in self._connection.execute(query.order_by(rollups.c.start_ms)):
+            found = rollup.unpack(row.body, STEP_MS[level]).of(self._names)
+            found = found.within(first, last)
+            for hole in holes:
+                found = found.only((found.start_ms < hole[0]) | (found.start_ms >= hole[1]))
+            yield found
+            if level == 0:
+                yield from self._sparse(row, first, last, holes)
+
+    def _sparse(self, row: Row[tuple[int]], first: int, last: int, holes: Sequence[tuple[int, int]]) -> Iterator[Steps]:
+        """Minutes of the series that the hour's row leaves out."""
+        names = set(rollup.names(row.body))
+        left = {name: key for name, key in self._names.items() if name not in names}
+        begin, end = max(first, row.start_ms), min(last, row.start_ms + HOUR_MS)
+        if left and begin < end and not any(low <= begin < high for low, high in holes):
+            yield self._folded(left, begin, end)
+
+    def _folded(self, names: dict[str, Key], from_ms: int, to_ms: int) -> Steps:
+        """Minutes, from readings."""
+        read = self._reader.read(self._gateway, list(names.values()), from_ms=from_ms, to_ms=to_ms)
+        parts = []
+        for name, key in names.items():
+            one = read[key]
+            values = np.array([v if isinstance(v, int | float) else np.nan for v in one.values], np.float64)
+            series = np.zeros(len(one.times_ms), np.int64)
+            parts.append(rollup.fold([name], series, np.array(one.times_ms, np.int64), values, MINUTE_MS))
+        return rollup.joined(parts)
+
+
+# --- making ----------------------------------------------------------------------------------------------
+
+
+class Roller:
+    """A loop of the worker: rolls up what was sealed. `sealed` names gateways to look at."""
+
+    def __init__(self, *, telemetry: Store, reader: HistoryReader) -> None:
+        self._telemetry = telemetry
+        self._reader = reader
+        self._waiting: dict[str, None] = {}
+        self._looked = False
+
+    def sealed(self, gateway: str) -> None:
+        """Something of it was sealed: look at it, and at what else has changed. Called from another thread."""
+        self._waiting[gateway] = None
+
+    def step(self) -> bool:
+        """Roll up some hours of one gateway. True if there is more to do."""
+        if not self._looked:
+            self._waiting |= dict.fromkeys(self._behind())
+            self._looked = True
+        gateway = next(iter(self._waiting), None)
+        if gateway is None:
+            return False
+        del self._waiting[gateway]  # first: what is sealed meanwhile asks again
+        self._roll(gateway)
+        return bool(self._waiting)
+
+    def _behind(self) -> list[str]:
+        """Gateways with chunks that no rollup holds."""
+        mine = (rolled.c.gateway == chunks.c.gateway, rolled.c.epoch == chunks.c.epoch, rolled.c.boot == chunks.c.boot)
+        query = select(chunks.c.gateway).outerjoin(rolled, mine[0] & mine[1] & mine[2])
+        late = query.where((rolled.c.chunk.is_(None)) | (rolled.c.chunk < chunks.c.id)).distinct()
+        with self._telemetry.read() as connection:
+            return list(connection.execute(late).scalars())
+
+    def _roll(self, gateway: str) -> None:
+        with self._telemetry.read(snapshot=True) as connection:
+            now = standing(connection, gateway)
+        todo = sorted(now.unrolled - now.unsealed)
+        for start in range(0, len(todo), HOURS_AT_ONCE):
+            some = todo[start : start + HOURS_AT_ONCE]
+            made = {hour: self._minutes(gateway, hour) for hour in some}
+            with self._telemetry.write() as connection:
+                for hour, steps in made.items():
+                    _write(connection, gateway, hour, steps)
+        with self._telemetry.write() as connection:
+            _remember(connection, gateway, now)
+
+    def _minutes(self, gateway: str, hour: int) -> Steps:
+        pieces = list(self._reader.pieces(gateway, from_ms=hour, to_ms=hour + HOUR_MS))
+        if len({piece.origin[0] for piece in pieces}) > 1 or any(piece.thinned is not None for piece in pieces):
+            return self._one_by_one(gateway, pieces, hour)
+        return rollup.joined(_merged(pieces, hour))
+
+    def _one_by_one(self, gateway: str, pieces: Sequence[Piece], hour: int) -> Steps:
+        """Where the same rows may be there twice."""
+        keys = {key for piece in pieces for key in series_of(piece.table, None).values()}
+        with self._telemetry.read(snapshot=True) as connection:
+            read = _Read(connection, self._reader, gateway, sorted(keys))
+            return read.of(-1, hour, hour + HOUR_MS)
+
+
+def _merged(pieces: Sequence[Piece], hour: int) -> Iterator[Steps]:
+    """One part for each series."""
+    times: dict[Key, list[Int64]] = {}
+    values: dict[Key, list[np.ndarray]] = {}
+    for piece in pieces:
+        bulk, names = piece.bulk, series_of(piece.table, None)
+        walls = piece.wall.to_wall(bulk.times)
+        for occurrence, series in enumerate(bulk.series.tolist()):
+            group = int(bulk.col_occ[occurrence])
+            row, rows, first = int(bulk.row0[group]), int(bulk.rows[group]), int(bulk.val0[occurrence])
+            times.setdefault(names[series], []).append(walls[row : row + rows])
+            values.setdefault(names[series], []).append(bulk.values[first : first + rows])
+    for key, some in times.items():
+        at, numbers = np.concatenate(some), np.concatenate(values[key])
+        inside = (at >= hour) & (at < hour + HOUR_MS)
+        series = np.zeros(int(inside.sum()), np.int64)
+        yield rollup.fold(["/".join(key)], series, at[inside], numbers[inside], MINUTE_MS)
+
+
+def _write(connection: Connection, gateway: str, hour: int, minutes: Steps) -> None:
+    hours = rollup.coarser(minutes, HOUR_MS)
+    dense = {hours.names[number] for number in hours.series[hours.count > MINUTE_READINGS].tolist()}
+    _put(connection, gateway, 0, hour, minutes.of(dense), always=bool(minutes.series.size))
+    days = _changed(connection, gateway, 1, hour, hours, HOUR_MS)
+    _changed(connection, gateway, 2, hour, days, DAY_MS)
+
+
+def _changed(connection: Connection, gateway: str, level: int, hour: int, fresh: Steps, step_ms: int) -> Steps:
+    """Put the step that holds the hour where it was; returns the stretch in steps of the next level."""
+    start = STRETCH[level](hour)
+    mine = (rollups.c.gateway == gateway, rollups.c.level == level, rollups.c.start_ms == start)
+    body = connection.execute(select(rollups.c.body).where(*mine)).scalar_one_or_none()
+    before = rollup.unpack(body, step_ms) if body is not None else NOTHING
+    at = hour // step_ms * step_ms
+    whole = rollup.joined([before.only(before.start_ms != at), fresh.within(at, at + step_ms)])
+    _put(connection, gateway, level, start, whole)
+    return rollup.coarser(whole, STEP_MS[min(level + 1, 2)])
+
+
+def _put(connection: Connection, gateway: str, level: int, start: int, steps: Steps, *, always: bool = False) -> None:
+    if steps.series.size or always:
+        row = {"gateway": gateway, "level": level, "start_ms": start, "body": rollup.pack(steps, STEP_MS[level])}
+        upsert(connection, rollups, [row])
+        return
+    mine = (rollups.c.gateway == gateway, rollups.c.level == level, rollups.c.start_ms == start)
+    connection.execute(delete(rollups).where(*mine))
+
+
+def _remember(connection: Connection, gateway: str, now: Standing) -> None:
+    rows = []
+    for (epoch, boot), newest in now.newest.items():
+        wall = now.walls.get((epoch, boot))
+        if wall is not None:
+            mono, at = wall.points()
+            packed = pack_ints(np.concatenate([mono, at]))
+            key = {"gateway": gateway, "epoch": epoch, "boot": boot}
+            rows.append(key | {"chunk": newest, "points": int(mono.size), "anchors": packed})
+    upsert(connection, rolled, rows)

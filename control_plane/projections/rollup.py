@@ -24,6 +24,8 @@ from control_plane.projections.varints import Int64
 MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
 POWERS = tuple(10.0**n for n in range(7))
 EXACT = float(1 << 53)
+SUM_ERROR = 1e-9
+"""How far a sum of some thousand floats may be from what it should be, relatively."""
 REAL = -1
 
 
@@ -182,13 +184,15 @@ def names(body: bytes) -> list[str]:
 
 
 def _power(steps: Steps) -> int:
-    """The least power of ten in which all of them are whole, and exact as float64; REAL if there is none."""
+    """The least power of ten in which all of them are whole, sums as well; REAL if there is none."""
     numbers = np.concatenate([steps.least, steps.greatest, steps.last])
     most = max(float(np.abs(numbers).max()), float(np.abs(steps.total).max()))
     for power, scale in enumerate(POWERS):
         if most * scale >= EXACT or np.signbit(numbers[numbers == 0]).any():
             break
-        if (np.rint(numbers * scale) / scale == numbers).all():
+        total = steps.total * scale
+        exact = np.abs(total - np.rint(total)) <= SUM_ERROR * np.maximum(1.0, np.abs(total))
+        if exact.all() and (np.rint(numbers * scale) / scale == numbers).all():
             return power
     return REAL
 

@@ -24,6 +24,7 @@ import aiomqtt
 import structlog
 
 from gateway.backoff import Backoff
+from gateway.cancelling import apart
 from gateway.clock import Clock
 from gateway.errors import Misconfigured, Rejected
 from gateway.reading import Receipt
@@ -123,7 +124,7 @@ class MqttBroker:
                 self._memory.open()
             began = loop.time()
             try:
-                why = await self._connect()
+                why = await apart(self._connect)  # what waits inside may fail as it is cancelled, and tell only that
             except aiomqtt.MqttError as error:
                 why = _in_words(error)
             except Misconfigured as error:

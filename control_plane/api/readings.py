@@ -161,12 +161,13 @@ class ReadingsRoutes:
         """By rollups, unless the stretch is so short or holds so little that its readings do."""
         if to_ms - from_ms <= 2 * HOUR_MS:
             return None
-        many = max(int(one.count.sum()) for one in self._steps(rows, from_ms, to_ms, 1).values())
+        hours = self._steps(rows, from_ms, to_ms, 1)
+        many = max(int(one.count.sum()) for one in hours.values())
         step = _step_ms(many, to_ms - from_ms, max_points)
         if step is None or step < MINUTE_MS:
             return None
         level = 0 if step < HOUR_MS else 1 if step < DAY_MS else 2
-        found = self._steps(rows, from_ms, to_ms, level)
+        found = hours if level == 1 else self._steps(rows, from_ms, to_ms, level)
         gateways = dict.fromkeys(row.gateway for row in rows)
         errors = {name: self._charts.error_ms(name, from_ms=from_ms, to_ms=to_ms) for name in gateways}
         return step, [_of_steps(row, found[row.key], step, from_ms, to_ms, errors[row.gateway]) for row in rows]

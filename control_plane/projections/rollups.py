@@ -16,7 +16,7 @@ the readings themselves. A reader that finds none reads those.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -186,7 +186,7 @@ class _Read:
         if from_ms >= to_ms:
             return NOTHING
         if level < 0:
-            return self._folded(self._names, from_ms, to_ms)
+            return _folded(self._reader, self._gateway, self._names, from_ms, to_ms)
         step_ms = STEP_MS[level]
         first, last = -(-from_ms // step_ms) * step_ms, to_ms // step_ms * step_ms
         if first >= last:
@@ -235,18 +235,19 @@ class _Read:
         left = {name: key for name, key in self._names.items() if name not in names}
         begin, end = max(first, row.start_ms), min(last, row.start_ms + HOUR_MS)
         if left and begin < end and not any(low <= begin < high for low, high in holes):
-            yield self._folded(left, begin, end)
+            yield _folded(self._reader, self._gateway, left, begin, end)
 
-    def _folded(self, names: dict[str, Key], from_ms: int, to_ms: int) -> Steps:
-        """Minutes, from readings."""
-        read = self._reader.read(self._gateway, list(names.values()), from_ms=from_ms, to_ms=to_ms)
-        parts = []
-        for name, key in names.items():
-            one = read[key]
-            values = np.array([v if isinstance(v, int | float) else np.nan for v in one.values], np.float64)
-            series = np.zeros(len(one.times_ms), np.int64)
-            parts.append(rollup.fold([name], series, np.array(one.times_ms, np.int64), values, MINUTE_MS))
-        return rollup.joined(parts)
+
+def _folded(reader: HistoryReader, gateway: str, names: Mapping[str, Key], from_ms: int, to_ms: int) -> Steps:
+    """Minutes, from readings."""
+    read = reader.read(gateway, list(names.values()), from_ms=from_ms, to_ms=to_ms)
+    parts = []
+    for name, key in names.items():
+        one = read[key]
+        values = np.array([v if isinstance(v, int | float) else np.nan for v in one.values], np.float64)
+        series = np.zeros(len(one.times_ms), np.int64)
+        parts.append(rollup.fold([name], series, np.array(one.times_ms, np.int64), values, MINUTE_MS))
+    return rollup.joined(parts)
 
 
 # --- making ----------------------------------------------------------------------------------------------
@@ -307,9 +308,8 @@ class Roller:
     def _one_by_one(self, gateway: str, pieces: Sequence[Piece], hour: int) -> Steps:
         """Where the same rows may be there twice."""
         keys = {key for piece in pieces for key in series_of(piece.table, None).values()}
-        with self._telemetry.read(snapshot=True) as connection:
-            read = _Read(connection, self._reader, gateway, sorted(keys))
-            return read.of(-1, hour, hour + HOUR_MS)
+        names = {"/".join(key): key for key in sorted(keys)}
+        return _folded(self._reader, gateway, names, hour, hour + HOUR_MS)
 
 
 def _merged(pieces: Sequence[Piece], hour: int) -> Iterator[Steps]:

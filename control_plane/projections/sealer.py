@@ -183,13 +183,12 @@ class Sealer:
 
 
 def _row(hour: Hour, parts: Sequence[chunk.Part], toc: bytes, body: bytes, now_ms: int) -> dict[str, Any]:
-    sections = chunk.contents(toc).sections
     return {
         "gateway": hour.gateway,
         "epoch": hour.epoch,
         "boot": hour.boot,
-        "first_mono_ms": min(one.first_ms for one in sections),
-        "last_mono_ms": max(one.last_ms for one in sections),
+        "first_mono_ms": min(int(part.bulk.times.min()) for part in parts),
+        "last_mono_ms": max(int(part.bulk.times.max()) for part in parts),
         "readings": sum(int(part.bulk.values.size) for part in parts),
         "sealed_ms": now_ms,
         "toc": toc,

@@ -64,7 +64,7 @@ from control_plane.store.tables import (
     reject,
     session,
 )
-from control_plane.store.upsert import upsert
+from control_plane.store.upsert import bulk_insert, bulk_upsert, upsert
 from protos.columns import Dictionary, dictionary_id
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
@@ -80,15 +80,11 @@ class SqlJournal:
         self._lineages: dict[str, Lineage] = {}
         """Of gateways whose newest Hello named a predecessor: what they send may be here under another name."""
         insert = sqlite_insert if store.sqlite else pg_insert
-        self._insert_batch = insert(batch)
+        self._insert_batch = bulk_insert(batch, [column.name for column in batch.columns if column.name != "id"])
         self._insert_declare = insert(declare).on_conflict_do_nothing()
         self._insert_reject = insert(reject).on_conflict_do_nothing()
         self._insert_conflict = insert(conflict).on_conflict_do_nothing()
-        new_lane = insert(lane)
-        self._upsert_lane: Insert = new_lane.on_conflict_do_update(
-            index_elements=["gateway", "epoch", "lane"],
-            set_={name: new_lane.excluded[name] for name in ("cum", "above", "max_seen", "session")},
-        )
+        self._upsert_lane = bulk_upsert(lane, [column.name for column in lane.columns])
         beat = insert(heartbeat)
         said = ("seq", "complete_boot", "complete_mono_ms", "received_ms")
         self._upsert_heartbeat: Insert = beat.on_conflict_do_update(
@@ -192,15 +188,13 @@ class SqlJournal:
             batches = [e for e in live if isinstance(e, BatchEntry)]
             if self._lineages:
                 batches = epochs.settle_known(connection, self._lineages, batches)
-            if batches:
-                connection.execute(self._insert_batch, [batch_row(e) for e in batches])
+            self._insert_batch(connection, [batch_row(e) for e in batches])
             self._duplicates(connection, [e for e in live if isinstance(e, DuplicateEntry)], done)
             rejects = [e for e in live if isinstance(e, RejectEntry)]
             if rejects:
                 connection.execute(self._insert_reject, [reject_row(e) for e in rejects])
             marks = {e.mark[:3]: lane_row(e.mark, e.session) for e in live if isinstance(e, BatchEntry | RejectEntry)}
-            if marks:
-                connection.execute(self._upsert_lane, [row for _, row in sorted(marks.items())])
+            self._upsert_lane(connection, [row for _, row in sorted(marks.items())])
             beats = {
                 (e.gateway, e.epoch, said.lane): heartbeat_row(e, said)
                 for e in live

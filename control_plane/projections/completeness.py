@@ -24,7 +24,7 @@ from control_plane.projections.gaps import keep
 from control_plane.projections.ledger import lose
 from control_plane.projections.projection import Bad, Decoded, Envelope, Portion
 from control_plane.store.tables import anchor, command_result, condition, integrity, progress, quarantine
-from control_plane.store.upsert import keep_first, upsert
+from control_plane.store.upsert import bulk_upsert, keep_first
 from protos.columns import MAX_TIME_MS
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.hours import HOUR_MS, placeable
@@ -93,6 +93,7 @@ class CompletenessProjection:
         self._lanes: dict[LaneKey, LaneProgress] = {}
         self._touched: set[LaneKey] = set()
         self._lineages: defaultdict[str, Lineage] = defaultdict(Lineage)
+        self._write = bulk_upsert(progress, [column.name for column in progress.columns])
 
     def forget(self) -> None:
         self._lanes.clear()
@@ -117,7 +118,7 @@ class CompletenessProjection:
         """Write the lanes touched since the last save."""
         if not self._touched:
             return
-        upsert(connection, progress, [self._row(key, now_ms) for key in sorted(self._touched)])
+        self._write(connection, [self._row(key, now_ms) for key in sorted(self._touched)])
         self._touched.clear()
 
     def lane(self, connection: Connection, key: LaneKey) -> LaneProgress:

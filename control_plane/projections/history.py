@@ -9,22 +9,23 @@ from sqlalchemy import Connection
 
 from control_plane.projections.projection import Decoded, Portion
 from control_plane.store.tables import history, series
-from control_plane.store.upsert import insert
+from control_plane.store.upsert import bulk_insert, insert
 from protos.columns import BodyError
 from protos.comboio.v1 import batch_pb2 as pb
+
+INDEXED = ("batch_id", "gateway", "epoch", "boot", "schema", "first_mono_ms", "last_mono_ms", "groups")
 
 
 class HistoryProjection:
     def __init__(self) -> None:
         self._declared: set[tuple[str, int, int]] = set()
+        self._write = bulk_insert(history, INDEXED)
 
     def forget(self) -> None:
         self._declared.clear()
 
     def apply(self, connection: Connection, portion: Portion) -> None:
-        rows = [row for decoded in portion.decoded for row in _index(decoded)]
-        if rows:
-            connection.execute(history.insert(), rows)
+        self._write(connection, [row for decoded in portion.decoded for row in _index(decoded)])
         for decoded in portion.decoded:
             for envelope, said in zip(decoded.envelopes, decoded.declares, strict=True):
                 key = (envelope.gateway, envelope.epoch, envelope.schema)
@@ -39,24 +40,27 @@ def _index(decoded: Decoded) -> list[dict[str, object]]:
         return []
     lowest = np.minimum.reduceat(bulk.times, bulk.row0)
     highest = np.maximum.reduceat(bulk.times, bulk.row0)
+    begins = np.flatnonzero(np.append([True], bulk.batch[1:] != bulk.batch[:-1]))
+    ends = [*begins[1:].tolist(), len(bulk.batch)]
+    first, last = np.minimum.reduceat(lowest, begins).tolist(), np.maximum.reduceat(highest, begins).tolist()
+    groups, boots, batches = bulk.group.astype("<u4"), bulk.boot.tolist(), bulk.batch[begins].tolist()
     rows: list[dict[str, object]] = []
-    ends = np.searchsorted(bulk.batch, np.arange(len(decoded.envelopes)), side="right")
-    start = 0
-    for index, (envelope, end) in enumerate(zip(decoded.envelopes, ends, strict=True)):
-        if end > start:
-            rows.append(
-                {
-                    "batch_id": envelope.id,
-                    "gateway": envelope.gateway,
-                    "epoch": envelope.epoch,
-                    "boot": int(bulk.boot[index]),
-                    "schema": envelope.schema,
-                    "first_mono_ms": int(lowest[start:end].min()),
-                    "last_mono_ms": int(highest[start:end].max()),
-                    "groups": np.unique(bulk.group[start:end]).astype("<u4").tobytes(),
-                }
-            )
-        start = int(end)
+    for number, (begin, end, index) in enumerate(zip(begins.tolist(), ends, batches, strict=True)):
+        envelope, named = decoded.envelopes[index], groups[begin:end]
+        if not (named[1:] > named[:-1]).all():
+            named = np.unique(named)
+        rows.append(
+            {
+                "batch_id": envelope.id,
+                "gateway": envelope.gateway,
+                "epoch": envelope.epoch,
+                "boot": boots[index],
+                "schema": envelope.schema,
+                "first_mono_ms": first[number],
+                "last_mono_ms": last[number],
+                "groups": named.tobytes(),
+            }
+        )
     return rows
 
 

@@ -10,14 +10,15 @@ from __future__ import annotations
 import struct
 from collections import OrderedDict
 from collections.abc import Collection
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Connection, select, tuple_
 
 from control_plane.projections.projection import Decoded, Portion
 from control_plane.store.tables import loss, received
-from control_plane.store.upsert import insert, upsert
+from control_plane.store.upsert import bulk_upsert, insert
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.hours import HOUR_MS, Cell, shares
 
@@ -28,30 +29,46 @@ HourKey: TypeAlias = tuple[str, int, int, int]
 """Gateway, epoch, boot, hour."""
 Rows: TypeAlias = dict[int, int]
 """Group → rows."""
+PAIR = np.dtype([("group", "<u4"), ("rows", "<u4")])
+
+
+class Counts(NamedTuple):
+    """Rows of some groups, each named once."""
+
+    groups: NDArray[np.int64]
+    rows: NDArray[np.int64]
+
+    def plus(self, other: Counts) -> Counts:
+        if self.groups.tobytes() == other.groups.tobytes():
+            return Counts(self.groups, self.rows + other.rows)
+        return _each_once(np.concatenate((self.groups, other.groups)), np.concatenate((self.rows, other.rows)))
+
+
+NOTHING = Counts(np.empty(0, np.int64), np.empty(0, np.int64))
 
 
 class LedgerProjection:
     """Owns `received`."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[HourKey, Rows] = OrderedDict()
+        self._known: OrderedDict[HourKey, Counts] = OrderedDict()
+        self._write = bulk_upsert(received, ("gateway", "epoch", "boot", "hour", "body"))
 
     def forget(self) -> None:
         self._known.clear()
 
     def apply(self, connection: Connection, portion: Portion) -> None:
-        fresh: dict[HourKey, Rows] = {}
+        fresh: dict[HourKey, Counts] = {}
         for decoded in portion.decoded:
             _count(decoded, fresh)
         if not fresh:
             return
         self._load(connection, fresh.keys() - self._known.keys())
         for key, counted in fresh.items():
-            rows = self._known[key]
-            for group, count in counted.items():
-                rows[group] = min(MOST_ROWS, rows.get(group, 0) + count)
+            held = self._known[key]
+            self._known[key] = held.plus(counted) if held.groups.size else counted
             self._known.move_to_end(key)
-        upsert(connection, received, [_row(key, self._known[key]) for key in sorted(fresh)])
+        self._write(connection, [_row(key, self._known[key]) for key in sorted(fresh)])
         while len(self._known) > HOURS_KEPT:
             self._known.popitem(last=False)
 
@@ -59,50 +76,70 @@ class LedgerProjection:
         key_columns = (received.c.gateway, received.c.epoch, received.c.boot, received.c.hour)
         wanted = sorted(keys)
         for key in wanted:
-            self._known[key] = {}
+            self._known[key] = NOTHING
         for start in range(0, len(wanted), AT_ONCE):
             query = select(received).where(tuple_(*key_columns).in_(wanted[start : start + AT_ONCE]))
             for row in connection.execute(query):
-                self._known[row.gateway, row.epoch, row.boot, row.hour] = unpack(row.body)
+                self._known[row.gateway, row.epoch, row.boot, row.hour] = _counts(row.body)
 
 
-def _count(decoded: Decoded, into: dict[HourKey, Rows]) -> None:
+def _count(decoded: Decoded, into: dict[HourKey, Counts]) -> None:
     bulk = decoded.bulk
     if not len(bulk.batch):
         return
     first = np.minimum.reduceat(bulk.times, bulk.row0) // HOUR_MS
     last = np.maximum.reduceat(bulk.times, bulk.row0) // HOUR_MS
     boots = bulk.boot.tolist()
-    envelopes = decoded.envelopes
-    at: tuple[int, int] = (-1, -1)
-    rows: Rows = {}
-    occurrences = zip(bulk.batch.tolist(), bulk.group.tolist(), bulk.rows.tolist(), first.tolist(), strict=True)
-    for index, group, count, hour in occurrences:
-        if (index, hour) != at:
-            at, envelope = (index, hour), envelopes[index]
-            rows = into.setdefault((envelope.gateway, envelope.epoch, boots[index], hour), {})
-        rows[group] = rows.get(group, 0) + count
+    begins = np.flatnonzero(np.append([True], (bulk.batch[1:] != bulk.batch[:-1]) | (first[1:] != first[:-1])))
+    ends = [*begins[1:].tolist(), len(bulk.batch)]
+    # Within a stretch the groups mostly ascend, so that each is there once.
+    ascends = np.append(bulk.group[1:] > bulk.group[:-1], [True])
+    ascends[np.array(ends) - 1] = True
+    once = np.logical_and.reduceat(ascends, begins).tolist()
+    batches, hours = bulk.batch[begins].tolist(), first[begins].tolist()
+    for begin, end, index, hour, alone in zip(begins.tolist(), ends, batches, hours, once, strict=True):
+        groups, rows = bulk.group[begin:end], bulk.rows[begin:end]
+        counted = Counts(groups.copy(), rows.copy()) if alone else _each_once(groups, rows)
+        envelope = decoded.envelopes[index]
+        _add(into, (envelope.gateway, envelope.epoch, boots[index], hour), counted)
     for occurrence in np.flatnonzero(first != last).tolist():
         _respread(decoded, occurrence, int(first[occurrence]), into)
 
 
-def _respread(decoded: Decoded, occurrence: int, counted_in: int, into: dict[HourKey, Rows]) -> None:
+def _add(into: dict[HourKey, Counts], key: HourKey, counted: Counts) -> None:
+    held = into.get(key)
+    into[key] = counted if held is None else held.plus(counted)
+
+
+def _each_once(groups: NDArray[np.int64], rows: NDArray[np.int64]) -> Counts:
+    found, where = np.unique(groups, return_inverse=True)
+    return Counts(found, np.bincount(where, weights=rows, minlength=found.size).astype(np.int64))
+
+
+def _respread(decoded: Decoded, occurrence: int, counted_in: int, into: dict[HourKey, Counts]) -> None:
     """Rows of more than one hour, which were all counted in the first, to where they belong."""
     bulk = decoded.bulk
-    index, group = int(bulk.batch[occurrence]), int(bulk.group[occurrence])
+    index, group = int(bulk.batch[occurrence]), bulk.group[occurrence : occurrence + 1]
     envelope, boot = decoded.envelopes[index], int(bulk.boot[index])
     start = int(bulk.row0[occurrence])
     hours, counts = np.unique(bulk.times[start : start + int(bulk.rows[occurrence])] // HOUR_MS, return_counts=True)
     for hour, count in zip(hours.tolist(), counts.tolist(), strict=True):
         if hour != counted_in:
-            into[envelope.gateway, envelope.epoch, boot, counted_in][group] -= count
-            rows = into.setdefault((envelope.gateway, envelope.epoch, boot, hour), {})
-            rows[group] = rows.get(group, 0) + count
+            here, there = np.array([-count]), np.array([count])
+            _add(into, (envelope.gateway, envelope.epoch, boot, counted_in), Counts(group, here))
+            _add(into, (envelope.gateway, envelope.epoch, boot, hour), Counts(group, there))
 
 
-def _row(key: HourKey, rows: Rows) -> dict[str, object]:
+def _row(key: HourKey, counts: Counts) -> dict[str, object]:
     gateway, epoch, boot, hour = key
-    return {"gateway": gateway, "epoch": epoch, "boot": boot, "hour": hour, "body": pack(rows)}
+    pairs = np.empty(counts.groups.size, PAIR)
+    pairs["group"], pairs["rows"] = counts.groups, np.minimum(counts.rows, MOST_ROWS)
+    return {"gateway": gateway, "epoch": epoch, "boot": boot, "hour": hour, "body": pairs.tobytes()}
+
+
+def _counts(body: bytes) -> Counts:
+    pairs = np.frombuffer(body, PAIR)
+    return Counts(pairs["group"].astype(np.int64), pairs["rows"].astype(np.int64))
 
 
 def pack(rows: Rows) -> bytes:

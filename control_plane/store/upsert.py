@@ -8,6 +8,8 @@ from typing import Any
 from sqlalchemy import Connection, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
+from control_plane.store.bulk import BulkWrite
+
 Insert = sqlite.Insert | postgresql.Insert
 
 
@@ -24,6 +26,23 @@ def upsert(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any
     key = [column.name for column in table.primary_key]
     changed = {name: fresh.excluded[name] for name in rows[0] if name not in key}
     connection.execute(fresh.on_conflict_do_update(index_elements=key, set_=changed), rows)
+
+
+def bulk_insert(table: Table, names: Sequence[str]) -> BulkWrite:
+    """Rows with a value for each of `names`; none of their keys may be taken."""
+    return BulkWrite(lambda _: table.insert(), names)
+
+
+def bulk_upsert(table: Table, names: Sequence[str], *, kept: Sequence[str] = ()) -> BulkWrite:
+    """As `upsert`, of rows with exactly `names`; `kept` stay as they are in a row that is there."""
+    key = [column.name for column in table.primary_key]
+
+    def statement(connection: Connection) -> Insert:
+        fresh = insert(connection, table)
+        changed = {name: fresh.excluded[name] for name in names if name not in key and name not in kept}
+        return fresh.on_conflict_do_update(index_elements=key, set_=changed)
+
+    return BulkWrite(statement, names)
 
 
 def keep_first(connection: Connection, table: Table, row: Mapping[str, Any]) -> bool:

@@ -2,7 +2,8 @@
 
 Windows of the mixed gateway are encoded by the shipped encoder. Each gateway draws its own seeded sequence of them,
 with its own uptime (so its own bytes) and its own declared references (so its own schema and its own values); each
-batch follows the one before it in time. All are packed as the gateway packs them.
+batch follows the one before it in time, and those of `sealable` are an hour before the rest. All are packed as the
+gateway packs them.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from control_plane.clock import SystemClock
 from control_plane.fleet.authority import Authority
 from protos.columns import encode, pack
 from protos.comboio.v1 import batch_pb2 as pb
+from protos.hours import HOUR_MS
 
 BOOT = 17
 SECONDS = 4000  # of the mixed gateway; enough windows to draw from
 WINDOWS = 60
 SEED = 29
+WALL_MS = 1_700_000_000_000
 
 
 class Sealed(msgspec.Struct, array_like=True, frozen=True):
@@ -60,19 +63,24 @@ class Maker:
         self.folder = folder
         self.kind, self._source = _source()
 
-    def make(self, *, gateways: int, batches: int, batch_s: int) -> list[Member]:
+    def make(self, *, gateways: int, batches: int, batch_s: int, sealable: int = 0) -> list[Member]:
+        """The first `sealable` of so many batches each are of an hour that is over when the next one comes."""
         windows = list(_windows(self._source, batch_s * 1000))
         random = Random(SEED * batch_s)
-        return [self._member(number, windows, random, batches) for number in range(gateways)]
+        return [self._member(number, windows, random, batches, sealable) for number in range(gateways)]
 
-    def _member(self, number: int, windows: Sequence[Window], random: Random, batches: int) -> Member:
+    def _member(self, number: int, windows: Sequence[Window], random: Random, batches: int, sealable: int) -> Member:
         gateway, epoch = f"gw-{number:010d}", random.getrandbits(32)
         declare = pb.Declare(epoch=epoch, schema=1, groups=self._source.declare.groups)
         for group in declare.groups:
             for series in group.series:
                 series.ref += 0 if series.raw else random.randrange(-500, 500)
-        base_ms = random.randrange(1 << 34)
-        sealed = [_sealed(random.choice(windows), epoch, base_ms, index) for index in range(batches)]
+        base_ms = random.randrange(1 << 34) // HOUR_MS * HOUR_MS
+        sealed = []
+        for index in range(batches):
+            hour = 0 if index < sealable else HOUR_MS
+            anchor = _anchor(base_ms) if index == 0 else None
+            sealed.append(_sealed(random.choice(windows), epoch, base_ms + hour, index, anchor))
         certificate = _certificate(self.authority, self.folder, gateway)
         return Member(gateway, certificate, epoch, declare.SerializeToString(), sealed)
 
@@ -95,9 +103,16 @@ def _windows(source: Traffic, batch_ms: int) -> Iterator[Window]:
         yield Window(pb.Body.FromString(body), count, batch_ms)
 
 
-def _sealed(window: Window, epoch: int, base_ms: int, index: int) -> Sealed:
+def _anchor(base_ms: int) -> pb.Event:
+    """Places the boot in wall time; without one nobody could ask for its history."""
+    fact = pb.Anchor(boot=BOOT, mono_ms=base_ms, wall_ms=WALL_MS, err_ms=5, source=pb.CLOCK_NTP)
+    return pb.Event(kind=pb.EVENT_ANCHOR, detail=fact.SerializeToString())
+
+
+def _sealed(window: Window, epoch: int, base_ms: int, index: int, event: pb.Event | None = None) -> Sealed:
     window.body.base_mono_ms = base_ms + index * window.length_ms
-    body = window.body.SerializeToString()
+    events = [] if event is None else [event]
+    body = window.body.SerializeToString() + pb.Body(events=events).SerializeToString()
     codec, packed = pack(body)
     batch = pb.Batch(
         epoch=epoch,

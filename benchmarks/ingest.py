@@ -6,18 +6,22 @@ decoded into state and history: its time runs until the worker has reached the e
 readings counted in state are compared with those acknowledged, gateway by gateway, and the latest values of some with
 what was sent. Load comes from `benchmarks.load` in a process of its own; the CPU of every process is named.
 
-The worker seals hours that are over beside it; none is within a run as short as this one.
+As many batches again were sent before, of an hour that is over: what is measured begins when the worker starts to seal
+and roll up all of them at once, which is more than a steady fleet ever asks of it. Beside it runs an export, gateway by
+gateway, and somebody who asks for the newest batch: `ingest.history_after_ack` is how long the slowest answer took.
 
-    python -m benchmarks.ingest [--gateways N] [--rate BATCHES_PER_S] [--seconds S] [--only KEY]
+    python -m benchmarks.ingest [--gateways N] [--rate BATCHES_PER_S] [--seconds S] [--connected N] [--only KEY]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,10 +31,12 @@ from typing import Any
 import msgspec
 from sqlalchemy import select
 
+from benchmarks.beside import Beside, sealed
 from benchmarks.figures import Figure
 from benchmarks.fleet import Maker, Member
 from benchmarks.plane import Plane, running
 from control_plane.projections import state as latest
+from control_plane.projections.sealer import SETTLE_S
 from control_plane.store.tables import state
 from protos.columns import Schema, decode, unpack
 from protos.comboio.v1 import batch_pb2 as pb
@@ -40,7 +46,9 @@ RATE = 1000.0
 SECONDS = 8.0
 COMPARED = 20
 SLOWEST_S = 120.0
-KEYS = ("sqlite", "postgresql", "sqlite_10s")
+CONNECTED = 1000  # the full run is `--connected 5000`
+SETTLED_S = SETTLE_S + 5.0  # when hours that are over begin to be sealed
+KEYS = ("sqlite", "postgresql", "sqlite_10s", "postgresql_10s", "gateways")
 
 
 @dataclass(slots=True)
@@ -50,40 +58,73 @@ class Outcome:
     readings_s: float
     batches_s: float
     p99_ms: float
+    answered_s: float
     remark: str
 
 
 def figures(
-    *, gateways: int = GATEWAYS, rate: float = RATE, seconds: float = SECONDS, only: Sequence[str] = KEYS
+    *,
+    gateways: int = GATEWAYS,
+    rate: float = RATE,
+    seconds: float = SECONDS,
+    connected: int = CONNECTED,
+    only: Sequence[str] = KEYS,
 ) -> Iterator[Figure]:
     each = 2 + int(rate * seconds / gateways)  # so many batches that none is sent twice while the rate is paced
     with tempfile.TemporaryDirectory(prefix="comboio-fleet-") as folder:
         maker = Maker(Path(folder))
+        waits = []
         for database in [key for key in ("sqlite", "postgresql") if key in only]:
-            members = maker.make(gateways=gateways, batches=each, batch_s=60)
+            members = maker.make(gateways=gateways, batches=2 * each, batch_s=60, sealable=each)
             (one,) = measure(database, maker, members, [(rate, seconds)])
+            waits.append((one.answered_s, database))
             yield Figure(f"ingest.{database}", one.readings_s, "readings/s", one.remark)
-        if "sqlite_10s" in only:
-            members = maker.make(gateways=gateways, batches=each, batch_s=10)
-            paced, free = measure("sqlite", maker, members, [(rate, seconds), (0, seconds)])
-            yield Figure("ingest.ack_p99", paced.p99_ms, "ms", paced.remark)
-            yield Figure("ingest.sqlite_10s", free.readings_s, "readings/s", free.remark)
-            yield Figure("ingest.batches", free.batches_s, "batches/s", "the same run, 10 s batches")
+        if waits:
+            slowest_s, database = max(waits)
+            yield Figure("ingest.history_after_ack", slowest_s, "s", f"the slowest answer, {database}")
+        for database in [key for key in ("sqlite", "postgresql") if f"{key}_10s" in only]:
+            members = maker.make(gateways=gateways, batches=2 * each, batch_s=10, sealable=each)
+            paced, free = measure(database, maker, members, [(rate, seconds), (0, seconds)])
+            if database == "sqlite":
+                yield Figure("ingest.ack_p99", paced.p99_ms, "ms", paced.remark)
+                yield Figure("ingest.batches", free.batches_s, "batches/s", "as ingest.sqlite_10s")
+            yield Figure(f"ingest.{database}_10s", free.readings_s, "readings/s", free.remark)
+        if "gateways" in only:
+            yield _connected(maker, connected)
 
 
 def measure(database: str, maker: Maker, members: list[Member], phases: Sequence[tuple[float, float]]) -> list[Outcome]:
     """Raises RuntimeError where what was decoded is not what was acknowledged."""
+    fill = f"each:{len(members[0].batches) // 2}"
+    asked = [fill, *(f"{rate}:{seconds}" for rate, seconds in phases)]
     with running(database, pki=maker.authority.folder) as plane:
-        with load(plane, members, phases) as generator:
+        with load(plane, members, asked) as generator:
             ready = generator.say()
-            plane.await_projected(SLOWEST_S)
-            found = [_phase(plane, generator, rate) for rate, _ in phases]
+            generator.go()
+            filled = plane.await_projected(SLOWEST_S)
+            time.sleep(max(0.0, filled + SETTLED_S - time.time()))
+            found = [_phase(plane, generator, members, rate) for rate, _ in phases]
             acked: dict[str, int] = generator.go()
         _compare(plane, members, acked)
-    shared = f"{maker.kind}, {len(members)} gateways connected in {ready['connected_s']:.0f} s, no sealing yet"
+    shared = f"{maker.kind}, {len(members)} gateways connected in {ready['connected_s']:.0f} s"
     for one in found:
         one.remark = f"{one.remark}; {shared}"
     return found
+
+
+def _connected(maker: Maker, count: int) -> Figure:
+    """So many streams open at once, each with its own schema and a batch in the journal."""
+    members = maker.make(gateways=count, batches=1, batch_s=10)
+    with running("sqlite", pki=maker.authority.folder) as plane:
+        before = plane.memory("ingest")
+        with load(plane, members, []) as generator:
+            ready = generator.say()
+            plane.await_projected(SLOWEST_S)
+            each_kb = (plane.memory("ingest") - before) / count / 1000
+            acked: dict[str, int] = generator.go()
+        if plane.counted() != acked:
+            raise RuntimeError("what was decoded is not what was acknowledged")
+    return Figure("ingest.gateways", count, "gateways", f"{each_kb:.0f} KB each, all in {ready['connected_s']:.0f} s")
 
 
 class Generator:
@@ -106,13 +147,13 @@ class Generator:
 
 
 @contextmanager
-def load(plane: Plane, members: list[Member], phases: Sequence[tuple[float, float]]) -> Iterator[Generator]:
+def load(plane: Plane, members: list[Member], phases: Sequence[str]) -> Iterator[Generator]:
     path, ca = plane.folder / "fleet", plane.folder / "pki" / "ca.pem"
     path.write_bytes(msgspec.msgpack.encode(members))
     command = [sys.executable, "-m", "benchmarks.load", "--address", plane.address]
     command += ["--ca", str(ca), "--fleet", str(path)]
-    for rate, seconds in phases:
-        command += ["--phase", f"{rate}:{seconds}"]
+    for phase in phases:
+        command += ["--phase", phase]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with process:
         try:
@@ -121,21 +162,33 @@ def load(plane: Plane, members: list[Member], phases: Sequence[tuple[float, floa
             process.kill()
 
 
-def _phase(plane: Plane, generator: Generator, rate: float) -> Outcome:
-    before = plane.cpu()
-    said = generator.go()
-    projected = plane.await_projected(SLOWEST_S)
-    used = {role: total - before[role] for role, total in plane.cpu().items()}
+def _phase(plane: Plane, generator: Generator, members: list[Member], rate: float) -> Outcome:
+    before, chunks = plane.cpu(), sealed(plane.stores)
+    beside = Beside(plane.stores, members)
+    with beside.running():
+        said = generator.go()
+        projected = plane.await_projected(SLOWEST_S)
+        used = {role: total - before[role] for role, total in plane.cpu().items()}
+        made = sealed(plane.stores) - chunks
     elapsed = projected - said["began"]
-    behind = elapsed - said["took_s"]
-    cores = ", ".join(f"{role} {seconds / elapsed:.2f}" for role, seconds in used.items())
-    offered = f"{rate:.0f} offered" if rate else "one in flight each"
+    cpu_us = ", ".join(f"{role} {seconds / said['batches'] * 1e6:.0f}" for role, seconds in used.items())
     remark = (
-        f"{said['batches'] / said['took_s']:.0f} batches/s acknowledged ({offered}), "
-        f"ack p50 {said['p50_ms']:.0f} p99 {said['p99_ms']:.0f} ms, all projected {behind:.1f} s later; "
-        f"cores: load {said['cpu']:.2f}, {cores}"
+        f"{said['batches'] / said['took_s']:.0f} batches/s acknowledged "
+        f"({f'{rate:.0f} offered' if rate else 'one in flight each'}), "
+        f"ack p50 {said['p50_ms']:.0f} p99 {said['p99_ms']:.0f} ms, "
+        f"all projected {elapsed - said['took_s']:.1f} s later; "
+        f"in {elapsed:.1f} s {made / 1e6:.1f} M readings sealed, {beside.exported / 1e6:.1f} M exported, "
+        f"history answered after {_median(beside.waits_s):.2f} s, at most {max(beside.waits_s, default=0):.2f} s; "
+        f"CPU us per batch: {cpu_us}; cores: load {said['cpu']:.2f}, "
+        f"export {beside.export_cpu_s / elapsed:.2f}, "
+        + ", ".join(f"{role} {seconds / elapsed:.2f}" for role, seconds in used.items())
     )
-    return Outcome(said["readings"] / elapsed, said["batches"] / elapsed, said["p99_ms"], remark)
+    slowest_s = max(beside.waits_s, default=0.0)
+    return Outcome(said["readings"] / elapsed, said["batches"] / elapsed, said["p99_ms"], slowest_s, remark)
+
+
+def _median(values: Sequence[float]) -> float:
+    return statistics.median(values) if values else 0.0
 
 
 def _compare(plane: Plane, members: Sequence[Member], acked: dict[str, int]) -> None:
@@ -171,9 +224,13 @@ def main() -> None:
     parser.add_argument("--gateways", type=int, default=GATEWAYS)
     parser.add_argument("--rate", type=float, default=RATE, help="batches offered a second, in all")
     parser.add_argument("--seconds", type=float, default=SECONDS)
+    parser.add_argument("--connected", type=int, default=CONNECTED)
     parser.add_argument("--only", choices=KEYS, nargs="+", default=KEYS)
     asked = parser.parse_args()
-    for figure in figures(gateways=asked.gateways, rate=asked.rate, seconds=asked.seconds, only=asked.only):
+    found = figures(
+        gateways=asked.gateways, rate=asked.rate, seconds=asked.seconds, connected=asked.connected, only=asked.only
+    )
+    for figure in found:
         sys.stdout.write(f"{figure}\n")
         sys.stdout.flush()
 

@@ -1,12 +1,12 @@
 """A fleet of gateways in one process: HTTP/2 and TLS by hand on one epoll loop, far lighter than a gRPC library.
 
-    python -m benchmarks.load --address HOST:PORT --ca FILE --fleet FILE [--phase RATE:SECONDS …]
+    python -m benchmarks.load --address HOST:PORT --ca FILE --fleet FILE [--phase RATE:SECONDS | each:N …]
 
 Every gateway has its own certificate, connection and stream, says Hello and Declare, and sends its first batch. Then
 `{"ready": …}` is printed, and each line on stdin starts the next phase: RATE batches a second in all, spread evenly
-over the gateways in a shuffled order, whatever the server does (RATE 0: each gateway keeps one batch in flight). A
-phase ends when all of it is acknowledged; it is reported as one line of JSON. Latency runs from the moment a batch was
-due to the ack that covers it.
+over the gateways in a shuffled order, whatever the server does (RATE 0: each gateway keeps one batch in flight, until
+SECONDS are over, or `each:N` until it has sent N). A phase ends when all of it is acknowledged; it is reported as one
+line of JSON. Latency runs from the moment a batch was due to the ack that covers it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import random
+import resource
 import select
 import socket
 import ssl
@@ -35,7 +36,8 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RESET, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 INITIAL_WINDOW = 65_535
 LARGEST_FRAME = 16_384
-DRAIN_S = 30.0
+DRAIN_S = 60.0
+LONGEST_FILL_S = 300.0
 SEQ_BYTES = 6  # tag and a varint padded to five bytes, so that its length never changes
 
 
@@ -282,24 +284,29 @@ class Fleet:
             if number % 16 == 0:
                 self.wait(0)
 
-    def closed_loop(self, seconds: float) -> None:
+    def closed_loop(self, seconds: float, *, most: int = 1 << 62) -> None:
+        """Until the time is over, or every gateway has sent so many in all."""
         end = time.monotonic() + seconds
         ready = list(self.gateways)
-        while (now := time.monotonic()) < end:
+        while (now := time.monotonic()) < end and any(one.seq < most for one in self.gateways):
             for gateway in ready:
-                if not gateway.due and not gateway.unsent:
+                if not gateway.due and not gateway.unsent and gateway.seq < most:
                     gateway.offer(now)
                     gateway.flush()
             ready = self.wait(0.05)
 
-    def phase(self, rate: float, seconds: float) -> dict[str, float]:
+    def phase(self, asked: str) -> dict[str, float]:
+        """Raises LoadError where the server did not take it all."""
+        kind, _, amount = asked.partition(":")
         self.latencies.clear()
         batches, readings = self.batches, sum(one.readings for one in self.gateways)
         cpu, started, began = time.process_time(), time.monotonic(), time.time()
-        if rate:
-            self.open_loop(rate, seconds)
+        if kind == "each":
+            self.closed_loop(LONGEST_FILL_S, most=int(amount))
+        elif float(kind):
+            self.open_loop(float(kind), float(amount))
         else:
-            self.closed_loop(seconds)
+            self.closed_loop(float(amount))
         self.settle()
         took = time.monotonic() - started
         ordered = sorted(self.latencies)
@@ -319,9 +326,11 @@ def main() -> None:
     parser.add_argument("--address", required=True)
     parser.add_argument("--ca", required=True)
     parser.add_argument("--fleet", required=True, type=Path, help="as benchmarks.fleet made it")
-    parser.add_argument("--phase", action="append", default=[], metavar="RATE:SECONDS")
+    parser.add_argument("--phase", action="append", default=[], metavar="RATE:SECONDS|each:N")
     asked = parser.parse_args()
     host, _, port = asked.address.rpartition(":")
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     members = msgspec.msgpack.decode(asked.fleet.read_bytes(), type=list[Member])
     started = time.monotonic()
     fleet = Fleet(members, (host, int(port)), asked.ca)
@@ -330,8 +339,7 @@ def main() -> None:
     say({"ready": len(members), "connected_s": connected_s})
     for phase in asked.phase:
         sys.stdin.readline()
-        rate, _, seconds = phase.partition(":")
-        say(fleet.phase(float(rate), float(seconds)))
+        say(fleet.phase(phase))
     sys.stdin.readline()
     say({one.member.gateway: one.readings for one in fleet.gateways})
 

@@ -61,6 +61,10 @@ class Plane:
             used["postgresql"] = sum(map(_used, [server, *server.children()]))
         return used
 
+    def memory(self, role: str) -> int:
+        """Resident bytes."""
+        return int(psutil.Process(self._roles[role].pid).memory_info().rss)
+
     def projected(self) -> bool:
         """Whether everything journalled is decoded and in state."""
         with self.stores.journal.read() as connection:

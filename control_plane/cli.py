@@ -53,6 +53,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--supervised-by", type=int, help=argparse.SUPPRESS)
         command.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
         command.add_argument("--http-fd", type=int, help=argparse.SUPPRESS)
+        if role == "ingest":
+            command.add_argument("--slot", type=int, default=1, help="which of this machine's, where it runs several")
     _command(commands, "migrate", _migrate, "bring the stores to this version's tables")
     _add_tokens(commands)
     commands.add_parser("simulate", help="stand-ins for the world around: simulate NAME …")
@@ -116,7 +118,7 @@ def _as_text(running: Running, admin_password: str | None) -> None:
 def _ingest(settings: Settings, options: argparse.Namespace) -> int:
     from control_plane.wiring import run_ingest
 
-    run_ingest(settings, _joined(options))
+    run_ingest(settings, _joined(options), slot=options.slot)
     return 0
 
 

@@ -69,6 +69,8 @@ class Rules(Frozen, frozen=True, kw_only=True):
 
 
 class IngestSection(Frozen, frozen=True, kw_only=True):
+    processes: Annotated[int, Meta(ge=1, le=64)] = 1
+    """How many `up` runs, all on one port; more than one pays on PostgreSQL and more than two cores."""
     linger_ms: Annotated[float, Meta(ge=0, le=1000)] = 5.0
     """Wait this long for more batches before a group commit."""
     max_inflight: Annotated[int, Meta(ge=1, le=256)] = 16
@@ -79,6 +81,12 @@ class IngestSection(Frozen, frozen=True, kw_only=True):
     """Largest gRPC message accepted."""
     batch_interval_s: Seconds = 0.0
     """Interval gateways are asked to seal telemetry at; 0 = their own."""
+    opens_per_s: Annotated[float, Meta(ge=1)] = 250.0
+    """Streams one process opens a second; who comes sooner is told when to come back."""
+    batches_per_s: Annotated[float, Meta(ge=0)] = 0.0
+    """Of one gateway, on average; faster ones are slowed down. 0 = as fast as they send."""
+    bytes_per_day: Annotated[int, Meta(ge=0)] = 0
+    """Of one gateway's batches; who sent so much is slowed down to that average. 0 = no limit."""
 
 
 class ConfigurationSection(Frozen, frozen=True, kw_only=True):

@@ -57,12 +57,18 @@ def up(
         )
         prepared = first_start.prepare(settings)
         report = _Report(settings, prepared, announce)
-        children = [_child(role, settings, config=config, database=database, http_fd=http.fileno()) for role in ROLES]
+        children = [
+            _child(role, settings, config=config, database=database, http_fd=http.fileno())
+            for role in (*ROLES, *(f"ingest-{slot}" for slot in range(2, settings.ingest.processes + 1)))
+        ]
         return Supervisor(children, on_change=report).run()
 
 
 def _child(role: str, settings: Settings, *, config: Path | None, database: str | None, http_fd: int) -> Child:
-    fixed = [sys.executable, "-m", "control_plane", role]
+    command, _, slot = role.partition("-")
+    fixed = [sys.executable, "-m", "control_plane", command]
+    if slot:
+        fixed += ["--slot", slot]
     for option in ("data_dir", "http", "grpc", "identity", "public_name"):
         fixed += [f"--{option.replace('_', '-')}", getattr(settings, option)]
     if database is not None:

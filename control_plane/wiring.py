@@ -10,6 +10,7 @@ what it runs: three processes start at once, on small machines.
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,38 +27,40 @@ if TYPE_CHECKING:
     from control_plane.api.broadcast import Lifetime
 
 
-def run_ingest(settings: Settings, ready: Callable[[], None]) -> None:
-    """The identity listener in threads of its own, beside the gateways' streams. Returns on SIGTERM."""
+def run_ingest(settings: Settings, ready: Callable[[], None], *, slot: int = 1) -> None:
+    """The identity listener in threads of its own, beside the gateways' streams. Returns on SIGTERM.
+
+    `slot` tells apart the processes of one machine, which share its ports.
+    """
     from control_plane.first_start import certificate_names
     from control_plane.fleet.authority import Authority
     from control_plane.fleet.clones import Clones
     from control_plane.fleet.dispatch import Dispatch
     from control_plane.fleet.enrolment import Enrolment
     from control_plane.fleet.offers import Offers
+    from control_plane.ingest.door import Door
     from control_plane.ingest.identity import IdentityService, PeerLimit, serving
-    from control_plane.ingest.server import Admission, Door, serve
+    from control_plane.ingest.server import Admission, serve
     from control_plane.journal.dictionaries import Issued
     from control_plane.journal.sql import SqlJournal
 
     clock, authority = SystemClock(), Authority.open(settings.data)
-    server = authority.server_identity(certificate_names(settings), now_ms=clock.now_ms())
+    door = Door(
+        authority=authority,
+        names=lambda: certificate_names(settings),
+        clock=clock,
+    )
     with Stores(settings.database_url) as stores:
         enrolment = Enrolment(stores=stores, authority=authority, clock=clock)
         limit = PeerLimit(per_minute=settings.identity_limits.per_minute, monotonic_s=time.monotonic)
         service = IdentityService(enroller=enrolment, limit=limit)
         stop = stop_requested()
-        journal = SqlJournal(stores.journal)
-        if stores.journal.sqlite:  # one machine: there is no other ingest whose gateways these could be
-            journal.everyone_left(now_ms=clock.now_ms(), why="this server was not running")
-        with serving(settings.identity, service, key_pem=server.key_pem, chain_pem=server.chain_pem):
-            door = Door(
-                address=settings.grpc,
-                key_pem=server.key_pem,
-                chain_pem=server.chain_pem,
-                ca_pem=authority.ca_pem,
-            )
+        journal = SqlJournal(stores.journal, server=f"{socket.gethostname()} {settings.grpc} {slot}")
+        journal.everyone_left(now_ms=clock.now_ms(), why="this server was not running")
+        with serving(settings.identity, service, credentials=door.identity()):
             asyncio.run(
                 serve(
+                    address=settings.grpc,
                     door=door,
                     journal=journal,
                     clock=clock,

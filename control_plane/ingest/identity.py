@@ -111,14 +111,14 @@ class IdentityService(rpc.IdentityServicer):
 
 
 @contextmanager
-def serving(address: str, service: IdentityService, *, key_pem: bytes, chain_pem: bytes) -> Iterator[int]:
+def serving(address: str, service: IdentityService, *, credentials: grpc.ServerCredentials) -> Iterator[int]:
     """Serve on `address` (HOST:PORT) until the block ends; yields the port. Raises Misconfigured when it is taken."""
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="identity")
     server = grpc.server(pool, options=[("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES)])
     rpc.add_IdentityServicer_to_server(service, server)
     try:
         try:
-            port = server.add_secure_port(address, grpc.ssl_server_credentials([(key_pem, chain_pem)]))
+            port = server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise Misconfigured(f"identity: can't listen on {address}: {error}") from None
         server.start()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 import grpc
 import structlog
@@ -18,7 +18,10 @@ from control_plane.fleet.offers import Offers
 from control_plane.ingest.commands import Commander
 from control_plane.ingest.configuration import Pusher
 from control_plane.ingest.dictionaries import Courier
+from control_plane.ingest.door import Door
+from control_plane.ingest.quota import Quota
 from control_plane.ingest.service import METHOD_SERVICE, LinkService
+from control_plane.ingest.turnstile import Turnstile
 from control_plane.ingest.writer import Writer
 from control_plane.journal.dictionaries import Issued
 from control_plane.journal.journal import Journal
@@ -28,24 +31,10 @@ from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
 
 REVOCATIONS_EVERY_S = 2.0
+CERTIFICATE_EVERY_S = 10.0
 STOP_WITHIN_S = 0.5
 
 log = structlog.get_logger("control_plane.ingest")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Door:
-    """Certificates of the listener: server key and chain, and the only CA whose gateways may come in."""
-
-    address: str
-    key_pem: bytes
-    chain_pem: bytes
-    ca_pem: bytes
-
-    def credentials(self) -> grpc.ServerCredentials:
-        return grpc.ssl_server_credentials(
-            [(self.key_pem, self.chain_pem)], root_certificates=self.ca_pem, require_client_auth=True
-        )
 
 
 class Admission:
@@ -68,6 +57,7 @@ class Admission:
 
 async def serve(
     *,
+    address: str,
     door: Door,
     journal: Journal,
     clock: Clock,
@@ -81,7 +71,11 @@ async def serve(
     released: Callable[[str], int | None] = lambda _gateway: None,
 ) -> None:
     """Serve until `stop`; then say goodbye, commit what is queued, and return within a few seconds."""
-    writer = Writer(journal, linger_s=settings.linger_ms / 1000)
+    writer = Writer(journal, linger_s=settings.linger_ms / 1000, each=2 * settings.max_inflight)
+    turnstile = Turnstile(per_s=settings.opens_per_s, monotonic_s=time.monotonic)
+    quota = Quota(
+        batches_per_s=settings.batches_per_s, bytes_per_day=settings.bytes_per_day, monotonic_s=time.monotonic
+    )
     limits = wire.Limits(
         max_inflight=settings.max_inflight,
         max_body_bytes=settings.max_body_bytes,
@@ -97,6 +91,8 @@ async def serve(
         pace=pace,
         admit=admission.why_not,
         released=released,
+        turn=turnstile.wait_s,
+        take=quota.take,
     )
     pusher = Pusher(offers=offers, sessions=lambda: service.sessions, clock=clock) if offers is not None else None
     if pusher is not None:
@@ -119,13 +115,16 @@ async def serve(
     )
     server.add_generic_rpc_handlers((service.handlers(),))
     serving = _describe(server)
-    server.add_secure_port(door.address, door.credentials())
+    server.add_secure_port(address, door.credentials())
     await asyncio.to_thread(admission.refresh)
     writer.start()
     await server.start()
     await serving(health_pb2.HealthCheckResponse.SERVING)
     ready()
-    beside = [asyncio.create_task(_watch(admission, service), name="revocations")]
+    beside = [
+        asyncio.create_task(_watch(admission, service), name="revocations"),
+        asyncio.create_task(_look(door), name="certificate"),
+    ]
     if pusher is not None:
         beside.append(asyncio.create_task(pusher.run(), name="configuration"))
     if courier is not None:
@@ -166,3 +165,12 @@ async def _watch(admission: Admission, service: LinkService) -> None:
         except Exception as error:
             log.warning("revocations.unreadable", error=str(error).splitlines()[0])
         service.recheck()
+
+
+async def _look(door: Door) -> None:
+    while True:
+        await asyncio.sleep(CERTIFICATE_EVERY_S)
+        try:
+            await asyncio.to_thread(door.look)
+        except Exception as error:
+            log.error("certificate.unreadable", error=str(error).splitlines()[0], serving="the one before")

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 
 from control_plane.clock import Clock
 from control_plane.ingest.session import Goodbye, Send, Session, welcome
+from control_plane.ingest.turnstile import STAYS_S
 from control_plane.ingest.writer import Writer
 from control_plane.journal.epochs import SUSPECTED
 from control_plane.journal.journal import MAX_SEQ, Journal, SessionStart
@@ -22,8 +23,9 @@ METHOD_SERVICE = "comboio.v1.Link"
 HELLO_TIMEOUT_S = 20.0
 DRAIN_RETURN_MS = 1000
 CLOSE_WITHIN_S = 5.0
+GOODBYE_WITHIN_S = 1.0
 CLONE_RETURN_MS = 60_000
-RETURN_PER_S = 500
+RETURN_PER_S = 250
 """Gateways sent away together come back at this rate: a TLS handshake costs a millisecond or two of CPU."""
 URN = "urn:comboio:gateway:"
 MAX_INT64 = (1 << 63) - 1
@@ -50,6 +52,8 @@ class LinkService:
         admit: Callable[[str, int], str | None],
         odd: Callable[[str, str], None] = lambda _gateway, _note: None,
         released: Callable[[str], int | None] = lambda _gateway: None,
+        turn: Callable[[str], float] = lambda _gateway: 0.0,
+        take: Callable[[str, int], tuple[float, str]] = lambda _gateway, _size: (0.0, ""),
     ) -> None:
         self.moved: Callable[[str], None] = lambda _: None
         """Told of each gateway that greets, or says that something else runs now."""
@@ -65,6 +69,8 @@ class LinkService:
         self._admit = admit
         self._odd = odd
         self._released = released
+        self._turn = turn
+        self._take = take
         self._sessions: dict[str, Session] = {}
         self._serials: dict[str, int] = {}
         self._crc_seen: dict[tuple[str, int, int, int], int] = {}
@@ -118,6 +124,11 @@ class LinkService:
         except Goodbye as goodbye:
             await send(wire.Downlink(goodbye=goodbye.message))
             return
+        if (wait_s := self._turn(gateway)) > STAYS_S:
+            busy = Goodbye(wire.GOODBYE_DRAINING, "many gateways come at once", return_after_ms=round(wait_s * 1000))
+            await send(wire.Downlink(goodbye=busy.message))
+            return
+        await asyncio.sleep(wait_s)
         try:
             start = await self._open(gateway, hello)
         except Exception as error:
@@ -187,6 +198,7 @@ class LinkService:
             writer=self._writer,
             clock=self._clock,
             crc_seen=self._crc_seen,
+            take=self._take,
             moved=self._moved,
             answered=self.answered,
         )
@@ -206,9 +218,10 @@ class LinkService:
     async def _converse(self, session: Session, context: Context, send: Send) -> None:
         acks = asyncio.ensure_future(session.acks(send))
         reads = asyncio.ensure_future(self._read(session, context))
+        stuck = asyncio.ensure_future(self._stuck(session))
         try:
-            await asyncio.wait((acks, reads), return_when=asyncio.FIRST_COMPLETED)
-            for task in (reads, acks):
+            await asyncio.wait((acks, reads, stuck), return_when=asyncio.FIRST_COMPLETED)
+            for task in (reads, acks, stuck):
                 if task.done():
                     task.result()
         except Goodbye as goodbye:
@@ -217,13 +230,21 @@ class LinkService:
             with contextlib.suppress(asyncio.CancelledError):
                 acks.cancel()
                 await asyncio.wait((acks,))
-            await send(wire.Downlink(goodbye=goodbye.message))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GOODBYE_WITHIN_S):
+                    await send(wire.Downlink(goodbye=goodbye.message))
         else:
             session.why = "the gateway ended the connection"
         finally:
-            for task in (reads, acks):
+            for task in (reads, acks, stuck):
                 task.cancel()
-            await asyncio.gather(reads, acks, return_exceptions=True)
+            await asyncio.gather(reads, acks, stuck, return_exceptions=True)
+
+    async def _stuck(self, session: Session) -> None:
+        """A gateway that reads nothing can't keep its stream open: acks would wait for it, and say no goodbye."""
+        goodbye = await session.ended()
+        await asyncio.sleep(GOODBYE_WITHIN_S)
+        raise goodbye
 
     async def _read(self, session: Session, context: Context) -> None:
         while isinstance(raw := await context.read(), bytes):

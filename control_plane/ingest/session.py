@@ -43,6 +43,8 @@ MAX_DOCUMENT_BYTES = 1 << 20
 MAX_DICTIONARIES = 4096
 HASH_BYTES = (0, 32)
 MOST_TO_SAY = 16
+HELD_MOST_S = 5.0
+"""Its alarms come by the same stream, and without an ack for long it would think the link broken."""
 HEARD_EVERY_MS = 5_000
 """The journal learns at most this often that a gateway still speaks."""
 
@@ -71,6 +73,7 @@ class Session:
         writer: Writer,
         clock: Clock,
         crc_seen: dict[tuple[str, int, int, int], int],
+        take: Callable[[str, int], tuple[float, str]] = lambda _gateway, _size: (0.0, ""),
         moved: Callable[[str], None] = lambda _: None,
         answered: Callable[[str, wire.CommandResult], None] = lambda _gateway, _result: None,
     ) -> None:
@@ -80,6 +83,7 @@ class Session:
         """Why it ended, once it has."""
         self._epoch = hello.epoch
         self._limits = limits
+        self._own_pace = wire.Pace(window=limits.max_inflight)
         self._writer = writer
         self._clock = clock
         self._crc_seen = crc_seen
@@ -95,11 +99,15 @@ class Session:
         self.takes_dictionaries = pb.CODEC_ZSTD_DICT in hello.codecs
         self._wake = asyncio.Event()
         self._ended: Goodbye | None = None
+        self._over = asyncio.Event()
         self._heard_ms = clock.now_ms()
         self._noted_ms = 0
         self._beat: bytes | None = None
         self._news: bytes | None = None
         self._moved = moved
+        self._quota = take
+        self._paced = ""
+        self._pace_news: str | None = None
         self._answered = answered
         self._to_say: deque[wire.Downlink] = deque(maxlen=MOST_TO_SAY)
         self.running = hello.running
@@ -129,7 +137,14 @@ class Session:
     def end(self, goodbye: Goodbye) -> None:
         """Have `acks` say goodbye and stop; the first reason stays."""
         self._ended = self._ended or goodbye
+        self._over.set()
         self._wake.set()
+
+    async def ended(self) -> Goodbye:
+        """Why, once it is known."""
+        await self._over.wait()
+        assert self._ended is not None
+        return self._ended
 
     def left(self) -> None:
         """The stream is over; the last thing to be said of it."""
@@ -167,7 +182,9 @@ class Session:
     # --- what the gateway says -------------------------------------------------------------------------
 
     async def receive(self, message: wire.Uplink) -> None:
-        """Take one message; raises `Goodbye` for what breaks the protocol."""
+        """Take one message; raises `Goodbye` for what breaks the protocol, and once the stream was ended."""
+        if self._ended:
+            raise self._ended
         self._heard_ms = self._clock.now_ms()
         await self._take(message)
         if self._heard_ms - self._noted_ms >= HEARD_EVERY_MS:
@@ -262,7 +279,8 @@ class Session:
     def _heard(self, *, left_ms: int | None = None, why: str | None = None) -> PresenceEntry:
         beat, self._beat = self._beat, None
         running, self._news = self._news, None
-        return PresenceEntry(self.gateway, self.number, self._heard_ms, beat, running, left_ms, why)
+        paced, self._pace_news = self._pace_news, None
+        return PresenceEntry(self.gateway, self.number, self._heard_ms, beat, running, left_ms, why, paced)
 
     async def _batch(self, batch: pb.Batch) -> None:
         self._same_epoch(batch.epoch)
@@ -285,6 +303,18 @@ class Session:
         new = lane.accept(batch.seq)
         make = BatchEntry if new else DuplicateEntry
         await self._put(make(self.gateway, self.number, batch, self._clock.now_ms(), lane.mark()))
+        await self._hold(*self._quota(self.gateway, len(batch.body)))
+
+    async def _hold(self, over_s: float, why: str) -> None:
+        """Tell a gateway that sends too much to send one at a time, and read no faster than it may send."""
+        if why != self._paced:
+            self._paced = self._pace_news = why
+            self._noted_ms = 0  # worth noting at once
+            pace = wire.Pace(window=1, pause_ms=round(HELD_MOST_S * 1000)) if why else self._own_pace
+            self.tell(wire.Downlink(pace=pace))
+            log.warning("stream.paced" if why else "stream.unpaced", gateway=self.gateway, why=why)
+        if over_s:
+            await asyncio.sleep(min(over_s, HELD_MOST_S))
 
     def _ask(self, name: int) -> None:
         """Once per stream: the gateway then sends the dictionary, or records as lost what nobody can read."""

@@ -96,6 +96,7 @@ class PresenceEntry(NamedTuple):
     running: bytes | None = None
     left_ms: int | None = None
     why: str | None = None
+    paced: str | None = None
 
 
 class OfferEntry(NamedTuple):

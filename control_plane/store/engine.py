@@ -7,6 +7,7 @@ the start and never fail in the middle. PostgreSQL: read committed, one schema p
 from __future__ import annotations
 
 import fcntl
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,9 @@ class Store:
         self.name = name
         self.engine = engine
         self.sqlite = engine.dialect.name == "sqlite"
+        self._turn = threading.Lock()
+        """SQLite has one writer. Who waits for it inside asks at longer and longer intervals, and may never find it
+        free beside a thread that writes most of the time; who waits for this is woken."""
 
     @contextmanager
     def read(self, *, snapshot: bool = False) -> Iterator[Connection]:
@@ -43,8 +47,18 @@ class Store:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """One durable transaction; committed when the block ends, rolled back if it raises."""
-        with self.engine.connect() as connection, connection.begin():
+        with self._alone(), self.engine.connect() as connection, connection.begin():
             yield connection
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """On SQLite among this process's threads; after the longest wait SQLite is left to say that it is busy."""
+        mine = self.sqlite and self._turn.acquire(timeout=BUSY_TIMEOUT_MS / 1000)
+        try:
+            yield
+        finally:
+            if mine:
+                self._turn.release()
 
     def close(self) -> None:
         self.engine.dispose()

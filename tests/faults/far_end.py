@@ -16,7 +16,8 @@ from sqlalchemy import select
 
 from control_plane.clock import SystemClock
 from control_plane.fleet.authority import Authority
-from control_plane.ingest.server import Admission, Door, serve
+from control_plane.ingest.door import Door
+from control_plane.ingest.server import Admission, serve
 from control_plane.journal.journal import Committed, DuplicateEntry, Entry
 from control_plane.journal.sql import SqlJournal
 from control_plane.listen import bound, reserved
@@ -100,16 +101,14 @@ class FarEnd:
 @asynccontextmanager
 async def far_end(stores: Stores, folder: Path) -> AsyncIterator[FarEnd]:
     authority = Authority.open(folder / "authority")
-    identity = authority.server_identity((), now_ms=SystemClock().now_ms())
+    door = Door(authority=authority, names=tuple, clock=SystemClock())
     released: list[Callable[[str], int | None]] = [lambda _: None]
     journal, stop, ready = CountingJournal(stores.journal), threading.Event(), asyncio.Event()
     with reserved("grpc", Address("127.0.0.1", 0)) as holder:
         address = bound(Address("127.0.0.1", 0), holder)
-        door = Door(
-            address=str(address), key_pem=identity.key_pem, chain_pem=identity.chain_pem, ca_pem=authority.ca_pem
-        )
         serving = asyncio.create_task(
             serve(
+                address=str(address),
                 door=door,
                 journal=journal,
                 clock=SystemClock(),

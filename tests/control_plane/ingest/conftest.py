@@ -19,7 +19,9 @@ from control_plane.fleet.dispatch import Dispatch
 from control_plane.fleet.offers import Offers
 from control_plane.ingest import commands, configuration, dictionaries
 from control_plane.ingest import server as server_module
-from control_plane.ingest.server import Admission, Door, serve
+from control_plane.ingest.door import Door
+from control_plane.ingest.server import Admission, serve
+from control_plane.ingest.service import LinkService
 from control_plane.journal.dictionaries import Issued
 from control_plane.journal.sql import SqlJournal
 from control_plane.listen import bound, reserved
@@ -94,7 +96,9 @@ class Box:
 class Plane:
     """A running server over real stores; everything a test may turn."""
 
-    def __init__(self, stores: Stores, authority: Authority, address: str) -> None:
+    def __init__(self, stores: Stores, authority: Authority, address: str, door: Door) -> None:
+        self.door = door
+        self.link: LinkService
         self.stores = stores
         self.authority = authority
         self.address = address
@@ -180,14 +184,21 @@ async def plane(stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(dictionaries, "LOOK_EVERY_S", 0.05)
     monkeypatch.setattr(configuration, "RETRIES_EVERY_S", 0.1)
     authority = Authority.open(tmp_path / "control")
-    identity = authority.server_identity((), now_ms=SystemClock().now_ms())
+    door = Door(authority=authority, names=tuple, clock=SystemClock())
     with reserved("grpc", Address("127.0.0.1", 0)) as holder:
         address = str(bound(Address("127.0.0.1", 0), holder))
-        door = Door(address=address, key_pem=identity.key_pem, chain_pem=identity.chain_pem, ca_pem=authority.ca_pem)
-        made = Plane(stores, authority, address)
+        made = Plane(stores, authority, address, door)
+
+        class Kept(LinkService):
+            def __init__(self, **parts: Any) -> None:
+                super().__init__(**parts)
+                made.link = self
+
+        monkeypatch.setattr(server_module, "LinkService", Kept)
         ready = asyncio.Event()
         serving = asyncio.create_task(
             serve(
+                address=address,
                 door=door,
                 journal=SqlJournal(stores.journal),
                 clock=SystemClock(),

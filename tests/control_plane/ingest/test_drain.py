@@ -26,5 +26,5 @@ def test_a_fleet_sent_away_is_asked_back_no_faster_than_it_can_be_let_in() -> No
     cast("dict[str, Away]", service.sessions).update(streams)
     service.drain()
     waits = [stream.goodbye.return_after_ms for stream in streams.values()]
-    assert (min(waits), max(waits)) == (DRAIN_RETURN_MS, DRAIN_RETURN_MS + 1998)
+    assert (min(waits), max(waits)) == (DRAIN_RETURN_MS, DRAIN_RETURN_MS + 1996)
     assert sum(wait < DRAIN_RETURN_MS + 1000 for wait in waits) == RETURN_PER_S

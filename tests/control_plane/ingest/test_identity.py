@@ -8,6 +8,7 @@ import pytest
 from control_plane.errors import Misconfigured
 from control_plane.fleet.authority import Authority
 from control_plane.fleet.enrolment import Enrolment
+from control_plane.ingest.door import Door
 from control_plane.ingest.identity import REFUSAL_COST, IdentityService, PeerLimit, address_of, serving
 from protos.comboio.v1 import identity_pb2 as pb
 from protos.comboio.v1 import identity_pb2_grpc as rpc
@@ -24,10 +25,10 @@ def now_s() -> list[float]:
 def stub(
     enrolment: Enrolment, authority: Authority, clock: TurnedClock, now_s: list[float]
 ) -> Iterator[rpc.IdentityStub]:
-    server = authority.server_identity((), now_ms=clock.now_ms())
+    door = Door(authority=authority, names=tuple, clock=clock)
     limit = PeerLimit(per_minute=4 * REFUSAL_COST, monotonic_s=lambda: now_s[0])
     service = IdentityService(enroller=enrolment, limit=limit)
-    with serving("127.0.0.1:0", service, key_pem=server.key_pem, chain_pem=server.chain_pem) as port:
+    with serving("127.0.0.1:0", service, credentials=door.identity()) as port:
         credentials = grpc.ssl_channel_credentials(authority.ca_pem)
         with grpc.secure_channel(f"127.0.0.1:{port}", credentials) as channel:
             yield rpc.IdentityStub(channel)
@@ -78,11 +79,11 @@ def test_guessing_is_slowed_down(stub: rpc.IdentityStub, enrolment: Enrolment, n
 
 
 def test_a_taken_port_names_the_setting(authority: Authority, enrolment: Enrolment, clock: TurnedClock) -> None:
-    server = authority.server_identity((), now_ms=clock.now_ms())
+    door = Door(authority=authority, names=tuple, clock=clock)
     service = IdentityService(enroller=enrolment, limit=PeerLimit(per_minute=9, monotonic_s=lambda: 0.0))
     with (
         pytest.raises(Misconfigured, match="can't listen on 192"),
-        serving("192.0.2.1:1", service, key_pem=server.key_pem, chain_pem=server.chain_pem),
+        serving("192.0.2.1:1", service, credentials=door.identity()),
     ):
         pass
 

@@ -114,6 +114,15 @@ async def test_a_start_of_the_only_server_closes_what_a_kill_left_open(plane: Pl
     assert (row.left_ms, row.why) == (9000, "this server was not running")
 
 
+async def test_a_start_leaves_alone_who_is_with_another_process(plane: Plane) -> None:
+    one, other = (SqlJournal(plane.stores.journal, server=name) for name in ("host 1", "host 2"))
+    one.open_session(GATEWAY, said(), now_ms=1000)
+    other.everyone_left(now_ms=9000, why="this server was not running")
+    assert plane.rows(presence)[0].left_ms is None
+    one.everyone_left(now_ms=9000, why="this server was not running")
+    assert plane.rows(presence)[0].left_ms == 9000
+
+
 async def test_a_server_that_stops_says_goodbye_and_notes_it(plane: Plane) -> None:
     async with plane.box() as box:
         await box.greet(said())

@@ -194,3 +194,52 @@ async def test_a_call_brings_its_value_or_its_error(writer: Writer) -> None:
 async def _put_all(writer: Writer, stream: Stream, seqs: range) -> None:
     for seq in seqs:
         await writer.put(stream, entry(seq))
+
+
+async def test_a_stream_that_does_not_wait_for_acks_is_held_back_alone(journal: Journal, writer: Writer) -> None:
+    journal.may_commit.clear()
+    noisy, quiet = Stream(), Stream()
+    for seq in range(1, module.EACH_QUEUED + 1):
+        await writer.put(noisy, entry(seq))
+    over = asyncio.create_task(writer.put(noisy, entry(module.EACH_QUEUED + 1)))
+    await writer.put(quiet, entry(1, gateway=OTHER))
+    await asyncio.sleep(0)
+    assert not over.done()
+    journal.may_commit.set()
+    await over
+    await until(lambda: noisy.seqs == list(range(1, module.EACH_QUEUED + 2)) and quiet.seqs == [1])
+
+
+async def test_large_bodies_count_by_their_bytes(
+    journal: Journal, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EACH_QUEUED_BYTES", 1)
+    journal.may_commit.clear()
+    stream = Stream()
+    first = asyncio.create_task(writer.put(stream, entry(1)))
+    await asyncio.sleep(0)
+    assert first.done(), "one always fits"
+    over = asyncio.create_task(writer.put(stream, entry(2)))
+    await asyncio.sleep(0)
+    assert not over.done()
+    journal.may_commit.set()
+    await over
+    await until(lambda: stream.seqs == [1, 2])
+
+
+async def test_when_the_writer_is_behind_streams_take_turns(
+    journal: Journal, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_GROUP", 4)
+    journal.may_commit.clear()
+    noisy, quiet = Stream(), Stream()
+    await writer.put(noisy, entry(1))
+    await until(journal.committing.is_set)
+    for seq in range(2, 12):
+        await writer.put(noisy, entry(seq))
+    for seq in (101, 102):
+        await writer.put(quiet, entry(seq, gateway=OTHER))
+    journal.may_commit.set()
+    await until(lambda: len(noisy.seqs) == 11 and len(quiet.seqs) == 2)
+    assert journal.groups[:2] == [[1], [2, 101, 3, 102]]
+    assert noisy.seqs == list(range(1, 12))

@@ -31,6 +31,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import select
 
+from benchmarks import rows
 from benchmarks.beside import Beside, sealed
 from benchmarks.figures import Figure
 from benchmarks.fleet import Maker, Member
@@ -48,7 +49,7 @@ COMPARED = 20
 SLOWEST_S = 120.0
 CONNECTED = 1000  # the full run is `--connected 5000`
 SETTLED_S = SETTLE_S + 5.0  # when hours that are over begin to be sealed
-KEYS = ("sqlite", "postgresql", "sqlite_10s", "postgresql_10s", "gateways")
+KEYS = ("sqlite", "postgresql", "sqlite_10s", "postgresql_10s", "gateways", "vs_rows")
 
 
 @dataclass(slots=True)
@@ -91,6 +92,8 @@ def figures(
             yield Figure(f"ingest.{database}_10s", free.readings_s, "readings/s", free.remark)
         if "gateways" in only:
             yield _connected(maker, connected)
+        if "vs_rows" in only:
+            yield from rows.figures(maker)
 
 
 def measure(database: str, maker: Maker, members: list[Member], phases: Sequence[tuple[float, float]]) -> list[Outcome]:

@@ -1,4 +1,4 @@
-"""A fleet of gateways in one process: HTTP/2 and TLS by hand on one epoll loop, far lighter than a gRPC library.
+"""A fleet of gateways in one process on one epoll loop, by the simulator's light streams.
 
     python -m benchmarks.load --address HOST:PORT --ca FILE --fleet FILE [--phase RATE:SECONDS | each:N …]
 
@@ -17,60 +17,22 @@ import os
 import random
 import resource
 import select
-import socket
-import ssl
 import struct
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from benchmarks.fleet import Member
+from control_plane.simulators.link_stream import DATA, LARGEST_FRAME, Stream, StreamError
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RESET, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
-INITIAL_WINDOW = 65_535
-LARGEST_FRAME = 16_384
 DRAIN_S = 60.0
 LONGEST_FILL_S = 300.0
 SEQ_BYTES = 6  # tag and a varint padded to five bytes, so that its length never changes
-
-
-class LoadError(RuntimeError):
-    """The server did something a healthy one doesn't."""
-
-
-def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    return struct.pack(">I", len(payload))[1:] + bytes((kind, flags)) + struct.pack(">I", stream) + payload
-
-
-def literal(name: bytes, value: bytes) -> bytes:
-    """A header that HPACK need not remember."""
-    return b"\0" + bytes((len(name),)) + name + bytes((len(value),)) + value
-
-
-def request_headers() -> bytes:
-    fields = {
-        b":method": b"POST",
-        b":scheme": b"https",
-        b":path": b"/comboio.v1.Link/Connect",
-        b":authority": b"localhost",
-        b"te": b"trailers",
-        b"content-type": b"application/grpc",
-    }
-    return b"".join(literal(name, value) for name, value in fields.items())
-
-
-def message(payload: bytes) -> bytes:
-    """One gRPC message as one DATA frame of stream 1."""
-    if len(payload) + 5 > LARGEST_FRAME:
-        raise LoadError(f"a message of {len(payload)} bytes needs more than one frame")
-    return frame(DATA, 0, 1, struct.pack(">BI", 0, len(payload)) + payload)
 
 
 def varint(number: int) -> bytes:
@@ -93,120 +55,35 @@ def template(envelope: bytes) -> bytes:
     uplink = b"\x1a" + varint(inner) + envelope
     whole = len(uplink) + SEQ_BYTES
     if whole + 5 > LARGEST_FRAME:
-        raise LoadError(f"a batch of {whole} bytes needs more than one frame")
+        raise StreamError(f"a batch of {whole} bytes needs more than one frame")
     header = struct.pack(">I", whole + 5)[1:] + bytes((DATA, 0)) + struct.pack(">I", 1)
     return header + struct.pack(">BI", 0, whole) + uplink
 
 
-class Gateway:
-    """One connection. Its windows count what the server lets us send."""
+class Gateway(Stream):
+    """One connection; a batch is a template and a seq."""
 
     def __init__(self, member: Member, address: tuple[str, int], ca: str) -> None:
         self.member = member
         self._templates = [template(one.envelope) for one in member.batches]
         self.seq = self.acked = self.readings = 0
-        self.window = self.stream_window = self._initial = INITIAL_WINDOW
         self.due: deque[float] = deque()
         self.unsent: deque[float] = deque()
-        self._in = bytearray()
-        self._out = bytearray()
-        self.sock = self._connect(address, ca)
-
-    def _connect(self, address: tuple[str, int], ca: str) -> ssl.SSLSocket:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.load_verify_locations(ca)
-        context.load_cert_chain(self.member.certificate)
-        context.set_alpn_protocols(["h2"])
-        raw = socket.create_connection(address, timeout=20)
-        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock = context.wrap_socket(raw, server_hostname="localhost")
-        settings = frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 0x7FFFFFFF))
-        grow = frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", 0x7FFFFFFF - INITIAL_WINDOW))
-        sock.sendall(PREFACE + settings + grow + frame(HEADERS, 4, 1, request_headers()))
-        sock.setblocking(False)
-        return sock
-
-    def say(self, uplink: wire.Uplink) -> None:
-        data = message(uplink.SerializeToString())
-        self._out += data
-        self.window -= len(data) - 9
-        self.stream_window -= len(data) - 9
+        super().__init__(certificate=member.certificate, ca=ca, address=address)
 
     def offer(self, due: float) -> None:
         """Send the next batch as soon as the windows allow."""
         self.unsent.append(due)
-        self.push()
+        self.windows_grew()
 
-    def push(self) -> None:
+    def windows_grew(self) -> None:
         while self.unsent:
             data = self._templates[self.seq % len(self._templates)]
-            size = len(data) + SEQ_BYTES - 9
-            if self.window < size or self.stream_window < size:
+            if not self.fits(len(data) + SEQ_BYTES):
                 return
-            self.window -= size
-            self.stream_window -= size
             self.seq += 1
             self.due.append(self.unsent.popleft())
-            self._out += data + padded_seq(self.seq)
-
-    def flush(self) -> None:
-        while self._out:
-            try:
-                sent = self.sock.send(self._out)
-            except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
-                return
-            del self._out[:sent]
-
-    @property
-    def blocked(self) -> bool:
-        return bool(self._out)
-
-    def receive(self) -> Iterator[wire.Downlink]:
-        while True:
-            try:
-                data = self.sock.recv(1 << 16)
-            except (ssl.SSLWantReadError, BlockingIOError):
-                return
-            if not data:
-                raise LoadError(f"{self.member.gateway}: the server hung up")
-            self._in += data
-            yield from self._frames()
-            if not self.sock.pending():
-                return
-
-    def _frames(self) -> Iterator[wire.Downlink]:
-        at = 0
-        while len(self._in) - at >= 9:
-            size = int.from_bytes(self._in[at : at + 3], "big")
-            if len(self._in) - at < 9 + size:
-                break
-            kind, flags = self._in[at + 3], self._in[at + 4]
-            stream = int.from_bytes(self._in[at + 5 : at + 9], "big")
-            payload = bytes(self._in[at + 9 : at + 9 + size])
-            at += 9 + size
-            if kind == DATA:
-                yield wire.Downlink.FromString(payload[5:])
-            else:
-                self._control(kind, flags, stream, payload)
-        del self._in[:at]
-
-    def _control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        if kind == WINDOW_UPDATE:
-            more = int.from_bytes(payload, "big")
-            self.window += 0 if stream else more
-            self.stream_window += more if stream else 0
-            self.push()
-        elif kind == SETTINGS and not flags & 1:
-            for at in range(0, len(payload), 6):
-                key, value = struct.unpack_from(">HI", payload, at)
-                if key == 4:
-                    self.stream_window += value - self._initial
-                    self._initial = value
-            self._out += frame(SETTINGS, 1, 0)
-        elif kind == PING and not flags & 1:
-            self._out += frame(PING, 1, 0, payload)
-        elif kind in (GOAWAY, RESET) or (kind == HEADERS and flags & 1):
-            raise LoadError(f"{self.member.gateway}: the server ended the stream: {payload!r}")
+            self.put(data + padded_seq(self.seq))
 
     def take(self, cum: int, now: float, latencies: list[float]) -> int:
         """Count what an ack covers; returns its batches."""
@@ -249,7 +126,7 @@ class Fleet:
                     self.batches += gateway.take(downlink.ack.lanes[0].acked, time.monotonic(), self.latencies)
                     heard.append(gateway)
                 elif kind != "welcome":
-                    raise LoadError(f"{gateway.member.gateway}: {downlink}")
+                    raise StreamError(f"{gateway.member.gateway}: {downlink}")
             gateway.flush()
         return heard
 
@@ -258,7 +135,7 @@ class Fleet:
         deadline = time.monotonic() + DRAIN_S
         while any(one.due or one.unsent for one in self.gateways):
             if time.monotonic() > deadline:
-                raise LoadError("not everything was acknowledged in time")
+                raise StreamError("not everything was acknowledged in time")
             self.wait(0.05)
             for one in self.gateways:
                 if one.blocked:
@@ -296,7 +173,7 @@ class Fleet:
             ready = self.wait(0.05)
 
     def phase(self, asked: str) -> dict[str, float]:
-        """Raises LoadError where the server did not take it all."""
+        """Raises StreamError where the server did not take it all."""
         kind, _, amount = asked.partition(":")
         self.latencies.clear()
         batches, readings = self.batches, sum(one.readings for one in self.gateways)

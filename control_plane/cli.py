@@ -26,7 +26,10 @@ SETTINGS = ("data_dir", "database", "http", "grpc", "identity", "public_name")
 ROLES = ("viewer", "operator", "admin")
 
 # name → "module:function", handed the arguments that follow the name
-SIMULATORS: dict[str, str] = {"erp": "control_plane.simulators.erp:command"}
+SIMULATORS: dict[str, str] = {
+    "erp": "control_plane.simulators.erp:command",
+    "fleet": "control_plane.simulators.fleet:command",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -96,7 +96,7 @@ def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
     from control_plane.relay.connectors.webhook import WebhookConnector
     from control_plane.relay.deliver import Deliverer
     from control_plane.settings import read_destinations
-    from control_plane.worker import Loop, threaded, work
+    from control_plane.worker import Loop, Noting, threaded, work
     from firmware_configs.loader import Profiles
 
     clock = SystemClock()
@@ -127,13 +127,15 @@ def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
             revisions=Revisions(stores=stores, clock=clock, profiles=Profiles()), stores=stores, clock=clock
         )
         placing = Placing(stores=stores, clock=clock, hold_max_s=settings.rules.hold_max_s)
+        projecting = Noting(projector.step)
         loops = [
-            Loop("projections", threaded(projector.step)),
+            Loop("projections", threaded(projecting.step)),
             Loop("reconcile", threaded(reconciler.step), idle_s=0.3),
             Loop("boots", threaded(placing.step), idle_s=1.0),
             Loop("configuration", threaded(settling.step), idle_s=1.0),
-            Loop("sealing", threaded(sealer.step), idle_s=5.0),
-            Loop("rollups", threaded(roller.step), idle_s=5.0),
+            # What came is answered for first; sealing what is over saves bytes and can wait, though not for ever.
+            Loop("sealing", threaded(sealer.step), idle_s=5.0, yields=projecting.behind),
+            Loop("rollups", threaded(roller.step), idle_s=5.0, yields=projecting.behind),
             Loop("dictionaries", threaded(trainer.step), idle_s=0.5),
             Loop("commands", threaded(Outcomes(stores, clock).step), idle_s=0.3),
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ log = structlog.get_logger("control_plane.worker")
 IDLE_S = 0.1
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 15.0
+YIELDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,23 @@ class Loop:
     name: str
     step: Callable[[], Awaitable[object]]
     idle_s: float = IDLE_S
+    yields: Callable[[], bool] = lambda: False
+    """Whether something more urgent is behind: each step is then followed by a rest of YIELDS times its length."""
+
+
+class Noting:
+    """A step that remembers whether it said that there is more."""
+
+    def __init__(self, step: Callable[[], bool]) -> None:
+        self._step = step
+        self._more = False
+
+    def step(self) -> bool:
+        self._more = self._step()
+        return self._more
+
+    def behind(self) -> bool:
+        return self._more
 
 
 def threaded(step: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
@@ -45,6 +64,7 @@ async def work(loops: Sequence[Loop], *, stop: threading.Event, ready: Callable[
 async def _repeat(loop: Loop, stop: threading.Event) -> None:
     retry_s = FIRST_RETRY_S
     while not stop.is_set():
+        started_s = time.monotonic()
         try:
             more = await loop.step()
         except Exception as error:
@@ -55,6 +75,8 @@ async def _repeat(loop: Loop, stop: threading.Event) -> None:
         retry_s = FIRST_RETRY_S
         if not more:
             await _sleep(loop.idle_s, stop)
+        elif loop.yields():
+            await _sleep(min(YIELDS * (time.monotonic() - started_s), YIELDS), stop)
 
 
 async def _sleep(seconds: float, stop: threading.Event) -> None:

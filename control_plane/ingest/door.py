@@ -63,7 +63,7 @@ class Door:
 
         return grpc.dynamic_ssl_server_credentials(
             self._configuration(given, client_auth=client_auth),
-            fetch,  # type: ignore[arg-type] - the stubs don't know that None says "as before"
+            fetch,  # type: ignore[arg-type]  # the stubs don't know that None says "as before"
             require_client_authentication=client_auth,
         )
 

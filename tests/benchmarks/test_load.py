@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.load import LARGEST_FRAME, LoadError, message, padded_seq, template
+from benchmarks.load import padded_seq, template
+from control_plane.simulators.link_stream import LARGEST_FRAME, StreamError, message
 from protos.comboio.v1 import link_pb2 as wire
 from tests.control_plane.sealing import batch
 
@@ -18,7 +19,7 @@ def test_a_template_and_a_seq_make_the_frame_of_one_uplink(seq: int) -> None:
 
 
 def test_what_needs_two_frames_is_refused() -> None:
-    with pytest.raises(LoadError, match="more than one frame"):
+    with pytest.raises(StreamError, match="more than one frame"):
         message(bytes(LARGEST_FRAME))
-    with pytest.raises(LoadError, match="more than one frame"):
+    with pytest.raises(StreamError, match="more than one frame"):
         template(bytes(LARGEST_FRAME))

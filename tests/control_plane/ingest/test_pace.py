@@ -117,7 +117,8 @@ async def test_a_gateway_over_its_quota_is_told_to_slow_down_loses_nothing_and_i
     monkeypatch.setattr(plane.link, "_take", quota.take)
     async with plane.ready_box() as box:
         await box.send(*(batch(seq, 10) for seq in range(1, 71)))
-        paced, cum = [], 0
+        paced: list[int] = []
+        cum = 0
         while cum < 70 or not paced:
             answer = await box.hear()
             if answer.WhichOneof("msg") == "pace":

@@ -44,7 +44,7 @@ NO_DATA_MS = 900_000
 KNOWN = tuple(gateway.c[name] for name in ("id", "name", "asset", "hardware", "serial", "created_ms", "retired_ms"))
 SAID = tuple(
     presence.c[name]
-    for name in ("gateway", "connected_ms", "heard_ms", "left_ms", "why", "version", "heartbeat", "running")
+    for name in ("gateway", "connected_ms", "heard_ms", "left_ms", "why", "version", "heartbeat", "running", "paced")
 )
 PAUSED = select(clone.c.gateway, clone.c.since_ms).where(clone.c.released_ms.is_(None))
 
@@ -85,6 +85,8 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     clock_err_ms: int | None = None
     sensors_silent: int = 0
     running: wire.RunningConfig | None = None
+    paced: str = ""
+    """Why ingest slows it down; empty: it does not."""
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -232,6 +234,7 @@ def _presence(
     version: str | None,
     heartbeat: bytes | None,
     running: bytes | None,
+    paced: str | None,
 ) -> Presence:
     return Presence(
         connected_ms=connected_ms,
@@ -240,6 +243,7 @@ def _presence(
         left_why=why or "",
         version=version or "",
         running=_running(running),
+        paced=paced or "",
         **({} if heartbeat is None else _heartbeat(bytes(heartbeat))),
     )
 

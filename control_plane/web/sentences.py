@@ -25,7 +25,14 @@ def status(words: Words, one: Status) -> str:
 
 
 def why(words: Words, one: Standing) -> str:
-    """One sentence for the row and the header."""
+    """A sentence or two for the row and the header."""
+    text, said = _why(words, one), one.presence
+    if said is not None and said.paced and said.left_ms is None:
+        return text + " " + words.text("It sends more than its quota and is slowed down; nothing of it is lost.")
+    return text
+
+
+def _why(words: Words, one: Standing) -> str:
     _ = words.text
     said = one.presence
     if one.why is Why.RETIRED:

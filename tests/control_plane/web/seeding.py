@@ -96,11 +96,12 @@ class Box:
             self._batch(pb.TELEMETRY, blocks=[block], events=[])
 
     def say(self, beat: wire.Heartbeat | None = None, *, running: wire.RunningConfig | None = None,
-            heard_ms: int | None = None, left_ms: int | None = None, why: str | None = None) -> None:  # fmt: skip
+            heard_ms: int | None = None, left_ms: int | None = None, why: str | None = None,
+            paced: str | None = None) -> None:  # fmt: skip
         heard_ms = self._clock.now_ms() if heard_ms is None else heard_ms
         said = None if beat is None else beat.SerializeToString()
         runs = None if running is None else running.SerializeToString()
-        self._commit(PresenceEntry(self.id, self.session, heard_ms, said, runs, left_ms, why))
+        self._commit(PresenceEntry(self.id, self.session, heard_ms, said, runs, left_ms, why, paced))
 
     def _batch(self, lane: pb.Lane.ValueType, *, blocks: list[Block], events: list[tuple[int, pb.Event]]) -> None:
         body, count = encode(Schema.from_declare(self._declared), boot=1, blocks=blocks, events=events)

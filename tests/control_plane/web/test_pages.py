@@ -109,6 +109,14 @@ def row_of(page: str, gateway_id: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", found[0]))
 
 
+def test_the_fleet_says_who_is_slowed_down(seeds: Seeds, admin: Browser, clock: TurnedClock) -> None:
+    seeds.truck.say(paced="sends more than 2 batches a second")
+    assert "It sends more than its quota and is slowed down" in row_of(admin.text("/"), TRUCK)
+    clock.forward(seconds=1)
+    seeds.truck.say(paced="")
+    assert "quota" not in row_of(admin.text("/"), TRUCK)
+
+
 def test_the_fleet_says_why(seeds: Seeds, admin: Browser) -> None:
     page = admin.text("/")
     assert "Connected since 10:00; last data 10:00." in row_of(page, TRUCK)

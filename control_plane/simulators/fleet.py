@@ -37,6 +37,7 @@ MOST_S = 86_400.0
 BACKOFF_S = 0.5
 BACKOFF_MOST_S = 15.0
 HEARTBEAT_S = 30.0
+BLOCKED_S = 0.1
 WRONG_CLOCK_MS = 600_000
 
 
@@ -288,19 +289,26 @@ class Fleet:
     def _beat(self, box: Box, stream: Line) -> None:
         if self._of.get(id(box)) is stream:
             stream.say(box.heartbeat(self._now_ms()))
-            self._flush(box, stream)
+            self._flush(box)
             self._at(HEARTBEAT_S, lambda: self._beat(box, stream))
 
     def _say_due(self, box: Box) -> None:
+        self._flush(box)
         stream = self._of.get(id(box))
         if stream is None:
             return
-        if stream.greeted and not stream.blocked:
+        if stream.blocked:
+            self._at(BLOCKED_S, lambda: self._say_due(box))
+            return
+        if stream.greeted:
             for uplink in box.due():
                 stream.say(uplink)
-        self._flush(box, stream)
+            self._flush(box)
 
-    def _flush(self, box: Box, stream: Line) -> None:
+    def _flush(self, box: Box) -> None:
+        stream = self._of.get(id(box))
+        if stream is None:
+            return
         try:
             stream.flush()
         except OSError:

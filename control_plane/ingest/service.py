@@ -24,6 +24,9 @@ HELLO_TIMEOUT_S = 20.0
 DRAIN_RETURN_MS = 1000
 CLOSE_WITHIN_S = 5.0
 GOODBYE_WITHIN_S = 1.0
+MOST_OPENING = 100
+"""A disk slower than the turnstile: whoever waits for longer than his patience comes again, and is opened twice."""
+OPENING_RETURN_S = 3.0
 CLONE_RETURN_MS = 60_000
 RETURN_PER_S = 250
 """Gateways sent away together come back at this rate: a TLS handshake costs a millisecond or two of CPU."""
@@ -73,6 +76,7 @@ class LinkService:
         self._take = take
         self._sessions: dict[str, Session] = {}
         self._serials: dict[str, int] = {}
+        self._opening = 0
         self._crc_seen: dict[tuple[str, int, int, int], int] = {}
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -124,11 +128,13 @@ class LinkService:
         except Goodbye as goodbye:
             await send(wire.Downlink(goodbye=goodbye.message))
             return
-        if (wait_s := self._turn(gateway)) > STAYS_S:
+        wait_s = self._turn(gateway) if self._opening < MOST_OPENING else OPENING_RETURN_S
+        if wait_s > STAYS_S:
             busy = Goodbye(wire.GOODBYE_DRAINING, "many gateways come at once", return_after_ms=round(wait_s * 1000))
             await send(wire.Downlink(goodbye=busy.message))
             return
         await asyncio.sleep(wait_s)
+        self._opening += 1
         try:
             start = await self._open(gateway, hello)
         except Exception as error:
@@ -136,6 +142,8 @@ class LinkService:
             sorry = Goodbye(wire.GOODBYE_STORAGE, "the journal can't be written", return_after_ms=2000)
             await send(wire.Downlink(goodbye=sorry.message))
             return
+        finally:
+            self._opening -= 1
         if start.paused_ms is not None:
             await send(wire.Downlink(goodbye=self._suspect(gateway, start).message))
             return

@@ -143,3 +143,17 @@ async def test_who_comes_out_of_turn_is_told_when_to_come_back(plane: Plane, mon
         goodbye = await box.goodbye()
     assert (goodbye.reason, goodbye.return_after_ms) == (wire.GOODBYE_DRAINING, 7500)
     assert not plane.rows(presence)
+
+
+async def test_who_comes_while_too_many_wait_for_the_disk_is_sent_away_for_a_moment(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as busy:
+        busy.setattr(service, "MOST_OPENING", 0)
+        async with plane.box() as box:
+            await box.say(hello=hello())
+            goodbye = await box.goodbye()
+    assert (goodbye.reason, goodbye.return_after_ms) == (wire.GOODBYE_DRAINING, 3000)
+    async with plane.ready_box() as box:
+        await box.send(batch(1, 10))
+        await box.acked(1)

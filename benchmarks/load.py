@@ -32,6 +32,7 @@ from protos.comboio.v1 import link_pb2 as wire
 
 DRAIN_S = 60.0
 LONGEST_FILL_S = 300.0
+MOST_OPENING = 20
 SEQ_BYTES = 6  # tag and a varint padded to five bytes, so that its length never changes
 
 
@@ -101,8 +102,11 @@ class Fleet:
         self._by_fd: dict[int, Gateway] = {}
         self.latencies: list[float] = []
         self.batches = 0
-        for member in members:
+        self._welcomed = 0
+        for number, member in enumerate(members):
             self._join(Gateway(member, address, ca))
+            while number - self._welcomed > MOST_OPENING:  # above that the server sends some away
+                self.wait(0.05)
         self.gateways = list(self._by_fd.values())
         random.Random(3).shuffle(self.gateways)
 
@@ -125,7 +129,9 @@ class Fleet:
                 if kind == "ack":
                     self.batches += gateway.take(downlink.ack.lanes[0].acked, time.monotonic(), self.latencies)
                     heard.append(gateway)
-                elif kind != "welcome":
+                elif kind == "welcome":
+                    self._welcomed += 1
+                else:
                     raise StreamError(f"{gateway.member.gateway}: {downlink}")
             gateway.flush()
         return heard

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import secrets
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -39,6 +41,11 @@ def readiness(descriptor: int | None) -> Callable[[], None]:
             os.close(fd)
 
     return ready
+
+
+def process_name(role: str) -> str:
+    """Of one process among all those of an installation; no later one has it again."""
+    return f"{role.rstrip('/')}/{socket.gethostname()[:64]}/{os.getpid()}/{secrets.token_hex(4)}"
 
 
 def stop_requested() -> threading.Event:

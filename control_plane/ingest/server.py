@@ -28,6 +28,7 @@ from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
 
 REVOCATIONS_EVERY_S = 2.0
+ALIVE_EVERY_S = 3.0
 STOP_WITHIN_S = 0.5
 
 log = structlog.get_logger("control_plane.ingest")
@@ -79,8 +80,12 @@ async def serve(
     dictionaries: Issued | None = None,
     dispatch: Dispatch | None = None,
     released: Callable[[str], int | None] = lambda _gateway: None,
+    alive: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve until `stop`; then say goodbye, commit what is queued, and return within a few seconds."""
+    """`alive` tells others that this process lives; it may block, and is called every ALIVE_EVERY_S.
+
+    Serve until `stop`; then say goodbye, commit what is queued, and return within a few seconds.
+    """
     writer = Writer(journal, linger_s=settings.linger_ms / 1000)
     limits = wire.Limits(
         max_inflight=settings.max_inflight,
@@ -121,11 +126,13 @@ async def serve(
     serving = _describe(server)
     server.add_secure_port(door.address, door.credentials())
     await asyncio.to_thread(admission.refresh)
+    await asyncio.to_thread(alive)
     writer.start()
     await server.start()
     await serving(health_pb2.HealthCheckResponse.SERVING)
     ready()
     beside = [asyncio.create_task(_watch(admission, service), name="revocations")]
+    beside.append(asyncio.create_task(_say(alive), name="alive"))
     if pusher is not None:
         beside.append(asyncio.create_task(pusher.run(), name="configuration"))
     if courier is not None:
@@ -166,3 +173,12 @@ async def _watch(admission: Admission, service: LinkService) -> None:
         except Exception as error:
             log.warning("revocations.unreadable", error=str(error).splitlines()[0])
         service.recheck()
+
+
+async def _say(alive: Callable[[], None]) -> None:
+    while True:
+        await asyncio.sleep(ALIVE_EVERY_S)
+        try:
+            await asyncio.to_thread(alive)
+        except Exception as error:
+            log.warning("alive.unsaid", error=str(error).splitlines()[0])

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, LargeBinary, bindparam, func, select, tuple_, update
+from sqlalchemy import Connection, LargeBinary, bindparam, case, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.sql.dml import Insert
@@ -75,8 +75,10 @@ ORDERED = "it was told to begin a new epoch"
 class SqlJournal:
     """See `Journal`. Used by one thread."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, ingest: str | None = None) -> None:
+        """`ingest`: this process's name among several, told with the presence of its gateways."""
         self._store = store
+        self._ingest = ingest
         self._lineages: dict[str, Lineage] = {}
         """Of gateways whose newest Hello named a predecessor: what they send may be here under another name."""
         insert = sqlite_insert if store.sqlite else pg_insert
@@ -95,7 +97,7 @@ class SqlJournal:
             index_elements=["gateway", "epoch", "lane"], set_={name: beat.excluded[name] for name in said}
         )
         here = insert(presence)
-        fresh = ("session", "connected_ms", "heard_ms", "left_ms", "version", "running", "why")
+        fresh = ("session", "connected_ms", "heard_ms", "left_ms", "version", "running", "why", "ingest")
         self._upsert_presence: Insert = here.on_conflict_do_update(
             index_elements=["gateway"], set_={name: here.excluded[name] for name in fresh}
         )
@@ -147,7 +149,7 @@ class SqlJournal:
                     "why": why or None,
                 },
             )
-            row = presence_row(gateway, number, hello_, now_ms)
+            row = presence_row(gateway, number, hello_, now_ms) | {"ingest": self._ingest}
             connection.execute(self._upsert_presence, row | ({"left_ms": now_ms, "why": ORDERED} if why else {}))
             if not why:
                 (hello_id,) = made.inserted_primary_key or (0,)
@@ -169,6 +171,13 @@ class SqlJournal:
         """Close every open presence: for a start at which nobody can be connected yet."""
         with self._store.write() as connection:
             connection.execute(update(presence).where(presence.c.left_ms.is_(None)).values(left_ms=now_ms, why=why))
+
+    def ingest_ended(self, name: str, *, now_ms: int, why: str) -> int:
+        """Close what presences an ingest left open; how many. If it lives after all, its next word opens them again."""
+        open_ones = (presence.c.left_ms.is_(None), presence.c.ingest == name)
+        left_ms = case((presence.c.heard_ms > now_ms, presence.c.heard_ms), else_=now_ms)
+        with self._store.write() as connection:
+            return connection.execute(update(presence).where(*open_ones).values(left_ms=left_ms, why=why)).rowcount
 
     def _lanes(self, connection: Connection, gateway: str, epoch: int) -> dict[int, LaneMark]:
         query = select(lane).where(lane.c.gateway == gateway, lane.c.epoch == epoch)

@@ -6,8 +6,9 @@ the start and never fail in the middle. PostgreSQL: read committed, one schema p
 
 from __future__ import annotations
 
+import copy
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -17,16 +18,27 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from control_plane.errors import Misconfigured
 from control_plane.store.tables import STORES
 
+Check = Callable[[Connection], None]
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_MS = 15_000
+LIFELINES = {
+    "connect_timeout": 10,
+    "keepalives_idle": 5,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+"""A host that vanished is noticed in a quarter of a minute; on a Unix socket the kernel tells."""
 
 
 class Store:
     """One store. Transactions only by `read()` and `write()`."""
 
-    def __init__(self, name: str, engine: Engine) -> None:
+    def __init__(self, name: str, engine: Engine, check: Check | None = None) -> None:
+        """`check` is called at the beginning of each write transaction; what it raises rolls it back."""
         self.name = name
         self.engine = engine
+        self._check = check
         self.sqlite = engine.dialect.name == "sqlite"
 
     @contextmanager
@@ -44,6 +56,8 @@ class Store:
     def write(self) -> Iterator[Connection]:
         """One durable transaction; committed when the block ends, rolled back if it raises."""
         with self.engine.connect() as connection, connection.begin():
+            if self._check is not None:
+                self._check(connection)
             yield connection
 
     def close(self) -> None:
@@ -63,6 +77,13 @@ class Stores:
     def all(self) -> tuple[Store, Store, Store]:
         """In backup order reversed: the order in which they are migrated."""
         return self.journal, self.telemetry, self.business
+
+    def checked(self, check: Check) -> Stores:
+        """The same stores, with `check` at the beginning of each write. Close these, not those."""
+        found = copy.copy(self)
+        for store in self.all():
+            setattr(found, store.name, Store(store.name, store.engine, check))
+        return found
 
     def migrate(self) -> None:
         """Bring every store to the newest revision. Safe to call from several processes."""
@@ -100,7 +121,7 @@ def _engine(url: str, name: str) -> Engine:
         raise Misconfigured(f"database: {parsed.get_backend_name()!r} is not supported; use a folder or postgresql://…")
     return create_engine(
         parsed.set(drivername="postgresql+psycopg"),
-        connect_args={"options": f"-csearch_path={name}"},
+        connect_args={"options": f"-csearch_path={name}", **LIFELINES},
         pool_pre_ping=True,
         pool_size=8,
     )

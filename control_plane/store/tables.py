@@ -223,6 +223,7 @@ presence = Table(
     Column("heartbeat", LargeBinary, nullable=True, comment="the last Heartbeat as it came"),
     Column("running", LargeBinary, nullable=True, comment="the newest RunningConfig as it came"),
     Column("why", Text, nullable=True, comment="why the stream ended"),
+    Column("ingest", String(120), nullable=True, comment="the process that has the stream: business.lease"),
     comment="Who is connected and what they said last.",
 )
 
@@ -869,6 +870,25 @@ command = Table(
     Index(None, "until_ms"),
     Index(None, "gateway", "asked_ms"),
     comment="What was asked of devices, by whom, and what became of it; never deleted.",
+)
+
+lease = Table(
+    "lease",
+    business,
+    Column("name", String(120), primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("fence", BigInteger, nullable=False, comment="rises with each holder; checked in what they write"),
+    Column("until_ms", BigInteger, nullable=False, comment="by the database's clock"),
+    Column("taken_ms", BigInteger, nullable=False, comment="by the database's clock"),
+    comment="Which process does what only one may do, and which processes live. On SQLite files do that.",
+)
+
+installation = Table(
+    "installation",
+    business,
+    Column("name", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+    comment="What all hosts of this installation must agree on: the keys they were given.",
 )
 
 STORES = {"journal": journal, "telemetry": telemetry, "business": business}

@@ -69,3 +69,7 @@ def refuse_moved(settings: Settings) -> None:
 
 def mark_moved(data: Path, *, to: str, now_ms: int) -> None:
     replace_file(data / MOVED, msgspec.json.encode(Moved(to=to, at_ms=now_ms)))
+
+
+def unmark_moved(data: Path) -> None:
+    (data / MOVED).unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import fcntl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -97,6 +97,13 @@ class Stores:
                     connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {store.name}"))
                     _run_alembic(store, connection)
 
+    def make(self, connection: Connection, versions: Mapping[str, str]) -> None:
+        """Make empty schemas of these versions (store → migration) in one PostgreSQL transaction."""
+        for name, version in versions.items():
+            connection.execute(text(f"CREATE SCHEMA {name}"))
+            connection.execute(text(f"SET LOCAL search_path = {name}"))
+            _run_alembic(getattr(self, name), connection, to=version)
+
     def close(self) -> None:
         for store in self.all():
             store.close()
@@ -142,7 +149,7 @@ def _upgrade(store: Store) -> None:
         _run_alembic(store, connection)
 
 
-def _run_alembic(store: Store, connection: Connection) -> None:
+def _run_alembic(store: Store, connection: Connection, *, to: str = "head") -> None:
     from alembic import command  # noqa: PLC0415 - roles start without it
     from alembic.config import Config  # noqa: PLC0415
 
@@ -152,7 +159,7 @@ def _run_alembic(store: Store, connection: Connection) -> None:
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     config.attributes["metadata"] = STORES[store.name]
-    command.upgrade(config, "head")
+    command.upgrade(config, to)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from sqlalchemy import func, select, update
 
 from control_plane.errors import Fenced
 from control_plane.store.engine import Stores
-from control_plane.store.leases import Alive, Lease, TableLeases, leases_of
+from control_plane.store.leases import Alive, Lease, Leases, leases_of
 from control_plane.store.tables import cursor, lease
 from control_plane.store.upsert import upsert
 
@@ -41,8 +41,8 @@ def until(true: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def taken(leases: TableLeases | object) -> Lease:
-    found = leases.take("work")  # type: ignore[attr-defined]
+def taken(leases: Leases) -> Lease:
+    found = leases.take("work")
     assert isinstance(found, Lease)
     return found
 
@@ -119,11 +119,16 @@ def test_a_holder_that_stands_still_in_a_transaction_is_ended_by_the_server(
     monkeypatch.setattr(module, "_HOLD", text(module._HOLD.text.replace(f"{module.FROZEN_S}s", "200ms")))
     one, other = leases_of(shared, holder="one"), leases_of(shared, holder="other")
     first = taken(one)
-    with pytest.raises(DBAPIError), one.under(first).telemetry.write() as connection:
-        upsert(connection, cursor, [{"name": "test", "position": 9}])
-        run_out(shared)
-        assert taken(other).fence == first.fence + 1  # did not wait for this one to wake up
-        connection.execute(select(1))
+
+    def stand_still() -> None:
+        with one.under(first).telemetry.write() as connection:
+            upsert(connection, cursor, [{"name": "test", "position": 9}])
+            run_out(shared)
+            assert taken(other).fence == first.fence + 1  # did not wait for this one to wake up
+            connection.execute(select(1))
+
+    with pytest.raises(DBAPIError):
+        stand_still()
     assert position(shared) == 0
 
 

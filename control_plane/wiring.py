@@ -231,4 +231,5 @@ def create_web(settings: Settings, *, lifetime: Lifetime) -> Flask:
         reader=HistoryReader(journal=stores.journal, telemetry=stores.telemetry),
         broadcaster=Broadcaster(limit=settings.web.streams, lifetime=lifetime),
     )
-    return create_app(routes(parts), accounts=parts.accounts, web=settings.web, mount=pages(parts).mount)
+    mount, shared = pages(parts).mount, stores.business
+    return create_app(routes(parts), accounts=parts.accounts, web=settings.web, mount=mount, shared=shared)

@@ -92,7 +92,7 @@ def _hour(one: Envelope | Row[Any]) -> tuple[int, int, int]:
     return one.epoch, one.complete_boot, one.complete_mono_ms // HOUR_MS
 
 
-def _rows(journal: Store, ids: Collection[int]) -> Sequence[Row[Any]]:
+def _rows(journal: Store, ids: Collection[int]) -> Sequence[Any]:
     if not ids:
         return []
     columns = (batch.c.epoch, batch.c.complete_boot, batch.c.complete_mono_ms)

@@ -140,8 +140,8 @@ class Reconciler:
     def _news(self) -> News:
         """What was projected since the last pass: readings, and URGENT batches, which may hold anchors."""
         with self._stores.business.read() as connection:
-            rows = connection.execute(select(reconcile_cursor.c.name, reconcile_cursor.c.position))
-            positions = {name: at for name, at in rows if name in {CURSOR, LATE}}
+            stood = connection.execute(select(reconcile_cursor.c.name, reconcile_cursor.c.position))
+            positions = {name: at for name, at in stood if name in {CURSOR, LATE}}
         with self._stores.telemetry.read() as connection:
             came = late(connection)
         position = positions.get(CURSOR, 0)

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import BigInteger, Boolean, Connection, Double, Integer, LargeBinary, Table, func, select
 
-from control_plane.store.tables import STORES, cursor, lease, reconcile_cursor
+from control_plane.store.tables import STORES, cursor, failed_attempt, lease, reconcile_cursor
 
-FLEETING = frozenset({lease.name})
+FLEETING = frozenset({lease.name, failed_attempt.name})
 """Of running processes: worth nothing in a copy."""
 COPY_TYPES: tuple[tuple[type, str], ...] = (
     (BigInteger, "int8"),

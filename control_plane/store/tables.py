@@ -891,4 +891,13 @@ installation = Table(
     comment="What all hosts of this installation must agree on: the keys they were given.",
 )
 
+failed_attempt = Table(
+    "failed_attempt",
+    business,
+    Column("name", String(200), primary_key=True),
+    Column("failures", BigInteger, nullable=False),
+    Column("until_ms", BigInteger, nullable=False, comment="by the database's clock"),
+    comment="Attempts to log in that were refused, per address, where several processes count them together.",
+)
+
 STORES = {"journal": journal, "telemetry": telemetry, "business": business}

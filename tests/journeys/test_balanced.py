@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import shutil
+import socket
 import subprocess
 import time
 from collections import Counter
@@ -105,12 +106,18 @@ class Installation:
             self.roles["worker"] = started.enter_context(
                 process(*PROGRAM, "worker", *common, log=self.folder / "worker.log")
             )
-            haproxy = shutil.which("haproxy", path=os.environ["PATH"] + ":/usr/sbin")
-            assert haproxy is not None
-            started.enter_context(
-                process(haproxy, "-db", "-f", str(self.configured()), log=self.folder / "haproxy.log")
-            )
             yield
+
+    @contextlib.contextmanager
+    def balanced(self) -> Iterator[None]:
+        haproxy = shutil.which("haproxy", path=os.environ["PATH"] + ":/usr/sbin")
+        assert haproxy is not None
+        with process(haproxy, "-db", "-f", str(self.configured()), log=self.folder / "haproxy.log"):
+            yield
+
+    def serving(self) -> bool:
+        """All four of them."""
+        return all(_accepts(address) for address in (*self.grpc, *self.http))
 
     def logs(self) -> str:
         return "\n".join(f"--- {path.name}\n{path.read_text()[-2000:]}" for path in self.folder.glob("*.log"))
@@ -119,6 +126,12 @@ class Installation:
         with contextlib.suppress(httpx.HTTPError):
             return httpx.get(f"http://{self.front_http}/api/v1/health", timeout=5).status_code == 200
         return False
+
+
+def _accepts(address: Address) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((address.host, address.port), timeout=5):
+        return True
+    return False
 
 
 class Endpoint(FarEnd):
@@ -172,6 +185,8 @@ async def test_a_killed_replica_behind_a_balancer_costs_nothing_but_seconds(
         fleet = Fleet(stores)
         cards = [await Card(fleet, tmp_path / name).open() for name in NAMES]
         try:
+            await until(here.serving, "not all serve: " + here.logs())
+            started.enter_context(here.balanced())
             await until(here.web_answers, "web does not answer: " + here.logs())
             async with contextlib.AsyncExitStack() as links:
                 ends = [Endpoint(here, stores, authority, name) for name in NAMES]

@@ -13,6 +13,7 @@ from control_plane.errors import Misconfigured
 from control_plane.occupied import running_on
 from control_plane.settings import Settings
 from control_plane.store import transplant
+from control_plane.store.content import Tally
 from control_plane.store.engine import Stores
 from control_plane.store.tables import batch, cursor, outbox
 from tests.control_plane.store.filled import everything, fill
@@ -96,7 +97,7 @@ def test_what_did_not_arrive_as_it_was_is_noticed_and_nothing_is_kept(
 ) -> None:
     real = transplant._copy
 
-    def careless(reading: object, connection: object, store: str, table: object) -> transplant.Tally:
+    def careless(reading: object, connection: object, store: str, table: object) -> Tally:
         tally = real(reading, connection, store, table)  # type: ignore[arg-type]
         if table is outbox:
             statement = text("UPDATE business.outbox SET erp_id = 'of somebody else'")

@@ -29,3 +29,11 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name=op.f("pk_installation")),
         comment="What all hosts of this installation must agree on: the keys they were given.",
     )
+    op.create_table(
+        "failed_attempt",
+        sa.Column("name", sa.String(length=200), nullable=False),
+        sa.Column("failures", sa.BigInteger(), nullable=False),
+        sa.Column("until_ms", sa.BigInteger(), nullable=False, comment="by the database's clock"),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_failed_attempt")),
+        comment="Attempts to log in that were refused, per address, where several processes count them together.",
+    )

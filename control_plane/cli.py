@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -180,9 +181,8 @@ def _move(settings: Settings, to: str) -> int:
 
     if not embedded(settings) or to.startswith("sqlite:"):
         raise Misconfigured("--to moves from SQLite to postgresql://…; leave --database out")
-    if not (settings.data / "journal.db").exists():
-        raise Misconfigured(f"--data-dir {settings.data}: there is no journal.db: nothing to move")
-    with alone_on(settings.data), Stores(settings.database_url) as source, Stores(to) as target:
+    _refuse_nothing(settings)
+    with _told(), alone_on(settings.data), Stores(settings.database_url) as source, Stores(to) as target:
         migrate(target)
         where = make_url(to).render_as_string()
 
@@ -203,12 +203,36 @@ def _move(settings: Settings, to: str) -> int:
     return 0
 
 
+def _refuse_nothing(settings: Settings) -> None:
+    from control_plane.occupied import embedded
+
+    if embedded(settings) and not (settings.data / "journal.db").exists():
+        raise Misconfigured(f"--data-dir {settings.data}: there is no journal.db; where is this installation?")
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What a database or a disk refuses, as a sentence."""
+    from psycopg import Error
+    from sqlalchemy.exc import DBAPIError
+
+    try:
+        yield
+    except DBAPIError as error:
+        raise Misconfigured(f"the database says: {str(error.orig).splitlines()[0]}") from error
+    except Error as error:
+        raise Misconfigured(f"the database says: {str(error).splitlines()[0]}") from error
+    except OSError as error:
+        raise Misconfigured(f"{error.filename or 'a file'}: {error.strerror}") from error
+
+
 def _backup(settings: Settings, options: argparse.Namespace) -> int:
     from control_plane.clock import SystemClock
     from control_plane.store.backup import backup
     from control_plane.store.engine import Stores
 
-    with Stores(settings.database_url) as stores:
+    _refuse_nothing(settings)
+    with _told(), Stores(settings.database_url) as stores:
         manifest = backup(stores, settings.data, options.folder.absolute(), now_ms=SystemClock().now_ms())
     total = sum(file.bytes for file in manifest.files.values())
     rows = sum(table.rows for table in manifest.tables.values())
@@ -226,7 +250,7 @@ def _restore(settings: Settings, options: argparse.Namespace) -> int:
     from control_plane.store.engine import Stores
 
     make_data_dir(settings.data)
-    with alone_on(settings.data):
+    with _told(), alone_on(settings.data):
         manifest, notes = restore(options.folder.absolute(), lambda: Stores(settings.database_url), settings.data)
     made = datetime.fromtimestamp(manifest.made_ms / 1000, UTC).isoformat(timespec="seconds")
     print(f"{settings.data}: as it was at {made}")
@@ -246,7 +270,8 @@ def _quarantine(settings: Settings, options: argparse.Namespace) -> int:
     from control_plane.store import tables
     from control_plane.store.engine import Stores
 
-    with Stores(settings.database_url) as stores:
+    _refuse_nothing(settings)
+    with _told(), Stores(settings.database_url) as stores:
         query = select(tables.quarantine).order_by(tables.quarantine.c.batch_id)
         with stores.telemetry.read() as connection:
             rows = connection.execute(query).all()

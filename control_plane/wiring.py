@@ -168,6 +168,7 @@ def _projecting(held: Stores, clock: Clock) -> list[Loop]:
 
 
 def _sealing(held: Stores, clock: Clock) -> list[Loop]:
+    from control_plane.projections.again import Anew
     from control_plane.projections.reading import HistoryReader
     from control_plane.projections.rollups import Roller
     from control_plane.projections.sealer import Sealer
@@ -175,9 +176,12 @@ def _sealing(held: Stores, clock: Clock) -> list[Loop]:
 
     reader = HistoryReader(journal=held.journal, telemetry=held.telemetry)
     roller = Roller(telemetry=held.telemetry, reader=reader)
-    sealer = Sealer(telemetry=held.telemetry, reader=reader, clock=clock, sealed=roller.sealed)
+
+    def sealing() -> Callable[[], bool]:
+        return Sealer(telemetry=held.telemetry, reader=reader, clock=clock, sealed=roller.sealed).step
+
     return [
-        Loop("sealing", threaded(sealer.step), idle_s=5.0),
+        Loop("sealing", threaded(Anew(held.telemetry, sealing).step), idle_s=5.0),
         Loop("rollups", threaded(roller.step), idle_s=5.0),
     ]
 
@@ -232,4 +236,6 @@ def create_web(settings: Settings, *, lifetime: Lifetime) -> Flask:
         broadcaster=Broadcaster(limit=settings.web.streams, lifetime=lifetime),
     )
     mount, shared = pages(parts).mount, stores.business
-    return create_app(routes(parts), accounts=parts.accounts, web=settings.web, mount=mount, shared=shared)
+    app = create_app(routes(parts), accounts=parts.accounts, web=settings.web, mount=mount, shared=shared)
+    app.extensions["comboio.open"] = open_until_exit
+    return app

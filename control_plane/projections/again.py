@@ -10,7 +10,7 @@ its hour in the loss ledger, unless another one of that hour is still unread.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, delete, func, select, update
@@ -63,6 +63,26 @@ def portion(connection: Connection, *, after: int, upto: int) -> list[int]:
 def late(connection: Connection) -> Late | None:
     number, since = _position(connection, ROUND), _position(connection, LATE)
     return None if number is None or since is None else Late(number, since)
+
+
+class Anew:
+    """A loop that follows the history by batch ids, built anew whenever older ones have come to it."""
+
+    def __init__(self, telemetry: Store, build: Callable[[], Callable[[], bool]]) -> None:
+        self._telemetry = telemetry
+        self._build = build
+        self._step = build()
+        self._known = self._late()
+
+    def _late(self) -> Late | None:
+        with self._telemetry.read() as connection:
+            return late(connection)
+
+    def step(self) -> bool:
+        found = self._late()
+        if found != self._known:
+            self._known, self._step = found, self._build()
+        return self._step()
 
 
 def take_back(connection: Connection, journal: Store, envelopes: Sequence[Envelope], now_ms: int) -> None:

@@ -42,6 +42,7 @@ from protos.ranges import Ranges
 CURSOR = "telemetry"
 MAX_BATCHES = 512
 MAX_READINGS = 400_000
+ANY = 1 << 20
 MOST_BROKEN = 16
 AGAIN_EVERY_S = 5.0
 TABLES_KEPT = 4096
@@ -86,7 +87,7 @@ class Projector:
         self._tables: OrderedDict[tuple[str, int, int], tuple[Table, pb.Declare]] = OrderedDict()
         self._shared: OrderedDict[bytes, Table] = OrderedDict()
         self._position: int | None = None
-        self._most = MAX_BATCHES
+        self._most = ANY
         self._broken: dict[int, str] = {}
         """Batches that a projection failed on, and how."""
         self._failed = 0
@@ -107,9 +108,10 @@ class Projector:
             return False
         now_ms = self._clock.now_ms()
         try:
+            portion = self._decode(rows, now_ms) if rows else None
             with self._telemetry.write() as connection:
-                if rows:
-                    self._apply(connection, self._decode(rows, now_ms))
+                if portion is not None:
+                    self._apply(connection, portion)
                     self._move(connection, rows[-1].id)
                 self._vanished.apply(connection, drained=drained, now_ms=now_ms)
                 self._completeness.save(connection, now_ms)
@@ -121,7 +123,7 @@ class Projector:
         if rows:
             self._failed = self._failed + 1 if rows[0].id in self._broken else 0
             self._broken.clear()
-            self._most = min(MAX_BATCHES, self._most * 2)
+            self._most = min(ANY, self._most * 2)
             self._position = rows[-1].id
             self._seen(rows)
             self.batches += len(rows)
@@ -200,7 +202,8 @@ class Projector:
             with self._telemetry.read() as connection:
                 found = connection.execute(select(cursor.c.position).where(cursor.c.name == CURSOR))
                 self._position = found.scalar_one_or_none() or 0
-        query = select(batch).where(batch.c.id > self._position).order_by(batch.c.id).limit(self._most)
+        most = min(MAX_BATCHES, self._most)
+        query = select(batch).where(batch.c.id > self._position).order_by(batch.c.id).limit(most)
         with self._journal.read() as connection:
             rows = connection.execute(query).fetchall()
         total = 0
@@ -208,7 +211,7 @@ class Projector:
             total += row._mapping["count"]  # noqa: SLF001 - see _envelope
             if total > MAX_READINGS and index:
                 return rows[:index], False
-        return rows, len(rows) < self._most
+        return rows, len(rows) < most
 
     def _move(self, connection: Connection, position: int) -> None:
         upsert(connection, cursor, [{"name": CURSOR, "position": position}])

@@ -78,7 +78,8 @@ class TableLeases:
             return None
         with self.stores.business.write() as connection:
             if known is None:
-                first = insert(lease).values(name=name, holder="", fence=0, until_ms=0, taken_ms=0)
+                # Not from 0: after a restore nobody's old fence may be right again.
+                first = insert(lease).values(name=name, holder="", fence=DATABASE_MS, until_ms=0, taken_ms=0)
                 connection.execute(first.on_conflict_do_nothing())
             row = connection.execute(select(lease.c.fence).where(*mine).with_for_update()).one_or_none()
             if row is None:  # another one was quicker, or the holder is alive after all

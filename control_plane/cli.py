@@ -309,16 +309,19 @@ def _reset_password(settings: Settings, options: argparse.Namespace) -> int:
 
 def _print_made(settings: Settings, make: Callable[[Accounts, Enrolment], str]) -> int:
     from control_plane.clock import SystemClock
-    from control_plane.first_start import make_data_dir, migrate
+    from control_plane.first_start import make_data_dir, migrate, same_keys
     from control_plane.fleet.accounts import Accounts
     from control_plane.fleet.authority import Authority
     from control_plane.fleet.enrolment import Enrolment
+    from control_plane.occupied import refuse_moved
     from control_plane.store.engine import Stores
 
     make_data_dir(settings.data)
+    refuse_moved(settings)
     clock, authority = SystemClock(), Authority.open(settings.data)
     with Stores(settings.database_url) as stores:
         migrate(stores)
+        same_keys(stores.business, authority)
         accounts = Accounts(store=stores.business, clock=clock)
         print(make(accounts, Enrolment(stores=stores, authority=authority, clock=clock)))
     return 0

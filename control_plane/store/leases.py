@@ -18,12 +18,13 @@ from __future__ import annotations
 import fcntl
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
-from sqlalchemy import BigInteger, Connection, literal_column, select, text, update
+from sqlalchemy import BigInteger, Connection, Row, literal_column, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from control_plane.errors import Fenced
+from control_plane.lifeline import surely_ended
 from control_plane.store.engine import Store, Stores
 from control_plane.store.tables import lease
 
@@ -70,19 +71,19 @@ class TableLeases:
     life_ms: int = round(LIFE_S * 1000)
 
     def take(self, name: str) -> Lease | None:
-        mine = (lease.c.name == name, lease.c.until_ms < DATABASE_MS)
+        over = (lease.c.until_ms < DATABASE_MS).label("over")
+        query = select(lease.c.fence, lease.c.holder, over).where(lease.c.name == name)
         with self.stores.business.read() as connection:
-            known = connection.execute(select(lease.c.name).where(lease.c.name == name)).first()
-            free = known is None or connection.execute(select(lease.c.name).where(*mine)).first() is not None
-        if not free:
+            known = connection.execute(query).one_or_none()
+        if known is not None and not _free(known):
             return None
         with self.stores.business.write() as connection:
             if known is None:
                 # Not from 0: after a restore nobody's old fence may be right again.
                 first = insert(lease).values(name=name, holder="", fence=DATABASE_MS, until_ms=0, taken_ms=0)
                 connection.execute(first.on_conflict_do_nothing())
-            row = connection.execute(select(lease.c.fence).where(*mine).with_for_update()).one_or_none()
-            if row is None:  # another one was quicker, or the holder is alive after all
+            row = connection.execute(query.with_for_update()).one_or_none()
+            if row is None or not _free(row):  # another one was quicker, or the holder is alive after all
                 return None
             values = {"holder": self.holder, "fence": row.fence + 1, "taken_ms": DATABASE_MS}
             until = {"until_ms": DATABASE_MS + self.life_ms}
@@ -105,6 +106,11 @@ class TableLeases:
             _hold(connection, lease_)
 
         return self.stores.checked(check)
+
+
+def _free(row: Row[Any]) -> bool:
+    """Nobody has it, or who has it was killed on this machine: then there is nothing to wait for."""
+    return bool(row.over) or surely_ended(row.holder)
 
 
 def _hold(connection: Connection, lease_: Lease) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -10,6 +13,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from control_plane.errors import Fenced
+from control_plane.lifeline import process_name, surely_ended
 from control_plane.store.engine import Stores
 from control_plane.store.leases import Alive, Lease, Leases, leases_of
 from control_plane.store.tables import cursor, lease
@@ -142,6 +146,26 @@ def test_a_lease_lives_by_the_databases_clock_alone(shared: Stores, monkeypatch:
     monkeypatch.setattr(time, "time_ns", lambda: real() + hour_ns)
     assert leases_of(shared, holder="other").take("work") is None
     assert one.renew(first)
+
+
+def test_nobody_waits_for_a_holder_that_was_killed_on_the_same_machine(shared: Stores) -> None:
+    holder = process_name("worker")
+    assert not surely_ended(holder)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    name = holder.replace(f"/{os.getpid()}/", f"/{child.pid}/")
+    taken(leases_of(shared, holder=name))
+    other = leases_of(shared, holder=holder)
+    assert other.take("work") is None
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # still a zombie
+    assert surely_ended(name)
+    child.wait()
+    assert taken(other)
+
+
+def test_of_other_machines_nothing_is_assumed() -> None:
+    assert not surely_ended("worker/elsewhere/999999999/00000000-abcdef01")
+    assert not surely_ended("one")
 
 
 def test_who_fell_silent_is_told_until_the_matter_is_ended(shared: Stores) -> None:

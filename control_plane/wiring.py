@@ -10,6 +10,7 @@ what it runs: three processes start at once, on small machines.
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -45,7 +46,7 @@ def run_ingest(settings: Settings, ready: Callable[[], None]) -> None:
     from control_plane.store.leases import Alive
     from control_plane.store.shared_clock import clock_of
 
-    authority, name = Authority.open(settings.data), process_name(PREFIX)
+    authority, name = Authority.open(settings.data), f"{socket.gethostname()[:64]} {settings.grpc}"
     with running_on(settings), Stores(settings.database_url) as stores, clock_of(stores) as clock:
         same_keys(stores.business, authority)
         server = authority.server_identity(certificate_names(settings), now_ms=clock.now_ms())
@@ -54,9 +55,8 @@ def run_ingest(settings: Settings, ready: Callable[[], None]) -> None:
         limit = PeerLimit(per_minute=settings.identity_limits.per_minute, monotonic_s=time.monotonic)
         service = IdentityService(enroller=enrolment, limit=limit)
         stop = stop_requested()
-        journal = SqlJournal(stores.journal, ingest=name)
-        if stores.journal.sqlite:  # one machine: there is no other ingest whose gateways these could be
-            journal.everyone_left(now_ms=clock.now_ms(), why="this server was not running")
+        journal = SqlJournal(stores.journal, server=name)
+        journal.everyone_left(now_ms=clock.now_ms(), why="this server was not running")
         with serving(settings.identity, service, key_pem=server.key_pem, chain_pem=server.chain_pem):
             door = Door(
                 address=settings.grpc,
@@ -77,7 +77,7 @@ def run_ingest(settings: Settings, ready: Callable[[], None]) -> None:
                     dictionaries=Issued(stores.journal),
                     dispatch=Dispatch(stores, authority.config_key, clock),
                     released=Clones(stores=stores, clock=clock).released,
-                    alive=(lambda: alive.say(name)) if alive is not None else lambda: None,
+                    alive=(lambda: alive.say(PREFIX + name)) if alive is not None else lambda: None,
                 )
             )
 

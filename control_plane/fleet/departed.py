@@ -11,6 +11,7 @@ from control_plane.store.engine import Stores
 from control_plane.store.leases import Alive
 
 PREFIX = "ingest/"
+"""Before the server's name, in business.lease."""
 WHY = "the server process it was connected to has ended"
 
 log = structlog.get_logger("control_plane.fleet")
@@ -25,7 +26,7 @@ class Departed:
     def step(self) -> bool:
         alive, journal = Alive(self.stores.business), SqlJournal(self.stores.journal)
         for name, last_ms in alive.lapsed(PREFIX).items():
-            left = journal.ingest_ended(name, now_ms=last_ms, why=WHY)
+            left = journal.server_ended(name.removeprefix(PREFIX), now_ms=last_ms, why=WHY)
             alive.forget(name)
             if left:
                 log.warning("ingest.gone", name=name, gateways=left)

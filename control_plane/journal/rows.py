@@ -93,7 +93,7 @@ def heartbeat_row(entry: HeartbeatEntry, said: wire.LaneComplete) -> dict[str, o
     }
 
 
-def presence_row(gateway: str, number: int, said: wire.Hello, now_ms: int) -> dict[str, object]:
+def presence_row(gateway: str, number: int, said: wire.Hello, now_ms: int, server: str) -> dict[str, object]:
     return {
         "gateway": gateway,
         "session": number,
@@ -104,6 +104,8 @@ def presence_row(gateway: str, number: int, said: wire.Hello, now_ms: int) -> di
         "heartbeat": None,
         "running": said.running.SerializeToString() if said.HasField("running") else None,
         "why": None,
+        "server": server,
+        "paced": "",
     }
 
 

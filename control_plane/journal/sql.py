@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, LargeBinary, bindparam, case, func, select, tuple_, update
+from sqlalchemy import Connection, LargeBinary, bindparam, case, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.sql.dml import Insert
@@ -73,12 +73,11 @@ ORDERED = "it was told to begin a new epoch"
 
 
 class SqlJournal:
-    """See `Journal`. Used by one thread."""
+    """See `Journal`. Used by one thread. `server` names the process whose streams it records."""
 
-    def __init__(self, store: Store, *, ingest: str | None = None) -> None:
-        """`ingest`: this process's name among several, told with the presence of its gateways."""
+    def __init__(self, store: Store, *, server: str = "") -> None:
+        self._server = server
         self._store = store
-        self._ingest = ingest
         self._lineages: dict[str, Lineage] = {}
         """Of gateways whose newest Hello named a predecessor: what they send may be here under another name."""
         insert = sqlite_insert if store.sqlite else pg_insert
@@ -97,7 +96,7 @@ class SqlJournal:
             index_elements=["gateway", "epoch", "lane"], set_={name: beat.excluded[name] for name in said}
         )
         here = insert(presence)
-        fresh = ("session", "connected_ms", "heard_ms", "left_ms", "version", "running", "why", "ingest")
+        fresh = ("session", "connected_ms", "heard_ms", "left_ms", "version", "running", "why", "server", "paced")
         self._upsert_presence: Insert = here.on_conflict_do_update(
             index_elements=["gateway"], set_={name: here.excluded[name] for name in fresh}
         )
@@ -149,7 +148,7 @@ class SqlJournal:
                     "why": why or None,
                 },
             )
-            row = presence_row(gateway, number, hello_, now_ms) | {"ingest": self._ingest}
+            row = presence_row(gateway, number, hello_, now_ms, self._server)
             connection.execute(self._upsert_presence, row | ({"left_ms": now_ms, "why": ORDERED} if why else {}))
             if not why:
                 (hello_id,) = made.inserted_primary_key or (0,)
@@ -168,13 +167,15 @@ class SqlJournal:
             self._lineages[gateway] = epochs.lineage_of(connection, gateway)
 
     def everyone_left(self, *, now_ms: int, why: str) -> None:
-        """Close every open presence: for a start at which nobody can be connected yet."""
+        """Close the open presences of this server: for a start at which nobody can be connected to it yet."""
+        mine = or_(presence.c.server.is_(None), presence.c.server == self._server)  # there was one, without a name
+        gone = update(presence).where(presence.c.left_ms.is_(None), mine).values(left_ms=now_ms, why=why)
         with self._store.write() as connection:
-            connection.execute(update(presence).where(presence.c.left_ms.is_(None)).values(left_ms=now_ms, why=why))
+            connection.execute(gone)
 
-    def ingest_ended(self, name: str, *, now_ms: int, why: str) -> int:
-        """Close what presences an ingest left open; how many. If it lives after all, its next word opens them again."""
-        open_ones = (presence.c.left_ms.is_(None), presence.c.ingest == name)
+    def server_ended(self, server: str, *, now_ms: int, why: str) -> int:
+        """Close what presences another server left open; how many. If it lives, its next word opens them again."""
+        open_ones = (presence.c.left_ms.is_(None), presence.c.server == server)
         left_ms = case((presence.c.heard_ms > now_ms, presence.c.heard_ms), else_=now_ms)
         with self._store.write() as connection:
             return connection.execute(update(presence).where(*open_ones).values(left_ms=left_ms, why=why)).rowcount

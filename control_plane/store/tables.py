@@ -223,7 +223,8 @@ presence = Table(
     Column("heartbeat", LargeBinary, nullable=True, comment="the last Heartbeat as it came"),
     Column("running", LargeBinary, nullable=True, comment="the newest RunningConfig as it came"),
     Column("why", Text, nullable=True, comment="why the stream ended"),
-    Column("ingest", String(120), nullable=True, comment="the process that has the stream: business.lease"),
+    Column("server", Text, nullable=True, comment="the ingest process it is with"),
+    Column("paced", Text, nullable=True, comment="why it is slowed down; null or empty: it is not"),
     comment="Who is connected and what they said last.",
 )
 

@@ -123,11 +123,11 @@ def test_gateways_of_an_ingest_that_was_killed_are_offline_until_another_one_has
     if stores.business.sqlite:
         pytest.skip("several ingests share PostgreSQL only")
     now_ms = SystemClock().now_ms()
-    one, other = PREFIX + "one", PREFIX + "other"
-    first, second = SqlJournal(stores.journal, ingest=one), SqlJournal(stores.journal, ingest=other)
+    one, other = "one", "other"
+    first, second = SqlJournal(stores.journal, server=one), SqlJournal(stores.journal, server=other)
     alive = Alive(stores.business)
     for name in (one, other):
-        alive.say(name)
+        alive.say(PREFIX + name)
     moved, stayed = "gw-moved", "gw-stayed"
     old = first.open_session(moved, hello(), now_ms=now_ms)
     first.open_session(stayed, hello(), now_ms=now_ms)
@@ -141,13 +141,15 @@ def test_gateways_of_an_ingest_that_was_killed_are_offline_until_another_one_has
     departed.step()
     assert open_ones(stores) == {moved, stayed, GATEWAY}
     with stores.business.write() as connection:  # it is dead, and nobody heard of it for a while
-        connection.execute(lease.update().where(lease.c.name == one).values(until_ms=now_ms + 1000 - 12_000))
+        connection.execute(lease.update().where(lease.c.name == PREFIX + one).values(until_ms=now_ms + 1000 - 12_000))
     departed.step()
     assert open_ones(stores) == {moved, GATEWAY}
     with stores.journal.read() as connection:
         assert connection.execute(select(presence.c.why).where(presence.c.gateway == stayed)).scalar_one() == WHY
     second.open_session(stayed, hello(), now_ms=now_ms)
     departed.step()
+    assert open_ones(stores) == {moved, stayed, GATEWAY}
+    first.everyone_left(now_ms=now_ms, why="this server was not running")  # it starts again: none of these is its own
     assert open_ones(stores) == {moved, stayed, GATEWAY}
 
 

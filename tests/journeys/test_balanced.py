@@ -198,7 +198,7 @@ async def test_a_killed_replica_behind_a_balancer_costs_nothing_but_seconds(
                 assert len(set(spread.values())) == 2, f"all gateways went to one ingest: {spread}"
                 async with producing(cards):
                     await asyncio.sleep(1.0)
-                    victims = {name for name, ingest in spread.items() if f"/{here.roles['ingest-0'].pid}/" in ingest}
+                    victims = {name for name, ingest in spread.items() if ingest.endswith(str(here.grpc[0]))}
                     here.roles["ingest-0"].kill()
                     here.roles["web-0"].kill()
                     took_s = await until(
@@ -221,9 +221,9 @@ async def test_a_killed_replica_behind_a_balancer_costs_nothing_but_seconds(
 
 def who(stores: Stores) -> dict[str, str]:
     """Which ingest has each gateway's stream."""
-    query = select(tables.presence.c.gateway, tables.presence.c.ingest).where(tables.presence.c.left_ms.is_(None))
+    query = select(tables.presence.c.gateway, tables.presence.c.server).where(tables.presence.c.left_ms.is_(None))
     with stores.journal.read() as connection:
-        return {row.gateway: row.ingest for row in connection.execute(query)}
+        return {row.gateway: row.server for row in connection.execute(query)}
 
 
 def projected(stores: Stores) -> bool:

@@ -75,7 +75,7 @@ async def test_nothing_acknowledged_is_lost_and_nothing_comes_twice(server: Mort
         async with far_end(stores, tmp_path) as plane, projecting(stores, fleet), card.linked(plane) as link:
             await until(lambda: link.health.connected, within_s=PATIENCE_S)
             producing = asyncio.create_task(produce())
-            for _ in range(tries(3)):
+            for _ in range(tries(2)):
                 await until(partial(_more, plane, plane.journal.commits + 3), within_s=PATIENCE_S)
                 await asyncio.sleep(rng.uniform(0.0, 0.05))  # somewhere in a commit
                 await asyncio.to_thread(server.kill if how == "killed" else server.stop)

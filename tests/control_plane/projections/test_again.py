@@ -127,8 +127,8 @@ def test_a_bug_that_meets_every_batch_stops_instead_of_setting_all_aside(
     road: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     road.declare()
-    road.arrive(*(batch(seq, seq, at_ms=1000 * seq) for seq in range(1, 60)))
-    bug = Bug(monkeypatch, *range(1, 60))
+    road.arrive(*(batch(seq, seq, at_ms=1000 * seq) for seq in range(1, 24)))
+    bug = Bug(monkeypatch, *range(1, 24))
     with pytest.raises(KeyError):
         road.project()
     assert len(road.rows(quarantine)) == MOST_BROKEN

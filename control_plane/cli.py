@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ import msgspec
 
 from control_plane import logs
 from control_plane import settings as settings_file
-from control_plane.errors import ComboioError
+from control_plane.errors import ComboioError, Misconfigured
 from control_plane.settings import Address, Settings
 from control_plane.supervise import EX_CONFIG
 
@@ -58,7 +59,14 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--http-fd", type=int, help=argparse.SUPPRESS)
         if role == "ingest":
             command.add_argument("--slot", type=int, default=1, help="which of this machine's, where it runs several")
-    _command(commands, "migrate", _migrate, "bring the stores to this version's tables")
+    migrate = _command(commands, "migrate", _migrate, "bring the stores to this version's tables")
+    migrate.add_argument("--to", metavar="postgresql://…", help="move the SQLite stores of the data dir there")
+    saved = _command(commands, "backup", _backup, "copy stores and keys to a folder; servers may go on")
+    saved.add_argument("folder", type=Path)
+    restore = _command(commands, "restore", _restore, "put a backup into an empty data dir or database")
+    restore.add_argument("folder", type=Path)
+    quarantine = _command(commands, "quarantine", _quarantine, "batches that could not be projected")
+    quarantine.add_argument("--again", action="store_true", help="have the worker project them again, after a fix")
     _add_tokens(commands)
     commands.add_parser("simulate", help="stand-ins for the world around: simulate NAME …")
     return parser
@@ -153,13 +161,132 @@ def _joined(options: argparse.Namespace) -> Callable[[], None]:
     return readiness(options.ready_fd)
 
 
-def _migrate(settings: Settings, _options: argparse.Namespace) -> int:
+def _migrate(settings: Settings, options: argparse.Namespace) -> int:
     from control_plane.first_start import make_data_dir, migrate
+    from control_plane.occupied import refuse_moved
     from control_plane.store.engine import Stores
 
     make_data_dir(settings.data)
+    refuse_moved(settings)
+    if options.to is not None:
+        return _move(settings, options.to)
     with Stores(settings.database_url) as stores:
         migrate(stores)
+    return 0
+
+
+def _move(settings: Settings, to: str) -> int:
+    from sqlalchemy import make_url
+
+    from control_plane.clock import SystemClock
+    from control_plane.first_start import migrate
+    from control_plane.occupied import alone_on, embedded, mark_moved, unmark_moved
+    from control_plane.store.engine import Stores
+    from control_plane.store.transplant import transplant
+
+    if not embedded(settings) or to.startswith("sqlite:"):
+        raise Misconfigured("--to moves from SQLite to postgresql://…; leave --database out")
+    _refuse_nothing(settings)
+    with _told(), alone_on(settings.data), Stores(settings.database_url) as source, Stores(to) as target:
+        migrate(target)
+        where = make_url(to).render_as_string()
+
+        def arrived() -> None:
+            mark_moved(settings.data, to=where, now_ms=SystemClock().now_ms())
+
+        try:
+            report = transplant(source, target, arrived=arrived)
+        except BaseException:
+            unmark_moved(settings.data)
+            raise
+    print(f"{'table':<32}{'rows':>12}  fingerprint, the same on both sides")
+    for one in report:
+        print(f"{one.store + '.' + one.table:<32}{one.here.rows:>12}  {one.here.hex}")
+    print(
+        "The SQLite files are as they were. Start with --database from now on, and keep the data dir: it has the keys."
+    )
+    return 0
+
+
+def _refuse_nothing(settings: Settings) -> None:
+    from control_plane.occupied import embedded
+
+    if embedded(settings) and not (settings.data / "journal.db").exists():
+        raise Misconfigured(f"--data-dir {settings.data}: there is no journal.db; where is this installation?")
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What a database or a disk refuses, as a sentence."""
+    from psycopg import Error
+    from sqlalchemy.exc import DBAPIError
+
+    try:
+        yield
+    except DBAPIError as error:
+        raise Misconfigured(f"the database says: {str(error.orig).splitlines()[0]}") from error
+    except Error as error:
+        raise Misconfigured(f"the database says: {str(error).splitlines()[0]}") from error
+    except OSError as error:
+        raise Misconfigured(f"{error.filename or 'a file'}: {error.strerror}") from error
+
+
+def _backup(settings: Settings, options: argparse.Namespace) -> int:
+    from control_plane.clock import SystemClock
+    from control_plane.store.backup import backup
+    from control_plane.store.engine import Stores
+
+    _refuse_nothing(settings)
+    with _told(), Stores(settings.database_url) as stores:
+        manifest = backup(stores, settings.data, options.folder.absolute(), now_ms=SystemClock().now_ms())
+    total = sum(file.bytes for file in manifest.files.values())
+    rows = sum(table.rows for table in manifest.tables.values())
+    print(f"{options.folder}: {rows} rows, {total / 1e6:.1f} MB, checked")
+    print("It holds the fleet's keys: whoever can read it can sign certificates and configuration. Keep it like a key.")
+    return 0
+
+
+def _restore(settings: Settings, options: argparse.Namespace) -> int:
+    from datetime import UTC, datetime
+
+    from control_plane.first_start import make_data_dir
+    from control_plane.occupied import alone_on
+    from control_plane.store.backup import restore
+    from control_plane.store.engine import Stores
+
+    make_data_dir(settings.data)
+    with _told(), alone_on(settings.data):
+        manifest, notes = restore(options.folder.absolute(), lambda: Stores(settings.database_url), settings.data)
+    made = datetime.fromtimestamp(manifest.made_ms / 1000, UTC).isoformat(timespec="seconds")
+    print(f"{settings.data}: as it was at {made}")
+    for note in notes:
+        print(note)
+    print("Gateways offer again what they were acknowledged since, as far as they still have it.")
+    return 0
+
+
+def _quarantine(settings: Settings, options: argparse.Namespace) -> int:
+    """Exit status 1 while there are any: for scripts that watch."""
+    from datetime import UTC, datetime
+
+    from sqlalchemy import select
+
+    from control_plane.projections.again import ask
+    from control_plane.store import tables
+    from control_plane.store.engine import Stores
+
+    _refuse_nothing(settings)
+    with _told(), Stores(settings.database_url) as stores:
+        query = select(tables.quarantine).order_by(tables.quarantine.c.batch_id)
+        with stores.telemetry.read() as connection:
+            rows = connection.execute(query).all()
+        for row in rows:
+            at = datetime.fromtimestamp(row.at_ms / 1000, UTC).isoformat(timespec="seconds")
+            print(f"{row.batch_id:>12}  {row.gateway:<16}  {at}  {row.error}")
+        if not options.again:
+            print(f"{len(rows)} batches; their readings are kept, and shown as lost until they can be read")
+            return 1 if rows else 0
+        print(f"the worker will project {ask(stores.telemetry)} batches again; ask again in a moment which are left")
     return 0
 
 
@@ -187,16 +314,19 @@ def _reset_password(settings: Settings, options: argparse.Namespace) -> int:
 
 def _print_made(settings: Settings, make: Callable[[Accounts, Enrolment], str]) -> int:
     from control_plane.clock import SystemClock
-    from control_plane.first_start import make_data_dir, migrate
+    from control_plane.first_start import make_data_dir, migrate, same_keys
     from control_plane.fleet.accounts import Accounts
     from control_plane.fleet.authority import Authority
     from control_plane.fleet.enrolment import Enrolment
+    from control_plane.occupied import refuse_moved
     from control_plane.store.engine import Stores
 
     make_data_dir(settings.data)
+    refuse_moved(settings)
     clock, authority = SystemClock(), Authority.open(settings.data)
     with Stores(settings.database_url) as stores:
         migrate(stores)
+        same_keys(stores.business, authority)
         accounts = Accounts(store=stores.business, clock=clock)
         print(make(accounts, Enrolment(stores=stores, authority=authority, clock=clock)))
     return 0

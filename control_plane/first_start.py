@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from sqlalchemy import select
 from sqlalchemy.exc import DatabaseError
 
 from control_plane.clock import SystemClock
@@ -13,7 +14,9 @@ from control_plane.fleet.accounts import Accounts
 from control_plane.fleet.authority import Authority
 from control_plane.settings import Settings
 from control_plane.store.damage import set_right
-from control_plane.store.engine import Stores
+from control_plane.store.engine import Store, Stores
+from control_plane.store.tables import installation
+from control_plane.store.upsert import keep_first
 
 
 class Prepared(NamedTuple):
@@ -30,8 +33,22 @@ def prepare(settings: Settings) -> Prepared:
     with Stores(settings.database_url) as stores:
         set_right(stores, ran_before=(settings.data / "run.json").exists(), now_ms=clock.now_ms())
         migrate(stores)
+        same_keys(stores.business, authority)
         password = Accounts(store=stores.business, clock=clock).ensure_admin()
     return Prepared(authority.fingerprint, password)
+
+
+def same_keys(business: Store, authority: Authority) -> None:
+    """Raises Misconfigured if this host's keys are not those that the installation was begun with."""
+    with business.write() as connection:
+        for name, value in (("ca_sha256", authority.fingerprint), ("config_key", authority.config_public_key.hex())):
+            keep_first(connection, installation, {"name": name, "value": value})
+            known = connection.execute(select(installation.c.value).where(installation.c.name == name)).scalar_one()
+            if known != value:
+                raise Misconfigured(
+                    f"{authority.folder}: {name} {value[:16]}… is not that of this installation, {known[:16]}…. All "
+                    "hosts need the same keys: put the pki folder of the first host, or of a backup, in its place"
+                )
 
 
 def migrate(stores: Stores) -> None:

@@ -7,11 +7,15 @@ between fork and exec, because a process that has used gRPC can't fork safely: i
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
+import secrets
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 
@@ -39,6 +43,29 @@ def readiness(descriptor: int | None) -> Callable[[], None]:
             os.close(fd)
 
     return ready
+
+
+def process_name(role: str) -> str:
+    """Of one process among all those of an installation; no later one has it again."""
+    return f"{role.rstrip('/')}/{socket.gethostname()[:64]}/{os.getpid()}/{_machine()}-{secrets.token_hex(4)}"
+
+
+def surely_ended(name: str) -> bool:
+    """Whether a process of that name ran on this machine, since its start, and runs no more."""
+    parts = name.split("/")
+    if len(parts) != 4 or not parts[3].startswith(_machine() + "-"):
+        return False
+    try:
+        state = Path(f"/proc/{parts[2]}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return True
+    return state in "ZX"
+
+
+def _machine() -> str:
+    """This boot of this machine, and within it the processes that see each other."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+    return hashlib.sha256(boot + str(Path("/proc/self/ns/pid").readlink()).encode()).hexdigest()[:8]
 
 
 def stop_requested() -> threading.Event:

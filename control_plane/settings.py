@@ -108,6 +108,8 @@ class WebSection(Frozen, frozen=True, kw_only=True):
     """Largest request body."""
     logins_per_minute: Count = 10
     """Password attempts one address may make."""
+    proxies: tuple[str, ...] = ()
+    """Addresses of balancers whose X-Forwarded-For is believed when attempts are counted."""
 
 
 class Settings(Frozen, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from control_plane import first_start
 from control_plane.durable import replace_file
 from control_plane.errors import Misconfigured
 from control_plane.listen import bound, listening, reserved
+from control_plane.occupied import running_on
 from control_plane.settings import Address, Settings
 from control_plane.supervise import Child, Supervisor
 
@@ -45,7 +46,7 @@ def up(
     among the arguments of the children.
     """
     first_start.make_data_dir(settings.data)
-    with _only_one(settings.data), ExitStack() as sockets:
+    with _only_one(settings.data), running_on(settings), ExitStack() as sockets:
         http = sockets.enter_context(listening("http", settings.http_address))
         grpc = sockets.enter_context(reserved("grpc", Address.parse(settings.grpc)))
         identity = sockets.enter_context(reserved("identity", Address.parse(settings.identity)))

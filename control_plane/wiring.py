@@ -13,11 +13,12 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from control_plane.clock import SystemClock
-from control_plane.lifeline import stop_requested
+from control_plane.lifeline import process_name, stop_requested
+from control_plane.occupied import running_on
 from control_plane.settings import Settings
 from control_plane.store.engine import Stores
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from control_plane.api.broadcast import Lifetime
+    from control_plane.clock import Clock
+    from control_plane.worker import Behind, Loop
 
 
 def run_ingest(settings: Settings, ready: Callable[[], None], *, slot: int = 1) -> None:
@@ -32,9 +35,10 @@ def run_ingest(settings: Settings, ready: Callable[[], None], *, slot: int = 1) 
 
     `slot` tells apart the processes of one machine, which share its ports.
     """
-    from control_plane.first_start import certificate_names
+    from control_plane.first_start import certificate_names, same_keys
     from control_plane.fleet.authority import Authority
     from control_plane.fleet.clones import Clones
+    from control_plane.fleet.departed import PREFIX
     from control_plane.fleet.dispatch import Dispatch
     from control_plane.fleet.enrolment import Enrolment
     from control_plane.fleet.offers import Offers
@@ -43,19 +47,19 @@ def run_ingest(settings: Settings, ready: Callable[[], None], *, slot: int = 1) 
     from control_plane.ingest.server import Admission, serve
     from control_plane.journal.dictionaries import Issued
     from control_plane.journal.sql import SqlJournal
+    from control_plane.store.leases import Alive
+    from control_plane.store.shared_clock import clock_of
 
-    clock, authority = SystemClock(), Authority.open(settings.data)
-    door = Door(
-        authority=authority,
-        names=lambda: certificate_names(settings),
-        clock=clock,
-    )
-    with Stores(settings.database_url) as stores:
+    authority, name = Authority.open(settings.data), f"{socket.gethostname()[:64]} {settings.grpc} {slot}"
+    with running_on(settings), Stores(settings.database_url) as stores, clock_of(stores) as clock:
+        same_keys(stores.business, authority)
+        door = Door(authority=authority, names=lambda: certificate_names(settings), clock=clock)
+        alive = None if stores.business.sqlite else Alive(stores.business)
         enrolment = Enrolment(stores=stores, authority=authority, clock=clock)
         limit = PeerLimit(per_minute=settings.identity_limits.per_minute, monotonic_s=time.monotonic)
         service = IdentityService(enroller=enrolment, limit=limit)
         stop = stop_requested()
-        journal = SqlJournal(stores.journal, server=f"{socket.gethostname()} {settings.grpc} {slot}")
+        journal = SqlJournal(stores.journal, server=name)
         journal.everyone_left(now_ms=clock.now_ms(), why="this server was not running")
         with serving(settings.identity, service, credentials=door.identity()):
             asyncio.run(
@@ -72,72 +76,49 @@ def run_ingest(settings: Settings, ready: Callable[[], None], *, slot: int = 1) 
                     dictionaries=Issued(stores.journal),
                     dispatch=Dispatch(stores, authority.config_key, clock),
                     released=Clones(stores=stores, clock=clock).released,
+                    alive=(lambda: alive.say(PREFIX + name)) if alive is not None else lambda: None,
                 )
             )
 
 
 def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
-    """Journal → projections → reconcile → outbox → relay. Returns on SIGTERM."""
-    from control_plane.dictionaries.trainer import Trainer
-    from control_plane.fleet.outcomes import Outcomes
-    from control_plane.fleet.revisions import Revisions
-    from control_plane.fleet.settle import Settling
-    from control_plane.projections.boots import BootsProjection
-    from control_plane.projections.completeness import CompletenessProjection
-    from control_plane.projections.history import HistoryProjection
-    from control_plane.projections.ledger import LedgerProjection
-    from control_plane.projections.placing import Placing
-    from control_plane.projections.projector import Projector
+    """Journal → projections → reconcile → outbox → relay. Returns on SIGTERM.
+
+    What only one worker may do are duties, each under a lease; relays share the work key by key.
+    """
+    from control_plane.first_start import same_keys
+    from control_plane.fleet.authority import Authority
     from control_plane.projections.reading import HistoryReader
-    from control_plane.projections.rollups import Roller
-    from control_plane.projections.sealer import Sealer
-    from control_plane.projections.state import StateProjection
     from control_plane.reconcile.reconciler import Reconciler
     from control_plane.relay.connectors.webhook import WebhookConnector
     from control_plane.relay.deliver import Deliverer
     from control_plane.settings import read_destinations
-    from control_plane.worker import Loop, Noting, threaded, work
-    from firmware_configs.loader import Profiles
+    from control_plane.store.leases import leases_of
+    from control_plane.store.shared_clock import clock_of
+    from control_plane.worker import Behind, Duty, Loop, threaded, work
 
-    clock = SystemClock()
     targets = read_destinations(Path(settings.integrations))
-    with Stores(settings.database_url) as stores:
+    with running_on(settings), Stores(settings.database_url) as stores, clock_of(stores) as clock:
+        same_keys(stores.business, Authority.open(settings.data))
         stop = stop_requested()
-        trainer = Trainer(journal=stores.journal, clock=clock)
-        projector = Projector(
-            journal=stores.journal,
-            telemetry=stores.telemetry,
-            clock=clock,
-            completeness=CompletenessProjection(),
-            others=(BootsProjection(), StateProjection(), HistoryProjection(), LedgerProjection()),
-            seen=trainer.seen,
-        )
-        reader = HistoryReader(journal=stores.journal, telemetry=stores.telemetry)
-        roller = Roller(telemetry=stores.telemetry, reader=reader)
-        sealer = Sealer(telemetry=stores.telemetry, reader=reader, clock=clock, sealed=roller.sealed)
-        reconciler = Reconciler(
-            stores=stores,
-            reader=reader,
-            rules=settings.rules.cold_chain,
-            destinations=targets,
-            clock=clock,
-            hold_max_s=settings.rules.hold_max_s,
-        )
-        settling = Settling(
-            revisions=Revisions(stores=stores, clock=clock, profiles=Profiles()), stores=stores, clock=clock
-        )
-        placing = Placing(stores=stores, clock=clock, hold_max_s=settings.rules.hold_max_s)
-        projecting = Noting(projector.step)
-        loops = [
-            Loop("projections", threaded(projecting.step)),
-            Loop("reconcile", threaded(reconciler.step), idle_s=0.3),
-            Loop("boots", threaded(placing.step), idle_s=1.0),
-            Loop("configuration", threaded(settling.step), idle_s=1.0),
-            # What came is answered for first; sealing what is over saves bytes and can wait, though not for ever.
-            Loop("sealing", threaded(sealer.step), idle_s=5.0, yields=projecting.behind),
-            Loop("rollups", threaded(roller.step), idle_s=5.0, yields=projecting.behind),
-            Loop("dictionaries", threaded(trainer.step), idle_s=0.5),
-            Loop("commands", threaded(Outcomes(stores, clock).step), idle_s=0.3),
+        behind = Behind()
+
+        def reconciling(held: Stores) -> list[Loop]:
+            reconciler = Reconciler(
+                stores=held,
+                reader=HistoryReader(journal=held.journal, telemetry=held.telemetry),
+                rules=settings.rules.cold_chain,
+                destinations=targets,
+                clock=clock,
+                hold_max_s=settings.rules.hold_max_s,
+            )
+            return [Loop("reconcile", threaded(reconciler.step), idle_s=0.3)]
+
+        duties = [
+            Duty("projections", lambda held: _projecting(held, clock, behind)),
+            Duty("history", lambda held: _sealing(held, clock, behind)),
+            Duty("reconcile", reconciling),
+            Duty("fleet", lambda held: _managing(held, clock, settings)),
         ]
 
         async def run() -> None:
@@ -146,10 +127,13 @@ def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
                 Deliverer(store=stores.business, destination=target, connector=connector, clock=clock)
                 for target, connector in zip(targets, connectors, strict=True)
             ]
-            for target, deliverer in zip(targets, deliverers, strict=True):
-                loops.append(Loop(f"relay.{target.name}", deliverer.step))
+            relays = [
+                Loop(f"relay.{target.name}", deliverer.step)
+                for target, deliverer in zip(targets, deliverers, strict=True)
+            ]
+            leases = leases_of(stores, holder=process_name("worker"))
             try:
-                await work(loops, stop=stop, ready=ready)
+                await work(relays, duties=duties, leases=leases, stop=stop, ready=ready)
             finally:
                 await asyncio.gather(*(deliverer.close() for deliverer in deliverers))
                 for connector in connectors:
@@ -158,19 +142,90 @@ def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
         asyncio.run(run())
 
 
+def _projecting(held: Stores, clock: Clock, behind: Behind) -> list[Loop]:
+    from control_plane.dictionaries.trainer import Trainer
+    from control_plane.projections.boots import BootsProjection
+    from control_plane.projections.completeness import CompletenessProjection
+    from control_plane.projections.history import HistoryProjection
+    from control_plane.projections.ledger import LedgerProjection
+    from control_plane.projections.projector import Projector
+    from control_plane.projections.state import StateProjection
+    from control_plane.worker import Loop, threaded
+
+    trainer = Trainer(journal=held.journal, clock=clock)
+    projector = Projector(
+        journal=held.journal,
+        telemetry=held.telemetry,
+        clock=clock,
+        completeness=CompletenessProjection(),
+        others=(BootsProjection(), StateProjection(), HistoryProjection(), LedgerProjection()),
+        seen=trainer.seen,
+    )
+    return [
+        Loop("projections", threaded(behind.noting(projector.step))),
+        Loop("dictionaries", threaded(trainer.step), idle_s=0.5),
+    ]
+
+
+def _sealing(held: Stores, clock: Clock, behind: Behind) -> list[Loop]:
+    from control_plane.projections.again import Anew
+    from control_plane.projections.reading import HistoryReader
+    from control_plane.projections.rollups import Roller
+    from control_plane.projections.sealer import Sealer
+    from control_plane.worker import Loop, threaded
+
+    reader = HistoryReader(journal=held.journal, telemetry=held.telemetry)
+    roller = Roller(telemetry=held.telemetry, reader=reader)
+
+    def sealing() -> Callable[[], bool]:
+        return Sealer(telemetry=held.telemetry, reader=reader, clock=clock, sealed=roller.sealed).step
+
+    return [
+        # What came is answered for first; sealing what is over saves bytes and can wait, though not for ever.
+        Loop("sealing", threaded(Anew(held.telemetry, sealing).step), idle_s=5.0, yields=behind),
+        Loop("rollups", threaded(roller.step), idle_s=5.0, yields=behind),
+    ]
+
+
+def _managing(held: Stores, clock: Clock, settings: Settings) -> list[Loop]:
+    from control_plane.fleet.departed import Departed
+    from control_plane.fleet.outcomes import Outcomes
+    from control_plane.fleet.revisions import Revisions
+    from control_plane.fleet.settle import Settling
+    from control_plane.projections.placing import Placing
+    from control_plane.worker import Loop, threaded
+    from firmware_configs.loader import Profiles
+
+    settling = Settling(revisions=Revisions(stores=held, clock=clock, profiles=Profiles()), stores=held, clock=clock)
+    placing = Placing(stores=held, clock=clock, hold_max_s=settings.rules.hold_max_s)
+    loops = [
+        Loop("boots", threaded(placing.step), idle_s=1.0),
+        Loop("configuration", threaded(settling.step), idle_s=1.0),
+        Loop("commands", threaded(Outcomes(held, clock).step), idle_s=0.3),
+    ]
+    if not held.journal.sqlite:
+        loops.append(Loop("departed", threaded(Departed(held).step), idle_s=3.0))
+    return loops
+
+
 def create_web(settings: Settings, *, lifetime: Lifetime) -> Flask:
     """The WSGI application, REST and pages; called in the process that serves it. `lifetime` ends its live streams."""
     from control_plane.api.app import create_app
     from control_plane.api.broadcast import Broadcaster
     from control_plane.api.routes import Parts, routes
+    from control_plane.first_start import same_keys
     from control_plane.fleet.accounts import Accounts
     from control_plane.fleet.authority import Authority
     from control_plane.fleet.enrolment import Enrolment
     from control_plane.projections.reading import HistoryReader
+    from control_plane.store.shared_clock import clock_of
     from control_plane.web.pages import pages
 
-    clock, stores = SystemClock(), Stores(settings.database_url)
-    authority = Authority.open(settings.data)
+    stores, authority = Stores(settings.database_url), Authority.open(settings.data)
+    open_until_exit = ExitStack()  # gunicorn ends its worker by ending the process
+    open_until_exit.enter_context(running_on(settings))
+    clock = open_until_exit.enter_context(clock_of(stores))
+    same_keys(stores.business, authority)
     parts = Parts(
         settings=settings,
         stores=stores,
@@ -181,4 +236,7 @@ def create_web(settings: Settings, *, lifetime: Lifetime) -> Flask:
         reader=HistoryReader(journal=stores.journal, telemetry=stores.telemetry),
         broadcaster=Broadcaster(limit=settings.web.streams, lifetime=lifetime),
     )
-    return create_app(routes(parts), accounts=parts.accounts, web=settings.web, mount=pages(parts).mount)
+    mount, shared = pages(parts).mount, stores.business
+    app = create_app(routes(parts), accounts=parts.accounts, web=settings.web, mount=mount, shared=shared)
+    app.extensions["comboio.open"] = open_until_exit
+    return app

@@ -10,11 +10,12 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import psycopg
 
 from control_plane.store.tables import STORES
@@ -73,6 +74,40 @@ class Cluster:
 
 @contextmanager
 def cluster(bin_dir: Path) -> Iterator[Cluster]:
+    with mortal(bin_dir) as server:
+        yield server.cluster
+
+
+class Mortal:
+    """A cluster whose server can be killed and started again on what is on disk."""
+
+    def __init__(self, folder: Path, start: Callable[[], subprocess.Popen[bytes]]) -> None:
+        self._folder = folder
+        self._start = start
+        self.start()
+
+    def start(self) -> None:
+        self._server = self._start()
+        self.cluster = Cluster(self._folder, self._server.pid)
+        _await(self.cluster, self._server)
+
+    def kill(self) -> None:
+        """SIGKILL to all its processes at once, as if the machine had stopped."""
+        processes = [psutil.Process(self._server.pid), *psutil.Process(self._server.pid).children(recursive=True)]
+        for one in processes:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        self._server.wait(30)
+        psutil.wait_procs(processes, timeout=30)
+
+    def stop(self, signal_: int = signal.SIGINT) -> None:
+        """SIGINT: an orderly end that cuts off who is connected."""
+        self._server.send_signal(signal_)
+        self._server.wait(60)
+
+
+@contextmanager
+def mortal(bin_dir: Path) -> Iterator[Mortal]:
     owner = _owner()
     folder = Path(tempfile.mkdtemp(prefix="comboio-pg-"))
     if owner is not None:
@@ -90,17 +125,18 @@ def cluster(bin_dir: Path) -> Iterator[Cluster]:
             cwd=folder,
         )
         options = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}", "-c", "fsync=on"]
-        with (folder / "log").open("wb") as log:
-            server = subprocess.Popen(
-                [*as_owner, bin_dir / "postgres", "-D", data, *options], cwd=folder, stdout=log, stderr=log
-            )
+
+        def start() -> subprocess.Popen[bytes]:
+            with (folder / "log").open("ab") as log:
+                return subprocess.Popen(
+                    [*as_owner, bin_dir / "postgres", "-D", data, *options], cwd=folder, stdout=log, stderr=log
+                )
+
+        started = Mortal(folder, start)
         try:
-            started = Cluster(folder, server.pid)
-            _await(started, server)
             yield started
         finally:
-            server.send_signal(signal.SIGINT)
-            server.wait(30)
+            started.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

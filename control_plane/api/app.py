@@ -10,14 +10,14 @@ from typing import Any
 import msgspec
 from flask import Flask, Response, request
 from flask_limiter import Limiter
-from flask_limiter.util import get_remote_address
 
-from control_plane.api import openapi, problems
+from control_plane.api import attempts, openapi, problems
 from control_plane.api.auth import authorise, still_allowed
 from control_plane.api.binding import Endpoint, Permission, Route
 from control_plane.api.problems import Problem
 from control_plane.fleet.accounts import Accounts
 from control_plane.settings import WebSection
+from control_plane.store.engine import Store
 
 BASE = "/api/v1"
 
@@ -25,14 +25,24 @@ BASE = "/api/v1"
 Mount = Callable[[Flask, Limiter], None]
 
 
-def create_app(routes: Iterable[Route], *, accounts: Accounts, web: WebSection, mount: Mount | None = None) -> Flask:
-    """`routes` under /api/v1, with their OpenAPI document beside them; `mount` adds what else the process serves."""
+def create_app(
+    routes: Iterable[Route],
+    *,
+    accounts: Accounts,
+    web: WebSection,
+    mount: Mount | None = None,
+    shared: Store | None = None,
+) -> Flask:
+    """`routes` under /api/v1, with their OpenAPI document beside them; `mount` adds what else the process serves.
+
+    `shared` is the business store, where other processes serve the same installation.
+    """
     app = Flask("control_plane", static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=web.max_request_bytes, SECRET_KEY=uuid.uuid4().bytes)
     app.url_map.strict_slashes = True
     app.url_map.merge_slashes = False  # a redirect is no answer of this API
     problems.register(app)
-    limiter = Limiter(get_remote_address, app=app, storage_uri="memory://", headers_enabled=True)
+    limiter = attempts.limiter(app, web, shared)
     table = [Endpoint(route) for route in (*routes, _document_route(lambda: table))]
     for endpoint in table:
         _add(app, endpoint, accounts=accounts, limiter=limiter)

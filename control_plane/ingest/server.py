@@ -32,6 +32,7 @@ from protos.comboio.v1 import link_pb2 as wire
 
 REVOCATIONS_EVERY_S = 2.0
 CERTIFICATE_EVERY_S = 10.0
+ALIVE_EVERY_S = 3.0
 STOP_WITHIN_S = 0.5
 
 log = structlog.get_logger("control_plane.ingest")
@@ -69,8 +70,12 @@ async def serve(
     dictionaries: Issued | None = None,
     dispatch: Dispatch | None = None,
     released: Callable[[str], int | None] = lambda _gateway: None,
+    alive: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve until `stop`; then say goodbye, commit what is queued, and return within a few seconds."""
+    """`alive` tells others that this process lives; it may block, and is called every ALIVE_EVERY_S.
+
+    Serve until `stop`; then say goodbye, commit what is queued, and return within a few seconds.
+    """
     writer = Writer(journal, linger_s=settings.linger_ms / 1000, each=2 * settings.max_inflight)
     turnstile = Turnstile(per_s=settings.opens_per_s, monotonic_s=time.monotonic)
     quota = Quota(
@@ -117,6 +122,7 @@ async def serve(
     serving = _describe(server)
     server.add_secure_port(address, door.credentials())
     await asyncio.to_thread(admission.refresh)
+    await asyncio.to_thread(alive)
     writer.start()
     await server.start()
     await serving(health_pb2.HealthCheckResponse.SERVING)
@@ -124,6 +130,7 @@ async def serve(
     beside = [
         asyncio.create_task(_watch(admission, service), name="revocations"),
         asyncio.create_task(_look(door), name="certificate"),
+        asyncio.create_task(_say(alive), name="alive"),
     ]
     if pusher is not None:
         beside.append(asyncio.create_task(pusher.run(), name="configuration"))
@@ -174,3 +181,12 @@ async def _look(door: Door) -> None:
             await asyncio.to_thread(door.look)
         except Exception as error:
             log.error("certificate.unreadable", error=str(error).splitlines()[0], serving="the one before")
+
+
+async def _say(alive: Callable[[], None]) -> None:
+    while True:
+        await asyncio.sleep(ALIVE_EVERY_S)
+        try:
+            await asyncio.to_thread(alive)
+        except Exception as error:
+            log.warning("alive.unsaid", error=str(error).splitlines()[0])

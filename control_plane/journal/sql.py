@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, LargeBinary, Text, bindparam, func, or_, select, tuple_, update
+from sqlalchemy import Connection, LargeBinary, Text, bindparam, case, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.sql.dml import Insert
@@ -169,6 +169,13 @@ class SqlJournal:
         gone = update(presence).where(presence.c.left_ms.is_(None), mine).values(left_ms=now_ms, why=why)
         with self._store.write() as connection:
             connection.execute(gone)
+
+    def server_ended(self, server: str, *, now_ms: int, why: str) -> int:
+        """Close what presences another server left open; how many. If it lives, its next word opens them again."""
+        open_ones = (presence.c.left_ms.is_(None), presence.c.server == server)
+        left_ms = case((presence.c.heard_ms > now_ms, presence.c.heard_ms), else_=now_ms)
+        with self._store.write() as connection:
+            return connection.execute(update(presence).where(*open_ones).values(left_ms=left_ms, why=why)).rowcount
 
     def _lanes(self, connection: Connection, gateway: str, epoch: int) -> dict[int, LaneMark]:
         query = select(lane).where(lane.c.gateway == gateway, lane.c.epoch == epoch)

@@ -3,23 +3,29 @@
 Invariants
 1. The cursor moves in the transaction that writes what follows from the batches before it: a kill repeats a portion
    whole or not at all.
-2. A batch that can't be decoded is quarantined with a recoverable gap; its bytes stay in the journal, the rest goes on.
+2. A batch that can't be decoded, or that a projection fails on, is quarantined with a recoverable gap; its bytes stay
+   in the journal, the rest goes on. Which one it is, is found by halving the portion. Where batch after batch fails it
+   is not the batches: then nothing is quarantined any more, and nothing goes on.
 3. `vanished` is decided only from a Hello read before the batches it could concern, once its URGENT lane is resolved.
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import structlog
 from sqlalchemy import Connection, Row, select
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from control_plane.clock import Clock
+from control_plane.errors import ComboioError
 from control_plane.journal.dictionaries import Dictionaries
 from control_plane.journal.journal import MAX_SEQ
+from control_plane.projections import again
 from control_plane.projections.completeness import CompletenessProjection
 from control_plane.projections.decode import Bulk, Table, decode_all, joined
 from control_plane.projections.history import check_names
@@ -36,6 +42,9 @@ from protos.ranges import Ranges
 CURSOR = "telemetry"
 MAX_BATCHES = 512
 MAX_READINGS = 400_000
+ANY = 1 << 20
+MOST_BROKEN = 16
+AGAIN_EVERY_S = 5.0
 TABLES_KEPT = 4096
 DICTIONARIES_KEPT = 4096
 
@@ -63,7 +72,9 @@ class Projector:
         completeness: CompletenessProjection,
         others: Sequence[Projection],
         seen: Callable[[Sequence[Row[Any]]], None] = lambda _: None,
+        monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._now_s = monotonic_s
         self._journal = journal
         self._telemetry = telemetry
         self._clock = clock
@@ -76,38 +87,112 @@ class Projector:
         self._tables: OrderedDict[tuple[str, int, int], tuple[Table, pb.Declare]] = OrderedDict()
         self._shared: OrderedDict[bytes, Table] = OrderedDict()
         self._position: int | None = None
+        self._most = ANY
+        self._broken: dict[int, str] = {}
+        """Batches that a projection failed on, and how."""
+        self._failed = 0
+        """So many of them one after the other."""
+        self._looked_s = 0.0
+        self._again_after = 0
         self.batches = self.readings = 0
 
     def step(self) -> bool:
         """Project one portion. True if there may be more at once. Raises DBAPIError; nothing is then lost."""
+        if self._now_s() - self._looked_s >= AGAIN_EVERY_S:
+            if self._again():
+                return True
+            self._looked_s = self._now_s()
         self._vanished.read_hellos()  # before the batches: see invariant 3
         rows, drained = self._read()
         if not rows and not self._vanished.news:
             return False
         now_ms = self._clock.now_ms()
         try:
+            portion = self._decode(rows, now_ms) if rows else None
             with self._telemetry.write() as connection:
-                if rows:
-                    portion = self._originals.weigh(connection, self._decode(rows, now_ms))
-                    for projection in self._projections:
-                        projection.apply(connection, portion)
-                    self._originals.correct(connection, now_ms)
+                if portion is not None:
+                    self._apply(connection, portion)
                     self._move(connection, rows[-1].id)
                 self._vanished.apply(connection, drained=drained, now_ms=now_ms)
                 self._completeness.save(connection, now_ms)
-        except BaseException:
-            self._position = None
-            self._vanished.forget()
-            self._originals.forget()
-            for projection in self._projections:
-                projection.forget()
+        except BaseException as error:
+            self._forget()
+            if rows and _of_the_batches(error) and self._narrow(rows, error):
+                return True
             raise
         if rows:
+            self._failed = self._failed + 1 if rows[0].id in self._broken else 0
+            self._broken.clear()
+            self._most = min(ANY, self._most * 2)
             self._position = rows[-1].id
             self._seen(rows)
             self.batches += len(rows)
             self.readings += sum(row._mapping["count"] for row in rows)  # noqa: SLF001
         return not drained
+
+    def _forget(self) -> None:
+        self._position = None
+        self._vanished.forget()
+        self._originals.forget()
+        for projection in self._projections:
+            projection.forget()
+
+    def _narrow(self, rows: Sequence[Row[Any]], error: BaseException) -> bool:
+        """Try less at once, down to the one that can't be projected. False where that leads nowhere."""
+        if len(rows) > 1:
+            self._most = len(rows) // 2
+            return True
+        if rows[0].id in self._broken or self._failed >= MOST_BROKEN:
+            return False
+        log.error("projection.broken", batch=rows[0].id, gateway=rows[0].gateway, exc_info=error)
+        self._broken[rows[0].id] = f"{type(error).__name__}: {error}".splitlines()[0]
+        return True
+
+    # --- batches of the quarantine, again --------------------------------------------------------------
+
+    def _again(self) -> bool:
+        """Project some of those that were asked for. True if there may be more."""
+        with self._telemetry.read() as connection:
+            upto = again.asked(connection)
+            if upto is None:
+                return False
+            ids = again.portion(connection, after=self._again_after, upto=upto)
+        if not ids:
+            with self._telemetry.write() as connection:
+                again.done(connection)
+            self._again_after = 0
+            return False
+        with self._journal.read() as connection:
+            rows = connection.execute(select(batch).where(batch.c.id.in_(ids)).order_by(batch.c.id)).fetchall()
+        for row in rows:
+            self._once_more(row)
+        self._again_after = ids[-1]
+        return True
+
+    def _once_more(self, row: Row[Any]) -> None:
+        """One batch; where it fails as before, all stays as it was."""
+        now_ms = self._clock.now_ms()
+        portion = self._decode([row], now_ms)
+        if portion.bad:
+            return
+        try:
+            with self._telemetry.write() as connection:
+                again.take_back(connection, self._journal, [_envelope(row)], now_ms)
+                self._apply(connection, portion)
+                self._completeness.save(connection, now_ms)
+        except BaseException as error:
+            self._forget()
+            if not _of_the_batches(error):
+                raise
+            log.exception("projection.broken", batch=row.id, gateway=row.gateway)
+        else:
+            log.info("batch.recovered", batch=row.id, gateway=row.gateway)
+
+    def _apply(self, connection: Connection, portion: Portion) -> None:
+        portion = self._originals.weigh(connection, portion)
+        for projection in self._projections:
+            projection.apply(connection, portion)
+        self._originals.correct(connection, portion.now_ms)
 
     # --- reading the journal ---------------------------------------------------------------------------
 
@@ -117,7 +202,8 @@ class Projector:
             with self._telemetry.read() as connection:
                 found = connection.execute(select(cursor.c.position).where(cursor.c.name == CURSOR))
                 self._position = found.scalar_one_or_none() or 0
-        query = select(batch).where(batch.c.id > self._position).order_by(batch.c.id).limit(MAX_BATCHES)
+        most = min(MAX_BATCHES, self._most)
+        query = select(batch).where(batch.c.id > self._position).order_by(batch.c.id).limit(most)
         with self._journal.read() as connection:
             rows = connection.execute(query).fetchall()
         total = 0
@@ -125,7 +211,7 @@ class Projector:
             total += row._mapping["count"]  # noqa: SLF001 - see _envelope
             if total > MAX_READINGS and index:
                 return rows[:index], False
-        return rows, len(rows) < MAX_BATCHES
+        return rows, len(rows) < most
 
     def _move(self, connection: Connection, position: int) -> None:
         upsert(connection, cursor, [{"name": CURSOR, "position": position}])
@@ -139,6 +225,9 @@ class Projector:
         found = self._dictionaries.find(named)
         for row in rows:
             envelope = _envelope(row)
+            if row.id in self._broken:
+                bad.append(Bad(envelope, self._broken[row.id]))
+                continue
             try:
                 table, said = self._table(envelope)
                 body = found.unpack(row.gateway, row)
@@ -233,3 +322,11 @@ def _replaces(extra: bytes | None) -> tuple[tuple[int, int], ...]:
 def _trim(cache: OrderedDict) -> None:  # type: ignore[type-arg]
     while len(cache) > TABLES_KEPT:
         cache.popitem(last=False)
+
+
+def _of_the_batches(error: BaseException) -> bool:
+    """What is in them was too much for a projection; not the store, the lease or the machine."""
+    if isinstance(error, DataError | IntegrityError):
+        return True
+    elsewhere = (SQLAlchemyError, ComboioError, OSError, MemoryError)
+    return isinstance(error, Exception) and not isinstance(error, elsewhere)

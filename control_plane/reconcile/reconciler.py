@@ -23,6 +23,7 @@ import structlog
 from sqlalchemy import Connection, Row, func, or_, select
 
 from control_plane.clock import Clock
+from control_plane.projections.again import late
 from control_plane.projections.reading import HistoryReader
 from control_plane.projections.walltime import WallTime, load_all
 from control_plane.reconcile import cold_chain, cold_chain_events
@@ -38,6 +39,7 @@ from protos.comboio.v1 import batch_pb2 as pb
 
 CURSOR = "history"
 PROJECTED = "telemetry"  # the projector's cursor
+LATE = "history.late"
 ROWS = 2000
 KEPT_CHECKPOINTS = 96
 FAR_FUTURE_MS = 1 << 50
@@ -138,8 +140,14 @@ class Reconciler:
     def _news(self) -> News:
         """What was projected since the last pass: readings, and URGENT batches, which may hold anchors."""
         with self._stores.business.read() as connection:
-            found = connection.execute(select(reconcile_cursor.c.position).where(reconcile_cursor.c.name == CURSOR))
-            position = found.scalar_one_or_none() or 0
+            stood = connection.execute(select(reconcile_cursor.c.name, reconcile_cursor.c.position))
+            positions = {name: at for name, at in stood if name in {CURSOR, LATE}}
+        with self._stores.telemetry.read() as connection:
+            came = late(connection)
+        position = positions.get(CURSOR, 0)
+        if came is not None and came.round > positions.get(LATE, 0):
+            position = min(position, came.since - 1)
+            self._move(position, came.round)
         columns = (history.c.batch_id, history.c.gateway, history.c.epoch, history.c.boot, history.c.first_mono_ms)
         query = select(*columns).where(history.c.batch_id > position).order_by(history.c.batch_id).limit(ROWS)
         with self._stores.telemetry.read() as connection:
@@ -158,9 +166,13 @@ class Reconciler:
         news.urgent |= self._records.gateways_with_news()  # also gaps that the server made
         return news
 
-    def _move(self, position: int) -> None:
+    def _move(self, position: int, round_: int | None = None) -> None:
+        """`round_`: of the batches that came late, the one that led back to this position."""
+        rows = [{"name": CURSOR, "position": position}]
+        if round_ is not None:
+            rows.append({"name": LATE, "position": round_})
         with self._stores.business.write() as connection:
-            upsert(connection, reconcile_cursor, [{"name": CURSOR, "position": position}])
+            upsert(connection, reconcile_cursor, rows)
 
     def _may_settle(self, gateway: str) -> bool:
         """Without news, only a moved watermark or an expired wait can change anything."""

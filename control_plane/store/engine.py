@@ -6,9 +6,10 @@ the start and never fail in the middle. PostgreSQL: read committed, one schema p
 
 from __future__ import annotations
 
+import copy
 import fcntl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -18,20 +19,37 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from control_plane.errors import Misconfigured
 from control_plane.store.tables import STORES
 
+Check = Callable[[Connection], None]
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_MS = 15_000
+LIFELINES = {
+    "connect_timeout": 10,
+    "keepalives_idle": 5,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+"""A host that vanished is noticed in a quarter of a minute; on a Unix socket the kernel tells."""
 
 
 class Store:
     """One store. Transactions only by `read()` and `write()`."""
 
-    def __init__(self, name: str, engine: Engine) -> None:
+    def __init__(self, name: str, engine: Engine, check: Check | None = None) -> None:
+        """`check` is called at the beginning of each write transaction; what it raises rolls it back."""
         self.name = name
         self.engine = engine
+        self._check = check
         self.sqlite = engine.dialect.name == "sqlite"
         self._turn = threading.Lock()
         """SQLite has one writer. Who waits for it inside asks at longer and longer intervals, and may never find it
         free beside a thread that writes most of the time; who waits for this is woken."""
+
+    def checked(self, check: Check) -> Store:
+        """The same, with its turns, and `check` at the beginning of each write."""
+        found = copy.copy(self)
+        found._check = check
+        return found
 
     @contextmanager
     def read(self, *, snapshot: bool = False) -> Iterator[Connection]:
@@ -48,6 +66,8 @@ class Store:
     def write(self) -> Iterator[Connection]:
         """One durable transaction; committed when the block ends, rolled back if it raises."""
         with self._alone(), self.engine.connect() as connection, connection.begin():
+            if self._check is not None:
+                self._check(connection)
             yield connection
 
     @contextmanager
@@ -78,6 +98,13 @@ class Stores:
         """In backup order reversed: the order in which they are migrated."""
         return self.journal, self.telemetry, self.business
 
+    def checked(self, check: Check) -> Stores:
+        """The same stores, with `check` at the beginning of each write. Close these, not those."""
+        found = copy.copy(self)
+        for store in self.all():
+            setattr(found, store.name, store.checked(check))
+        return found
+
     def migrate(self) -> None:
         """Bring every store to the newest revision. Safe to call from several processes."""
         for store in self.all():
@@ -89,6 +116,13 @@ class Stores:
                     connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('comboio.migrate'))"))
                     connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {store.name}"))
                     _run_alembic(store, connection)
+
+    def make(self, connection: Connection, versions: Mapping[str, str]) -> None:
+        """Make empty schemas of these versions (store → migration) in one PostgreSQL transaction."""
+        for name, version in versions.items():
+            connection.execute(text(f"CREATE SCHEMA {name}"))
+            connection.execute(text(f"SET LOCAL search_path = {name}"))
+            _run_alembic(getattr(self, name), connection, to=version)
 
     def close(self) -> None:
         for store in self.all():
@@ -114,7 +148,7 @@ def _engine(url: str, name: str) -> Engine:
         raise Misconfigured(f"database: {parsed.get_backend_name()!r} is not supported; use a folder or postgresql://…")
     return create_engine(
         parsed.set(drivername="postgresql+psycopg"),
-        connect_args={"options": f"-csearch_path={name}"},
+        connect_args={"options": f"-csearch_path={name}", **LIFELINES},
         pool_pre_ping=True,
         pool_size=8,
     )
@@ -135,7 +169,7 @@ def _upgrade(store: Store) -> None:
         _run_alembic(store, connection)
 
 
-def _run_alembic(store: Store, connection: Connection) -> None:
+def _run_alembic(store: Store, connection: Connection, *, to: str = "head") -> None:
     from alembic import command  # noqa: PLC0415 - roles start without it
     from alembic.config import Config  # noqa: PLC0415
 
@@ -145,7 +179,7 @@ def _run_alembic(store: Store, connection: Connection) -> None:
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     config.attributes["metadata"] = STORES[store.name]
-    command.upgrade(config, "head")
+    command.upgrade(config, to)
 
 
 @contextmanager

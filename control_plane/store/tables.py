@@ -873,4 +873,32 @@ command = Table(
     comment="What was asked of devices, by whom, and what became of it; never deleted.",
 )
 
+lease = Table(
+    "lease",
+    business,
+    Column("name", String(120), primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("fence", BigInteger, nullable=False, comment="rises with each holder; checked in what they write"),
+    Column("until_ms", BigInteger, nullable=False, comment="by the database's clock"),
+    Column("taken_ms", BigInteger, nullable=False, comment="by the database's clock"),
+    comment="Which process does what only one may do, and which processes live. On SQLite files do that.",
+)
+
+installation = Table(
+    "installation",
+    business,
+    Column("name", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+    comment="What all hosts of this installation must agree on: the keys they were given.",
+)
+
+failed_attempt = Table(
+    "failed_attempt",
+    business,
+    Column("name", String(200), primary_key=True),
+    Column("failures", BigInteger, nullable=False),
+    Column("until_ms", BigInteger, nullable=False, comment="by the database's clock"),
+    comment="Attempts to log in that were refused, per address, where several processes count them together.",
+)
+
 STORES = {"journal": journal, "telemetry": telemetry, "business": business}

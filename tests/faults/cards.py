@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Table, insert, select
+from sqlalchemy import Table, select
 
 from control_plane.clock import SystemClock
 from control_plane.projections.completeness import CompletenessProjection
@@ -19,8 +19,8 @@ from control_plane.projections.history import HistoryProjection
 from control_plane.projections.projector import Projector
 from control_plane.projections.reading import HistoryReader
 from control_plane.projections.state import StateProjection
-from control_plane.store.engine import Store, Stores
-from control_plane.store.tables import STORES, gap, integrity
+from control_plane.store.engine import Stores
+from control_plane.store.tables import gap, integrity
 from gateway.backoff import Backoff
 from gateway.buffer.disk import DiskBuffer
 from gateway.buffer.sealed import LANES
@@ -198,27 +198,3 @@ class Card:
         """Batches that nobody acknowledged, and events on their way into one."""
         held = [batch for lane in LANES for batch in await self.buffer.lease(lane, 0, 1000)]
         return len(held) + (not self.buffer._urgent.empty)
-
-
-Backup = dict[str, list[tuple[Table, list[dict[str, Any]]]]]
-
-
-def backup(stores: Stores) -> Backup:
-    """Every row of the control plane."""
-    return {store.name: _rows(store) for store in stores.all()}
-
-
-def _rows(store: Store) -> list[tuple[Table, list[dict[str, Any]]]]:
-    with store.read() as connection:
-        tables = STORES[store.name].sorted_tables
-        return [(table, [dict(row) for row in connection.execute(select(table)).mappings()]) for table in tables]
-
-
-def restore(stores: Stores, kept: Backup) -> None:
-    """Nothing is there but what was when the backup was made."""
-    for store in stores.all():
-        with store.write() as connection:
-            for table, rows in kept[store.name]:
-                connection.execute(table.delete())
-                if rows:
-                    connection.execute(insert(table), rows)

@@ -33,13 +33,15 @@ PATIENCE_S = 10.0
 
 
 class CountingJournal(SqlJournal):
-    """The real one, which also counts what came again."""
+    """The real one, which also counts commits, and what came again."""
 
-    duplicates = 0
+    duplicates = commits = 0
 
     def commit(self, entries: Sequence[Entry]) -> Committed:
         self.duplicates += sum(isinstance(entry, DuplicateEntry) for entry in entries)
-        return super().commit(entries)
+        done = super().commit(entries)
+        self.commits += 1
+        return done
 
 
 class FarEnd:

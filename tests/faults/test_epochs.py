@@ -20,7 +20,7 @@ from control_plane.ingest import service
 from control_plane.store.engine import Stores
 from control_plane.store.tables import clone, gateway, hello, known
 from protos.comboio.v1 import batch_pb2 as pb
-from tests.faults.cards import Card, Fleet, backup, restore
+from tests.faults.cards import Card, Fleet
 from tests.faults.far_end import GATEWAY, FarEnd, far_end
 from tests.gateway.uplink.plane import until
 
@@ -183,36 +183,6 @@ async def test_two_boxes_that_both_live_on_are_paused_again(
 def suspected(stores: Stores) -> int:
     with stores.journal.read() as connection:
         return int(connection.execute(select(clone.c.since_ms)).scalar_one())
-
-
-@pytest.mark.parametrize("kept_h", [24, 0])
-async def test_a_control_plane_restored_from_last_night(
-    fleet: Fleet, plane: FarEnd, stores: Stores, tmp_path: Path, kept_h: float
-) -> None:
-    card = await Card(fleet, tmp_path / "card", kept_h=kept_h).open()
-    await card.sealed(2)
-    await card.online(plane)
-    fleet.project()
-    night = backup(stores)
-    await card.sealed(3)
-    await card.online(plane)
-    if not kept_h:
-        await card.tidy()
-    restore(stores, night)
-    fleet.restart_worker()
-    assert fleet.arrived(GATEWAY) == fleet.once(1, 2)
-    epoch = card.buffer.opening.epoch
-    await card.sealed(1)
-    await card.online(plane)
-    assert card.buffer.opening.epoch == epoch
-    await card.close()
-    if kept_h:
-        assert fleet.arrived(GATEWAY) == fleet.once(*range(1, 7))
-        assert (fleet.gaps(), fleet.alerts()) == ([], [])
-    else:
-        assert fleet.arrived(GATEWAY) == fleet.once(1, 2, 6)
-        assert ("GAP_VANISHED", [(3, 5)]) in fleet.gaps()
-        assert set(fleet.alerts()) == {"vanished"}
 
 
 async def test_a_damaged_page_that_cost_batches(fleet: Fleet, plane: FarEnd, tmp_path: Path) -> None:

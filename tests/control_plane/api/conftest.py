@@ -57,8 +57,8 @@ def table(
 
 
 @pytest.fixture
-def app(table: tuple[Route, ...], accounts: Accounts) -> Flask:
-    return create_app(table, accounts=accounts, web=WEB)
+def app(table: tuple[Route, ...], accounts: Accounts, stores: Stores) -> Flask:
+    return create_app(table, accounts=accounts, web=WEB, shared=stores.business)
 
 
 @pytest.fixture

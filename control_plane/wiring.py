@@ -76,6 +76,7 @@ def run_ingest(settings: Settings, ready: Callable[[], None]) -> None:
 def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
     """Journal → projections → reconcile → outbox → relay. Returns on SIGTERM."""
     from control_plane.dictionaries.trainer import Trainer
+    from control_plane.fleet.index import FleetIndex
     from control_plane.fleet.outcomes import Outcomes
     from control_plane.fleet.revisions import Revisions
     from control_plane.fleet.settle import Settling
@@ -129,6 +130,7 @@ def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
             Loop("reconcile", threaded(reconciler.step), idle_s=0.3),
             Loop("boots", threaded(placing.step), idle_s=1.0),
             Loop("configuration", threaded(settling.step), idle_s=1.0),
+            Loop("fleet", threaded(FleetIndex(stores=stores, clock=clock).step), idle_s=0.5),
             Loop("sealing", threaded(sealer.step), idle_s=5.0),
             Loop("rollups", threaded(roller.step), idle_s=5.0),
             Loop("dictionaries", threaded(trainer.step), idle_s=0.5),

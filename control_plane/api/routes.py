@@ -39,6 +39,7 @@ from control_plane.fleet.enrolment import Enrolment
 from control_plane.fleet.gateways import Gateways
 from control_plane.fleet.places import Places
 from control_plane.fleet.revisions import Revisions
+from control_plane.fleet.search import FleetSearch
 from control_plane.fleet.sensors import Sensors
 from control_plane.fleet.status import Statuses
 from control_plane.fleet.users import Users
@@ -102,6 +103,7 @@ def gateways(parts: Parts) -> GatewayRoutes:
     return GatewayRoutes(
         gateways=Gateways(store=store, clock=clock, enrolment=parts.enrolment, revisions=revisions),
         assets=Assets(store=store, clock=clock),
+        search=FleetSearch(telemetry=parts.stores.telemetry, clock=clock),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -134,18 +135,10 @@ class ReadingsRoutes:
         return page(rows, limit=query.limit, item=_series_item, key=lambda row: (row.key,))
 
     def readings(self, query: ReadingsQuery, caller: Caller = EVERYTHING) -> ReadingsAnswer:
-        to_ms = milliseconds(query.to, "?to") if query.to else self._clock.now_ms()
-        from_ms = milliseconds(query.from_, "?from") if query.from_ else to_ms - DAY_MS
-        if from_ms >= to_ms:
-            raise Problem(422, "Nothing lies between from and to.", errors=[FieldProblem("?from", "must be before to")])
-        keys = list(dict.fromkeys(query.series))
+        from_ms, to_ms = stretch_of(query.from_, query.to, self._clock)
         with self._telemetry.read() as connection:
-            known = {row.key: row for row in connection.execute(select(series).where(series.c.key.in_(keys)))}
-            unknown = [key for key in keys if key not in known or not caller.sees(known[key].gateway)]
-            if unknown:
-                raise Problem(404, f"There is no series {unknown[0]}.")
-            gaps = [one for key in keys for one in _gaps(connection, known[key], from_ms, to_ms)]
-        rows = [known[key] for key in keys]
+            rows = list(known_series(connection, query.series, caller).values())
+            gaps = [one for row in rows for one in _gaps(connection, row, from_ms, to_ms)]
         step, made = self._rolled(rows, from_ms, to_ms, query.max_points) or (None, None)
         if made is None:
             found = self._read(rows, from_ms, to_ms)
@@ -190,6 +183,29 @@ class ReadingsRoutes:
         return found
 
 
+def stretch_of(from_: datetime | None, to: datetime | None, clock: Clock) -> tuple[int, int]:
+    """The last day by default. Raises Problem 422."""
+    to_ms = milliseconds(to, "?to") if to else clock.now_ms()
+    from_ms = milliseconds(from_, "?from") if from_ else to_ms - DAY_MS
+    if from_ms >= to_ms:
+        raise Problem(422, "Nothing lies between from and to.", errors=[FieldProblem("?from", "must be before to")])
+    return from_ms, to_ms
+
+
+def known_series(connection: Connection, keys: Sequence[str], caller: Caller) -> dict[str, Any]:
+    """Rows of `series` by key, each once, in the order asked for. Raises Problem 404."""
+    keys = list(dict.fromkeys(keys))
+    known = {row.key: row for row in connection.execute(select(series).where(series.c.key.in_(keys)))}
+    unknown = [key for key in keys if key not in known or not caller.sees(known[key].gateway)]
+    if unknown:
+        raise Problem(404, f"There is no series {unknown[0]}.")
+    return {key: known[key] for key in keys}
+
+
+def quality_word(code: int) -> str:
+    return QUALITY.get(pb.Quality.ValueType(code), str(code))
+
+
 def _series_item(row: Any) -> SeriesItem:
     return SeriesItem(row.key, row.gateway, row.sensor, row.name, row.unit, row.period_ms, json.loads(row.attrs))
 
@@ -217,7 +233,7 @@ def _series_readings(row: Any, found: Readings, step_ms: int | None, from_ms: in
     facts: dict[str, Any] = {"key": row.key, "unit": row.unit, "coverage": coverage, "clock_err_ms": found.err_ms}
     if step_ms is None:
         values = [_jsonable(value) for value in found.values]
-        quality = [QUALITY.get(pb.Quality.ValueType(code), str(code)) for code in found.quality]
+        quality = [quality_word(code) for code in found.quality]
         return SeriesReadings(**facts, times_ms=found.times_ms, values=values, quality=quality)
     return SeriesReadings(**facts, **_stepped(found, step_ms))
 

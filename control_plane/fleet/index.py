@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, func, or_, select
+from sqlalchemy import Connection, Select, func, or_, select
 
 from control_plane.clock import Clock
 from control_plane.fleet.presence import Fleet, Standing
@@ -38,6 +38,7 @@ from control_plane.store.upsert import upsert
 CHANGED, LOOKED = "gateway_index", "gateway_index.looked"
 """Positions: how many times rows were written; when it was last known to be right, in ms since 1970."""
 AT_ONCE = 500
+Values = tuple[Any, ...]
 OVERLAP_MS = 10_000
 WHOLE_MS = 60_000
 SAY_MS = 10_000
@@ -51,6 +52,7 @@ class FleetIndex:
         self._clock = clock
         self._fleet = Fleet(stores=stores, clock=clock)
         self._registered: object = None
+        self._seen: set[Values] = set()
         self._since_ms = self._told = self._whole_ms = self._said_ms = 0
 
     def step(self) -> bool:
@@ -60,8 +62,12 @@ class FleetIndex:
         whole = registered != self._registered or not 0 <= now_ms - self._whole_ms < WHOLE_MS
         ids = self._everyone() if whole else self._heard_of()
         wrote = False
-        for first in range(0, len(ids), AT_ONCE):
-            wrote = self._bring(ids[first : first + AT_ONCE]) or wrote
+        try:
+            for first in range(0, len(ids), AT_ONCE):
+                wrote = self._bring(ids[first : first + AT_ONCE]) or wrote
+        except BaseException:
+            self._whole_ms = 0  # what was seen was not written: everything is looked at again
+            raise
         self._since_ms, self._told = now_ms - OVERLAP_MS, told
         if whole:
             self._registered, self._whole_ms = registered, now_ms
@@ -93,19 +99,13 @@ class FleetIndex:
 
     def _heard_of(self) -> list[str]:
         """Whom the journal says anything new of."""
-        said, since = presence.c, self._since_ms
-        queries = (
-            select(said.gateway).where(
-                or_(said.heard_ms >= since, said.connected_ms >= since, said.left_ms >= since),
-            ),
-            select(config_offer.c.gateway).where(config_offer.c.offered_ms >= since),
-            select(config_status.c.gateway).where(config_status.c.id > self._told),
-            select(clone.c.gateway).where(or_(clone.c.since_ms >= since, clone.c.released_ms >= since)),
-        )
-        found: set[str] = set()
+        since = self._since_ms
+        told = select(config_status.c.gateway).where(config_status.c.id > self._told)
         with self._stores.journal.read() as connection:
-            for query in queries:
-                found.update(connection.execute(query).scalars())
+            found = set(connection.execute(told).scalars())
+            seen = {tuple(row) for query in _news(since) for row in connection.execute(query)}
+        found |= {row[0] for row in seen - self._seen}
+        self._seen = seen
         return sorted(found)
 
     # --- writing -----------------------------------------------------------------------------------------
@@ -131,6 +131,22 @@ class FleetIndex:
             rows = [{"name": CHANGED, "position": before + wrote}, {"name": LOOKED, "position": now_ms}]
             upsert(connection, cursor, rows)
         self._said_ms = now_ms
+
+
+def _news(since_ms: int) -> tuple[Select[Any], ...]:
+    """What the journal dates since then: the gateway, and what tells one word of it from the next."""
+    said = presence.c
+    return (
+        select(said.gateway, said.session, said.connected_ms, said.heard_ms, said.left_ms).where(
+            or_(said.heard_ms >= since_ms, said.connected_ms >= since_ms, said.left_ms >= since_ms)
+        ),
+        select(config_offer.c.gateway, config_offer.c.generation, config_offer.c.offered_ms).where(
+            config_offer.c.offered_ms >= since_ms
+        ),
+        select(clone.c.gateway, clone.c.since_ms, clone.c.released_ms).where(
+            or_(clone.c.since_ms >= since_ms, clone.c.released_ms >= since_ms)
+        ),
+    )
 
 
 def _groups(connection: Connection, ids: Sequence[str]) -> dict[str, list[str]]:

@@ -10,7 +10,22 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, Integer, Select, and_, case, cast, func, literal, not_, or_, select, true
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Integer,
+    Select,
+    Text,
+    and_,
+    case,
+    cast,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+    true,
+)
 
 from control_plane.clock import Clock
 from control_plane.fleet.index import CHANGED, LOOKED
@@ -114,7 +129,7 @@ class FleetSearch:
         """In `order`, what has no value last, then by id; above `after`."""
         now_ms = self._clock.now_ms()
         value = _orders(now_ms)[order]
-        query = _whole(value.label("sort_value")).where(*_conditions(caller, wanted, now_ms))
+        query = _whole(value.label("sort_value")).where(*self._which(caller, wanted, now_ms))
         if after is not None:
             query = query.where(_above(value, after, falling=falling))
         ranked = value.desc() if falling else value.asc()
@@ -135,9 +150,12 @@ class FleetSearch:
         now_ms = self._clock.now_ms()
         rank = _rank(now_ms).label("rank")
         anyhow = msgspec.structs.replace(wanted, statuses=frozenset())
-        query = select(rank, func.count()).select_from(_joined()).where(*_conditions(caller, anyhow, now_ms))
+        query = select(rank, func.count()).select_from(_joined()).where(*self._which(caller, anyhow, now_ms))
         with self._telemetry.read() as connection:
             return Counter({RANKS[number]: many for number, many in connection.execute(query.group_by(rank))})
+
+    def _which(self, caller: Caller, wanted: Wanted, now_ms: int) -> list[ColumnElement[bool]]:
+        return [*_within(caller, sqlite=self._telemetry.sqlite), *_conditions(wanted, now_ms)]
 
     def cursor(self) -> tuple[object, ...]:
         """Changes whenever a row may have, but for the mere passing of time."""
@@ -229,8 +247,17 @@ def _above(value: ColumnElement[Any], after: Key, *, falling: bool) -> ColumnEle
 # --- filters -------------------------------------------------------------------------------------------------
 
 
-def _conditions(caller: Caller, wanted: Wanted, now_ms: int) -> list[ColumnElement[bool]]:
-    found = [*caller.within(IX.gateway)]
+def _within(caller: Caller, *, sqlite: bool) -> list[ColumnElement[bool]]:
+    """`caller.within`, with all ids in one parameter: a part of a fleet may be thousands."""
+    if caller.gateways is None:
+        return []
+    listed = msgspec.json.encode(sorted(caller.gateways)).decode()
+    each = func.json_each(listed) if sqlite else func.json_array_elements_text(cast(literal(listed, Text), JSON))
+    return [IX.gateway.in_(select(each.table_valued("value").c.value))]
+
+
+def _conditions(wanted: Wanted, now_ms: int) -> list[ColumnElement[bool]]:
+    found: list[ColumnElement[bool]] = []
     if wanted.statuses:
         found.append(_rank(now_ms).in_([RANKS.index(one) for one in wanted.statuses]))
     if wanted.ways:

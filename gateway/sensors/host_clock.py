@@ -1,46 +1,30 @@
 """How right the system's clock is: by chronyd's own word where it runs, else by the kernel's, else by timesyncd's.
 
 The kernel knows of every daemon that steers it (systemd-timesyncd, ntpd, chronyd with rtcsync), but not every unit lets
-its program ask (ProtectClock). chronyd is asked by its monitoring protocol (candm.h, version 6): one datagram to the
+its program ask. chronyd is asked by its monitoring protocol (candm.h, version 6): one datagram to the
 loopback address, one back. systemd-timesyncd leaves a file where it set the clock.
 """
 
 from __future__ import annotations
 
-import ctypes
 import math
 import socket
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 
+from gateway import kernel_clock
 from gateway.sensors.host_facts import Fact
 
 CHRONY = ("127.0.0.1", 323)
 TIMESYNC = Path("/run/systemd/timesync")
 WITHIN_S = 0.2
-STA_UNSYNC, STA_NANO = 0x0040, 0x2000
-TIME_ERROR = 5
 _REQUEST = struct.Struct(">BBBBHHIII")
 _TRACKING = 33
 _VERSION = 6
 _REPLY_BYTES = 28 + 76
 UNSYNCHRONISED = 3
 """Of a leap status."""
-
-
-class _Timex(ctypes.Structure):
-    """The head of struct timex (adjtimex(2)); the rest is padding."""
-
-    _fields_ = (
-        ("modes", ctypes.c_uint),
-        ("offset", ctypes.c_long),
-        ("freq", ctypes.c_long),
-        ("maxerror", ctypes.c_long),
-        ("esterror", ctypes.c_long),
-        ("status", ctypes.c_int),
-        ("padding", ctypes.c_byte * 256),
-    )
 
 
 class ClockFacts:
@@ -64,15 +48,12 @@ class ClockFacts:
 
 
 def by_kernel() -> dict[str, Fact]:
-    timex = _Timex()
-    state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(timex))
-    if state < 0:
+    told = kernel_clock.ask()
+    if told is None:
         return {}
-    synchronised = state != TIME_ERROR and not timex.status & STA_UNSYNC
-    found: dict[str, Fact] = {"clock.synchronised": synchronised, "clock.source": "kernel"}
-    if synchronised:  # of a clock that nobody steers the kernel's figures mean nothing
-        found["clock.offset"] = timex.offset / (1e9 if timex.status & STA_NANO else 1e6)
-        found["clock.error_most"] = timex.maxerror / 1e6
+    found: dict[str, Fact] = {"clock.synchronised": told.synchronised, "clock.source": "kernel"}
+    if told.synchronised:
+        found |= {"clock.offset": told.offset_s, "clock.error_most": told.error_most_s}
     return found
 
 

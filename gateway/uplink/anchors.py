@@ -9,11 +9,11 @@ errors.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 from collections.abc import Callable
 
 import structlog
 
+from gateway import kernel_clock
 from gateway.clock import Clock
 from gateway.uplink.hardware_clock import HardwareClock
 from protos.comboio.v1 import batch_pb2 as pb
@@ -21,33 +21,14 @@ from protos.comboio.v1 import link_pb2 as wire
 
 AGAIN_AFTER_MS = 3_600_000
 LOOK_EVERY_S = 10.0
-STA_UNSYNC = 0x0040
-TIME_ERROR = 5
 
 log = structlog.get_logger("gateway.uplink")
 
 
-class _Timex(ctypes.Structure):
-    """The head of struct timex (adjtimex(2)); the rest is padding."""
-
-    _fields_ = (
-        ("modes", ctypes.c_uint),
-        ("offset", ctypes.c_long),
-        ("freq", ctypes.c_long),
-        ("maxerror", ctypes.c_long),
-        ("esterror", ctypes.c_long),
-        ("status", ctypes.c_int),
-        ("padding", ctypes.c_byte * 256),
-    )
-
-
 def kernel_error_ms() -> int | None:
     """How wrong the system clock may be, by the kernel's own word; None while it is not synchronised."""
-    timex = _Timex()
-    state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(timex))
-    if state < 0 or state == TIME_ERROR or timex.status & STA_UNSYNC:
-        return None
-    return int(timex.maxerror) // 1000 + 1
+    told = kernel_clock.ask()
+    return None if told is None or not told.synchronised else int(told.error_most_s * 1000) + 1
 
 
 class Anchors:

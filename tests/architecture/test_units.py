@@ -92,6 +92,34 @@ def test_a_gateway_that_stands_still_is_started_again() -> None:
     assert (service["Type"], service["WatchdogSec"], service["Restart"]) == ("notify", "60", "always")
 
 
+def test_the_gateway_may_ask_how_right_its_clock_is_and_has_no_means_to_set_it(analyze: str) -> None:
+    allowed = filtered("comboio-gateway.service", analyze)
+    assert {"adjtimex", "clock_adjtime", "clock_adjtime64"} <= allowed
+    assert allowed.isdisjoint({"clock_settime", "settimeofday", "init_module", "reboot", "swapon", "mount"})
+    service = read("comboio-gateway.service")["Service"]
+    assert "ProtectClock" not in service, "it forbids adjtimex, whatever is asked of it"
+    assert (service["CapabilityBoundingSet"], service["AmbientCapabilities"]) == ("", "")
+
+
+def filtered(name: str, analyze: str) -> set[str]:
+    """System calls that the unit's filters leave, applied in their order."""
+    allowed: set[str] = set()
+    for line in (FOLDER / name).read_text().splitlines():
+        key, _, value = line.partition("=")
+        if key == "SystemCallFilter":
+            calls = set().union(*(expanded(word, analyze) for word in value.removeprefix("~").split()))
+            allowed = allowed - calls if value.startswith("~") else allowed | calls
+    return allowed
+
+
+def expanded(word: str, analyze: str) -> set[str]:
+    if not word.startswith("@"):
+        return {word}
+    said = subprocess.run([analyze, "syscall-filter", word], capture_output=True, text=True, check=True).stdout
+    words = [line.strip() for line in said.splitlines()[1:] if line.strip() and not line.strip().startswith("#")]
+    return set().union(*(expanded(one, analyze) for one in words))
+
+
 def test_folders_and_users_are_made_as_the_units_expect_them(tmp_path: Path) -> None:
     users = tool("systemd-sysusers"), f"--root={tmp_path}", FOLDER / "comboio.sysusers"
     (tmp_path / "etc").mkdir()

@@ -323,7 +323,7 @@ def test_a_decoder_that_breaks_is_a_refusal_like_others_and_the_next_measurement
     one = Told("bthome-thermometer@1")
     steps = {"temperature": 2506, "relative_humidity": 5055, "battery_level": 97}
     with monkeypatch.context() as broken:
-        broken.setattr("gateway.decoders.advertisements.bthome.ask", lambda *_, **__: 1 / 0)
+        broken.setattr("gateway.decoders.advertisements.bthome._read", lambda *_, **__: 1 / 0)
         one.hear(service={BTHOME: bthome(ADDRESS, steps, 1, None).service[BTHOME]})
     assert one.driver.problem == "ZeroDivisionError: division by zero"
     assert one.counters["refused_unreadable"] == 1

@@ -189,6 +189,7 @@ def _sealing(held: Stores, clock: Clock, behind: Behind) -> list[Loop]:
 
 def _managing(held: Stores, clock: Clock, settings: Settings) -> list[Loop]:
     from control_plane.fleet.departed import Departed
+    from control_plane.fleet.index import FleetIndex
     from control_plane.fleet.outcomes import Outcomes
     from control_plane.fleet.revisions import Revisions
     from control_plane.fleet.settle import Settling
@@ -201,6 +202,7 @@ def _managing(held: Stores, clock: Clock, settings: Settings) -> list[Loop]:
     loops = [
         Loop("boots", threaded(placing.step), idle_s=1.0),
         Loop("configuration", threaded(settling.step), idle_s=1.0),
+        Loop("fleet", threaded(FleetIndex(stores=held, clock=clock).step), idle_s=0.5),
         Loop("commands", threaded(Outcomes(held, clock).step), idle_s=0.3),
     ]
     if not held.journal.sqlite:

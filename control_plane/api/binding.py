@@ -12,8 +12,8 @@ A view is a function or bound method whose parameters are any of
     still: Callable[[], bool]      whether the caller is let in yet, as who it was; for streams
     <name>: str  a part of the path written {name}; its type may restrict it
 
-and whose return annotation is the answer's type (None: 204; EventStream: messages without end); its `etag`, if it has
-one, is also the header.
+and whose return annotation is the answer's type (None: 204; EventStream: messages without end; Download: a
+file); its `etag`, if it has one, is also the header.
 """
 
 from __future__ import annotations
@@ -80,6 +80,24 @@ class EventStream:
         return response
 
 
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A file that is made while it is sent. `close` is called in any case, once it was sent or nobody wants it more."""
+
+    pieces: Iterator[bytes]
+    media_type: str
+    name: str
+    close: Callable[[], None]
+
+    def response(self) -> Response:
+        response = Response(self.pieces, content_type=self.media_type)
+        response.headers.update(
+            {"Cache-Control": "no-store", "Content-Disposition": f'attachment; filename="{self.name}"'}
+        )
+        response.call_on_close(self.close)
+        return response
+
+
 class Permission(Enum):
     """What a request must show. PASSWORD, for making tokens: HTTP Basic, or an administrator's token."""
 
@@ -106,6 +124,8 @@ class Route:
     """The last part of the path may hold slashes."""
     messages: Mapping[str, type[msgspec.Struct]] = field(default_factory=dict)
     """Of an EventStream: by name, what their data is."""
+    files: tuple[str, ...] = ()
+    """Of a Download: the media types it may have."""
 
     @property
     def name(self) -> str:
@@ -178,7 +198,7 @@ class Endpoint:
     def _response(self, value: Any) -> Response:
         if self.returns is None:
             return Response(status=204)
-        if isinstance(value, EventStream):
+        if isinstance(value, EventStream | Download):
             return value.response()
         response = Response(msgspec.json.encode(value), status=self.route.status, content_type=JSON)
         response.headers["Cache-Control"] = "no-store"

@@ -13,10 +13,34 @@ from control_plane.api.paging import Page, PageQuery, moment, page
 from control_plane.api.problems import FieldProblem, Problem
 from control_plane.fleet.assets import Assets
 from control_plane.fleet.gateways import GatewayRow, Gateways
+from control_plane.fleet.presence import Standing, Status, Why
 from control_plane.fleet.revisions import UnfitError
 from control_plane.fleet.rights import Caller
+from control_plane.fleet.search import FleetSearch, Found, Key, Order, Wanted, texts
+from control_plane.fleet.status import State, Way
 
 TokenLife = Annotated[int, Meta(ge=60, le=90 * 86_400)]
+
+
+class GatewayStanding(msgspec.Struct, frozen=True, kw_only=True):
+    """How it stands, as far as this server has heard; what was never said is null."""
+
+    status: Status
+    why: Why
+    connected: datetime | None
+    heard: datetime | None
+    left: datetime | None
+    data: datetime | None
+    """When its newest readings were taken in here."""
+    readings: int
+    version: str | None
+    backlog_batches: int | None
+    backlog_bytes: int | None
+    backlog_oldest: datetime | None
+    clock_err_ms: int | None
+    sensors_silent: int | None
+    configuration: State | None
+    paused: datetime | None
 
 
 class GatewayItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,14 +56,47 @@ class GatewayItem(msgspec.Struct, frozen=True, kw_only=True):
     retired: datetime | None
     certificate_expires: datetime | None
     """Of the newest certificate not revoked."""
+    standing: GatewayStanding | None
+    """As of a second ago; null while the server has not looked at a new gateway yet."""
     etag: str
 
 
+Least = Annotated[int, Meta(ge=0, le=1 << 40)]
+
+
 class GatewayQuery(PageQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Without a filter of its standing and without `sort`: the registry itself, by id."""
+
     group: str | None = None
     asset: str | None = None
     """On this asset or a part of it."""
     retired: bool | None = None
+    q: str | None = None
+    """Part of name, id or asset, in any case."""
+    status: Annotated[tuple[Status, ...], Meta(max_length=5)] = ()
+    """Any of these."""
+    configuration: Annotated[tuple[Way, ...], Meta(max_length=6)] = ()
+    """Any of these."""
+    certificate_days: Annotated[int, Meta(ge=-100_000, le=100_000)] | None = None
+    """Its certificate ends within so many days, or has ended."""
+    backlog: Least | None = None
+    """So many batches at least wait on it."""
+    clock_err_ms: Least | None = None
+    """Its clock may be off by so much at least."""
+    silent: Least | None = None
+    """So many of its sensors at least are silent."""
+    quiet_s: Least | None = None
+    """No data came for so long, or never."""
+    version: str | None = None
+    sort: Order | None = None
+    """What has no value comes last; equal ones by id."""
+    falling: bool = False
+
+    @property
+    def by_standing(self) -> bool:
+        numbers = (self.certificate_days, self.backlog, self.clock_err_ms, self.silent, self.quiet_s)
+        asked = any(one is not None for one in (self.q, self.version, self.sort, *numbers))
+        return bool(asked or self.status or self.configuration)
 
 
 class GatewayRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -78,9 +135,10 @@ class GatewayPatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class GatewayRoutes:
-    def __init__(self, *, gateways: Gateways, assets: Assets) -> None:
+    def __init__(self, *, gateways: Gateways, assets: Assets, search: FleetSearch) -> None:
         self._gateways = gateways
         self._assets = assets
+        self._search = search
 
     def routes(self) -> tuple[Route, ...]:
         one = "/gateways/{gateway_id}"
@@ -90,7 +148,7 @@ class GatewayRoutes:
                 path="/gateways",
                 view=self.list,
                 permission=Permission.VIEWER,
-                summary="The registry, by id",
+                summary="The fleet: the registry and how each gateway stands, filtered and sorted by either",
             ),
             Route(
                 method="POST",
@@ -127,15 +185,41 @@ class GatewayRoutes:
         )
 
     def list(self, query: GatewayQuery, caller: Caller) -> Page[GatewayItem]:
+        if query.by_standing:
+            return self._found(query, caller)
         (after,) = query.after(str) or ("",)
         rows = self._gateways.listed(
             caller, after=after, limit=query.limit + 1, group=query.group, asset=query.asset, retired=query.retired
         )
-        return page(rows, limit=query.limit, item=_item, key=lambda one: (one.row.id,))
+        found = self._search.some([one.row.id for one in rows[: query.limit]])
+        return page(
+            rows, limit=query.limit, item=lambda one: _item(one, found.get(one.row.id)), key=lambda one: (one.row.id,)
+        )
+
+    def _found(self, query: GatewayQuery, caller: Caller) -> Page[GatewayItem]:
+        order: Order = query.sort or "name"
+        before = query.after(str, bool, str | int | None, str)
+        if before is not None and (before[:2] != (order, query.falling) or not _fits(order, before[2])):
+            wrong = FieldProblem("?cursor", f"not a cursor of the list sorted by {order}; leave it out to begin again")
+            raise Problem(422, "The cursor can't be read.", errors=[wrong])
+        after = None if before is None else Key(before[2], before[3])
+        rows = self._search.rows(
+            caller, _wanted(query), order=order, falling=query.falling, after=after, limit=query.limit + 1
+        )
+        known = {one.row.id: one for one in self._gateways.some([row.key.gateway for row in rows])}
+        return page(
+            [row for row in rows if row.key.gateway in known],
+            limit=query.limit,
+            item=lambda row: _item(known[row.key.gateway], row),
+            key=lambda row: (order, query.falling, *row.key),
+        )
 
     def get(self, gateway_id: str, caller: Caller) -> GatewayItem:
         visible(caller, gateway_id)
-        return _item(self._gateways.get(gateway_id))
+        return self._item(self._gateways.get(gateway_id))
+
+    def _item(self, one: GatewayRow) -> GatewayItem:
+        return _item(one, self._search.some([one.row.id]).get(one.row.id))
 
     def register(self, body: GatewayRequest, caller: Caller) -> GatewayMade:
         groups = frozenset(body.groups)
@@ -150,7 +234,7 @@ class GatewayRoutes:
             )
         except UnfitError as error:
             raise unfit(error) from None
-        return GatewayMade(_item(made), token.token, token.id, moment(token.expires_ms))
+        return GatewayMade(self._item(made), token.token, token.id, moment(token.expires_ms))
 
     def token(self, gateway_id: str, body: TokenRequest, caller: Caller) -> TokenMade:
         visible(caller, gateway_id)
@@ -167,7 +251,7 @@ class GatewayRoutes:
         if changed.get("asset", before.row.asset) != before.row.asset:
             self._check(caller, changed["asset"], frozenset())
         try:
-            return _item(self._gateways.change(gateway_id, changed, expected=if_match, by=caller.name))
+            return self._item(self._gateways.change(gateway_id, changed, expected=if_match, by=caller.name))
         except UnfitError as error:
             raise unfit(error) from None
 
@@ -193,7 +277,49 @@ def given(body: msgspec.Struct) -> dict[str, Any]:
     return {name: value for name in body.__struct_fields__ if (value := getattr(body, name)) is not UNSET}
 
 
-def _item(one: GatewayRow) -> GatewayItem:
+def _fits(order: Order, value: str | int | None) -> bool:
+    return value is None or isinstance(value, str) == texts(order)
+
+
+def _wanted(query: GatewayQuery) -> Wanted:
+    return Wanted(
+        statuses=frozenset(query.status),
+        ways=frozenset(query.configuration),
+        group=query.group,
+        asset=query.asset,
+        text=(query.q or "").strip(),
+        retired=query.retired,
+        certificate_days=query.certificate_days,
+        backlog=query.backlog,
+        clock_err_ms=query.clock_err_ms,
+        silent=query.silent,
+        quiet_s=query.quiet_s,
+        version=query.version,
+    )
+
+
+def _standing(one: Standing) -> GatewayStanding:
+    said = one.presence
+    return GatewayStanding(
+        status=one.status,
+        why=one.why,
+        connected=moment(said.connected_ms if said else None),
+        heard=moment(said.heard_ms if said else None),
+        left=moment(said.left_ms if said else None),
+        data=moment(one.data_ms),
+        readings=one.readings,
+        version=said.version if said else None,
+        backlog_batches=said.backlog_batches if said else None,
+        backlog_bytes=said.backlog_bytes if said else None,
+        backlog_oldest=moment(said.backlog_oldest_ms if said else None),
+        clock_err_ms=said.clock_err_ms if said else None,
+        sensors_silent=said.sensors_silent if said else None,
+        configuration=one.configuration,
+        paused=moment(one.paused_ms),
+    )
+
+
+def _item(one: GatewayRow, found: Found | None) -> GatewayItem:
     row = one.row
     return GatewayItem(
         id=row.id,
@@ -206,5 +332,6 @@ def _item(one: GatewayRow) -> GatewayItem:
         enrolled=moment(row.enrolled_ms),
         retired=moment(row.retired_ms),
         certificate_expires=moment(row.certificate_expires_ms),
+        standing=None if found is None else _standing(found.standing),
         etag=etag(row.version),
     )

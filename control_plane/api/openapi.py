@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from control_plane.api.binding import EVENT_STREAM, JSON, Endpoint, EventStream, Permission
+from control_plane.api.binding import EVENT_STREAM, JSON, Download, Endpoint, EventStream, Permission
 from control_plane.api.problems import MEDIA_TYPE, TITLES, ProblemBody
 
 REF = "#/components/schemas/{name}"
@@ -127,11 +127,15 @@ def _responses(endpoint: Endpoint, shape_of: dict[str, Any]) -> dict[str, Any]:
 
 def _told(endpoint: Endpoint) -> Iterable[Any]:
     """The types of what it answers."""
+    if endpoint.returns is Download:
+        return ()
     return endpoint.route.messages.values() if endpoint.returns is EventStream else (endpoint.returns,)
 
 
 def _stream(endpoint: Endpoint, shape_of: dict[str, Any]) -> dict[str, Any]:
     """Messages have a name, `event`, and JSON in `data`; OpenAPI 3.1 has no word for their schemas."""
+    if endpoint.returns is Download:
+        return {kind: {"schema": {"type": "string", "format": "binary"}} for kind in endpoint.route.files}
     if endpoint.returns is not EventStream:
         return {}
     messages = {name: shape_of[repr(kind)] for name, kind in endpoint.route.messages.items()}

@@ -28,7 +28,7 @@ class PageQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
     cursor: str | None = None
 
-    def after(self, *kinds: type) -> tuple[Any, ...] | None:
+    def after(self, *kinds: Any) -> tuple[Any, ...] | None:
         """The last item's key of the page before, its parts of these types; None on the first page."""
         if self.cursor is None:
             return None

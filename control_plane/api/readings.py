@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -36,6 +37,7 @@ QUALITY = {
     pb.QUALITY_SUBSTITUTED: "substituted",
 }
 STEPS_MS = (1_000, 5_000, 15_000, 60_000, 300_000, 900_000, 3_600_000, 21_600_000, DAY_MS, 7 * DAY_MS)
+MOST_AS_OF = 500_000
 Value = float | int | bool | str | None
 
 
@@ -62,6 +64,8 @@ class ReadingsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     to: datetime | None = None
     """Default: now."""
     max_points: Annotated[int, Meta(ge=1, le=100_000)] = 1200
+    as_of: datetime | None = None
+    """What was known then: without what was received later. Clocks are today's all the same."""
 
 
 class SeriesReadings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -94,6 +98,10 @@ class ReadingsAnswer(msgspec.Struct, frozen=True, kw_only=True, rename={"from_":
     resolution: str
     series: list[SeriesReadings]
     gaps: list[SeriesGap]
+    """Of today, whatever `as_of` is."""
+    as_of: datetime | None = None
+    """Null: everything that is known. Else readings received later are left out, and the clocks of the rest are
+    today's: when an anchor came is not kept."""
 
 
 class ReadingsRoutes:
@@ -134,26 +142,35 @@ class ReadingsRoutes:
         return page(rows, limit=query.limit, item=_series_item, key=lambda row: (row.key,))
 
     def readings(self, query: ReadingsQuery, caller: Caller = EVERYTHING) -> ReadingsAnswer:
-        to_ms = milliseconds(query.to, "?to") if query.to else self._clock.now_ms()
-        from_ms = milliseconds(query.from_, "?from") if query.from_ else to_ms - DAY_MS
-        if from_ms >= to_ms:
-            raise Problem(422, "Nothing lies between from and to.", errors=[FieldProblem("?from", "must be before to")])
-        keys = list(dict.fromkeys(query.series))
+        from_ms, to_ms = stretch_of(query.from_, query.to, self._clock)
         with self._telemetry.read() as connection:
-            known = {row.key: row for row in connection.execute(select(series).where(series.c.key.in_(keys)))}
-            unknown = [key for key in keys if key not in known or not caller.sees(known[key].gateway)]
-            if unknown:
-                raise Problem(404, f"There is no series {unknown[0]}.")
-            gaps = [one for key in keys for one in _gaps(connection, known[key], from_ms, to_ms)]
-        rows = [known[key] for key in keys]
-        step, made = self._rolled(rows, from_ms, to_ms, query.max_points) or (None, None)
+            rows = list(known_series(connection, query.series, caller).values())
+            gaps = [one for row in rows for one in _gaps(connection, row, from_ms, to_ms)]
+        as_of_ms = milliseconds(query.as_of, "?as_of") if query.as_of else None
+        if as_of_ms is None:
+            step, made = self._rolled(rows, from_ms, to_ms, query.max_points) or (None, None)
+        else:
+            step, made = None, None
+            self._check_short(rows, from_ms, to_ms)
         if made is None:
-            found = self._read(rows, from_ms, to_ms)
+            found = self._read(rows, from_ms, to_ms, as_of_ms)
             step = _step_ms(max(len(r.times_ms) for r in found.values()), to_ms - from_ms, query.max_points)
             made = [_series_readings(row, found[row.key], step, from_ms, to_ms) for row in rows]
         return ReadingsAnswer(
-            from_=moment(from_ms), to=moment(to_ms), resolution=_resolution(step), series=made, gaps=gaps
+            from_=moment(from_ms),
+            to=moment(to_ms),
+            resolution=_resolution(step),
+            series=made,
+            gaps=gaps,
+            as_of=moment(as_of_ms),
         )
+
+    def _check_short(self, rows: list[Any], from_ms: int, to_ms: int) -> None:
+        """Rollups hold what came late too, so that every reading has to be looked at."""
+        many = sum(int(one.count.sum()) for one in self._steps(rows, from_ms, to_ms, 1).values())
+        if many > MOST_AS_OF:
+            wrong = FieldProblem("?as_of", f"asks for {many} readings; at most {MOST_AS_OF}: ask for less at a time")
+            raise Problem(422, "That is too much to look at one by one.", errors=[wrong])
 
     def _rolled(
         self, rows: list[Any], from_ms: int, to_ms: int, max_points: int
@@ -181,13 +198,37 @@ class ReadingsRoutes:
             found |= {row.key: steps.of({f"{row.sensor}/{row.name}"}) for row in mine}
         return found
 
-    def _read(self, rows: list[Any], from_ms: int, to_ms: int) -> dict[str, Readings]:
+    def _read(self, rows: list[Any], from_ms: int, to_ms: int, as_of_ms: int | None) -> dict[str, Readings]:
         found: dict[str, Readings] = {}
         for gateway in dict.fromkeys(row.gateway for row in rows):
             mine = [row for row in rows if row.gateway == gateway]
-            read = self._reader.read(gateway, [(r.sensor, r.name) for r in mine], from_ms=from_ms, to_ms=to_ms)
+            keys = [(row.sensor, row.name) for row in mine]
+            read = self._reader.read(gateway, keys, from_ms=from_ms, to_ms=to_ms, as_of_ms=as_of_ms)
             found |= {row.key: read[row.sensor, row.name] for row in mine}
         return found
+
+
+def stretch_of(from_: datetime | None, to: datetime | None, clock: Clock) -> tuple[int, int]:
+    """The last day by default. Raises Problem 422."""
+    to_ms = milliseconds(to, "?to") if to else clock.now_ms()
+    from_ms = milliseconds(from_, "?from") if from_ else to_ms - DAY_MS
+    if from_ms >= to_ms:
+        raise Problem(422, "Nothing lies between from and to.", errors=[FieldProblem("?from", "must be before to")])
+    return from_ms, to_ms
+
+
+def known_series(connection: Connection, keys: Sequence[str], caller: Caller) -> dict[str, Any]:
+    """Rows of `series` by key, each once, in the order asked for. Raises Problem 404."""
+    keys = list(dict.fromkeys(keys))
+    known = {row.key: row for row in connection.execute(select(series).where(series.c.key.in_(keys)))}
+    unknown = [key for key in keys if key not in known or not caller.sees(known[key].gateway)]
+    if unknown:
+        raise Problem(404, f"There is no series {unknown[0]}.")
+    return {key: known[key] for key in keys}
+
+
+def quality_word(code: int) -> str:
+    return QUALITY.get(pb.Quality.ValueType(code), str(code))
 
 
 def _series_item(row: Any) -> SeriesItem:
@@ -217,7 +258,7 @@ def _series_readings(row: Any, found: Readings, step_ms: int | None, from_ms: in
     facts: dict[str, Any] = {"key": row.key, "unit": row.unit, "coverage": coverage, "clock_err_ms": found.err_ms}
     if step_ms is None:
         values = [_jsonable(value) for value in found.values]
-        quality = [QUALITY.get(pb.Quality.ValueType(code), str(code)) for code in found.quality]
+        quality = [quality_word(code) for code in found.quality]
         return SeriesReadings(**facts, times_ms=found.times_ms, values=values, quality=quality)
     return SeriesReadings(**facts, **_stepped(found, step_ms))
 

@@ -17,6 +17,7 @@ from control_plane.api.deliveries import Deliveries
 from control_plane.api.destinations import DestinationRoutes
 from control_plane.api.enrolment import EnrolmentDocument
 from control_plane.api.events import Events
+from control_plane.api.export import Exports
 from control_plane.api.gaps import Gaps
 from control_plane.api.gateways import GatewayRoutes
 from control_plane.api.groups import GroupRoutes
@@ -39,6 +40,7 @@ from control_plane.fleet.enrolment import Enrolment
 from control_plane.fleet.gateways import Gateways
 from control_plane.fleet.places import Places
 from control_plane.fleet.revisions import Revisions
+from control_plane.fleet.search import FleetSearch
 from control_plane.fleet.sensors import Sensors
 from control_plane.fleet.status import Statuses
 from control_plane.fleet.users import Users
@@ -85,6 +87,7 @@ def routes(parts: Parts) -> tuple[Route, ...]:
         *GroupRoutes(store=stores.business, revisions=revisions).routes(),
         *configuration(parts).routes(),
         *ReadingsRoutes(telemetry=stores.telemetry, reader=parts.reader, clock=clock).routes(),
+        *Exports(telemetry=stores.telemetry, reader=parts.reader, clock=clock).routes(),
         *Gaps(store=stores.telemetry).routes(),
         *Completeness(store=stores.telemetry).routes(),
         *Ledger(balances=Balances(journal=stores.journal, telemetry=stores.telemetry)).routes(),
@@ -102,6 +105,7 @@ def gateways(parts: Parts) -> GatewayRoutes:
     return GatewayRoutes(
         gateways=Gateways(store=store, clock=clock, enrolment=parts.enrolment, revisions=revisions),
         assets=Assets(store=store, clock=clock),
+        search=FleetSearch(telemetry=parts.stores.telemetry, clock=clock),
     )
 
 

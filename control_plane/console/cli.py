@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _said(str(error), REFUSED)
     except Unreachable as error:
         return _said(str(error), UNREACHABLE)
-    if options.json:
+    if options.json and answer is not None:  # None: it has printed what there is itself
         print(msgspec.json.format(msgspec.json.encode(answer)).decode())
     else:
         options.show(answer)

@@ -6,6 +6,7 @@ import argparse
 from datetime import UTC, datetime
 from typing import Any
 
+from control_plane.console import export
 from control_plane.console.client import Client
 from control_plane.console.commands import Commands, filters, path
 from control_plane.console.profile import UsageError
@@ -31,11 +32,12 @@ def add(commands: Commands) -> None:
     join.add_argument("--asset", help="what it will be mounted on")
     join.add_argument("--ttl-s", type=int, default=86_400)
     join.add_argument("--list", action="store_true", help="show the tokens made so far")
-    readings = commands.command("readings", _readings, show_readings, "readings of series")
-    readings.add_argument("series", nargs="+", help="gateway/sensor/quantity")
+    readings = commands.command("readings", _readings, _show_readings, "readings of series, or an export of them")
+    readings.add_argument("series", nargs="+", help="gateway/sensor/quantity; before them, export for a file")
     readings.add_argument("--from", dest="start", help="RFC 3339")
     readings.add_argument("--to", dest="end", help="RFC 3339")
     readings.add_argument("--max-points", type=int)
+    export.add(readings)
     gaps = commands.command("gaps", _asking("/gaps", "gateway", "sensor"), GAPS, "what was lost and accounted for")
     filters(gaps, "gateway", "sensor")
     complete = commands.command(
@@ -116,6 +118,8 @@ def _ledger(client: Client, options: Any) -> Any:
 
 
 def _readings(client: Client, options: Any) -> Any:
+    if options.series[0] == export.WORD:
+        return export.export(client, options)
     asked = {"from": options.start, "to": options.end, "max_points": options.max_points}
     return client.get("/readings", series=options.series, **asked)
 
@@ -157,6 +161,13 @@ def _show_join_token(answer: Any) -> None:
         JOIN_TOKENS(answer)
     else:
         print(answer["token"])
+
+
+def _show_readings(answer: Any) -> None:
+    if answer is not None and "series" in answer:
+        show_readings(answer)
+    elif answer is not None:
+        print(f"{answer['file']}: {answer['bytes']} bytes")
 
 
 def show_readings(answer: Any) -> None:

@@ -24,6 +24,7 @@ from control_plane.store.tables import (
     config_offer,
     config_status,
     gateway,
+    gateway_index,
     presence,
     state,
 )
@@ -38,10 +39,15 @@ BEHIND_MS = 120_000
 BEHIND_BATCHES = 30
 """How far behind is `late`, where the gateway does not say how old its oldest batch is."""
 NO_DATA_MS = 900_000
+NO_DATA_PERIODS = 3
+"""Of the quickest series: who reads once an hour is not late after a quarter of one."""
 
 
 # Rows are taken apart by position: there may be tens of thousands, and a name costs more than a value.
 KNOWN = tuple(gateway.c[name] for name in ("id", "name", "asset", "hardware", "serial", "created_ms", "retired_ms"))
+HELD = select(state.c.gateway, state.c.updated_ms, state.c.readings, gateway_index.c.expected_ms).outerjoin_from(
+    state, gateway_index, gateway_index.c.gateway == state.c.gateway
+)
 SAID = tuple(
     presence.c[name]
     for name in ("gateway", "connected_ms", "heard_ms", "left_ms", "why", "version", "heartbeat", "running", "paced")
@@ -128,7 +134,11 @@ class Fleet:
         return self._standings(_registry())
 
     def one(self, gateway_id: str) -> Standing | None:
-        return next(iter(self._standings(_registry().where(gateway.c.id == gateway_id), gateway_id)), None)
+        return next(iter(self.some([gateway_id])), None)
+
+    def some(self, gateways: Sequence[str]) -> list[Standing]:
+        """Of some hundred at most; whom the registry does not know is left out."""
+        return self._standings(_registry().where(gateway.c.id.in_(gateways)), gateways)
 
     def cursor(self) -> tuple[object, ...]:
         """Changes whenever a standing may have, but for the mere passing of time."""
@@ -146,11 +156,11 @@ class Fleet:
             wanted = connection.execute(select(func.max(config_desired.c.change))).scalar()
         return (*heard, data, *known, offered, told, wanted, *paused)
 
-    def _standings(self, registry: Select[Any], only: str | None = None) -> list[Standing]:
+    def _standings(self, registry: Select[Any], only: Sequence[str] | None = None) -> list[Standing]:
         now_ms = self._clock.now_ms()
-        said, held = select(*SAID), select(state.c.gateway, state.c.updated_ms, state.c.readings)
+        said, held = select(*SAID), HELD
         if only is not None:
-            said, held = said.where(presence.c.gateway == only), held.where(state.c.gateway == only)
+            said, held = said.where(presence.c.gateway.in_(only)), held.where(state.c.gateway.in_(only))
         with self._stores.business.read() as connection:
             known = connection.execute(registry).all()
             expiries = {row[0]: row[1] for row in connection.execute(_expiries(only))}
@@ -161,13 +171,13 @@ class Fleet:
             offered = _by_gateway(connection, config_offer, "generation", only=only)
             states = _configurations(connection, [row[0] for row in known], wanted, offered, streams)
         with self._stores.telemetry.read() as connection:
-            data = {key: (at_ms, readings) for key, at_ms, readings in connection.execute(held)}
+            data = {key: tuple(rest) for key, *rest in connection.execute(held)}
         return [
             _standing(
                 row,
                 expiries.get(row[0]),
                 streams.get(row[0]),
-                data.get(row[0], (None, 0)),
+                data.get(row[0], (None, 0, None)),
                 states.get(row[0]),
                 paused.get(row[0]),
                 now_ms,
@@ -190,19 +200,19 @@ def _registry() -> Select[Any]:
     return select(*KNOWN).order_by(gateway.c.retired_ms.is_not(None), gateway.c.name, gateway.c.id)
 
 
-def _expiries(only: str | None) -> Select[Any]:
+def _expiries(only: Sequence[str] | None) -> Select[Any]:
     """Gateway and the end of its newest certificate that is not revoked; one pass is cheaper than one look for each."""
     valid = certificate.c.revoked_ms.is_(None)
     query = select(certificate.c.gateway, func.max(certificate.c.not_after_ms)).where(valid)
     if only is not None:
-        query = query.where(certificate.c.gateway == only)
+        query = query.where(certificate.c.gateway.in_(only))
     return query.group_by(certificate.c.gateway)
 
 
-def _by_gateway(connection: Connection, table: Table, *columns: str, only: str | None) -> dict[str, Any]:
+def _by_gateway(connection: Connection, table: Table, *columns: str, only: Sequence[str] | None) -> dict[str, Any]:
     query = select(table.c.gateway, *(table.c[name] for name in columns))
     if only is not None:
-        query = query.where(table.c.gateway == only)
+        query = query.where(table.c.gateway.in_(only))
     return {key: rest for key, *rest in connection.execute(query)}
 
 
@@ -273,16 +283,14 @@ def _standing(
     row: Any,
     expires_ms: int | None,
     said: Presence | None,
-    held: tuple[int | None, int],
+    held: tuple[Any, ...],
     configured: State | None,
     paused_ms: int | None,
     now_ms: int,
 ) -> Standing:
     gateway_id, name, asset, hardware, serial, created_ms, retired_ms = row
-    data_ms, readings = held
-    status, why = _judged(retired_ms, said, data_ms, now_ms)
-    if paused_ms is not None and retired_ms is None:
-        status, why = Status.OFFLINE, Why.CLONE
+    data_ms, readings, expected_ms = held
+    status, why = judged(retired_ms, paused_ms, said, data_ms, expected_ms, now_ms)
     return Standing(
         id=gateway_id,
         name=name,
@@ -302,9 +310,19 @@ def _standing(
     )
 
 
-def _judged(retired_ms: int | None, said: Presence | None, data_ms: int | None, now_ms: int) -> tuple[Status, Why]:
+def judged(
+    retired_ms: int | None,
+    paused_ms: int | None,
+    said: Presence | None,
+    data_ms: int | None,
+    expected_ms: int | None,
+    now_ms: int,
+) -> tuple[Status, Why]:
+    """Pure; `fleet/search.py` says the same in SQL."""
     if retired_ms is not None:
         return Status.RETIRED, Why.RETIRED
+    if paused_ms is not None:
+        return Status.OFFLINE, Why.CLONE
     if said is None:
         return Status.NEVER, Why.NEVER
     if said.left_ms is not None:
@@ -314,7 +332,8 @@ def _judged(retired_ms: int | None, said: Presence | None, data_ms: int | None, 
         return (Status.LATE if quiet_ms < GONE_MS else Status.OFFLINE), Why.QUIET
     if _behind(said, now_ms):
         return Status.LATE, Why.BEHIND
-    if now_ms - max(said.connected_ms, data_ms or 0) > NO_DATA_MS:
+    silence_ms = max(NO_DATA_MS, NO_DATA_PERIODS * (expected_ms or 0))
+    if now_ms - max(said.connected_ms, data_ms or 0) > silence_ms:
         return Status.LATE, Why.NO_DATA
     return Status.ONLINE, Why.FINE
 

@@ -7,11 +7,13 @@ that in `unplaced`.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, Connection, FromClause, Row, func, select
 
 from control_plane.journal.dictionaries import Dictionaries
@@ -29,6 +31,7 @@ SAME_MS = 1000
 """The same instant of one boot may be mapped a little differently in two epochs, by other anchors."""
 Key = tuple[str, str]  # (sensor, quantity)
 Boot = tuple[str, int, int]  # (gateway, epoch, boot)
+Walls = Mapping[tuple[int, int], WallTime]  # of each (epoch, boot)
 
 
 @dataclass(slots=True)
@@ -95,6 +98,8 @@ class Piece(NamedTuple):
     bulk: Bulk
     thinned: int | None
     """Id of the thinned batch they are of: of these rows the originals win."""
+    here: NDArray[np.bool_] | None = None
+    """Rows that had come by the time that is asked for; None: all."""
 
 
 class HistoryReader:
@@ -106,11 +111,20 @@ class HistoryReader:
         self._tables: OrderedDict[tuple[str, int, int], Table] = OrderedDict()
         self._dictionaries = Dictionaries(journal)
 
-    def read(self, gateway: str, keys: Sequence[Key], *, from_ms: int, to_ms: int) -> dict[Key, Readings]:
-        """Readings with from_ms <= wall time < to_ms."""
+    def read(
+        self,
+        gateway: str,
+        keys: Sequence[Key],
+        *,
+        from_ms: int,
+        to_ms: int,
+        walls: Walls | None = None,
+        as_of_ms: int | None = None,
+    ) -> dict[Key, Readings]:
+        """Readings with from_ms <= wall time < to_ms, by other clocks than today's if given: see `pieces`."""
         found = {key: Readings() for key in keys}
         later: dict[int, dict[Key, Readings]] = {}
-        for piece in self.pieces(gateway, keys, from_ms=from_ms, to_ms=to_ms):
+        for piece in self.pieces(gateway, keys, from_ms=from_ms, to_ms=to_ms, walls=walls, as_of_ms=as_of_ms):
             into = found
             if piece.thinned is not None:
                 into = later.setdefault(piece.thinned, {key: Readings() for key in keys})
@@ -122,19 +136,30 @@ class HistoryReader:
             readings.once()
         return found
 
-    def pieces(self, gateway: str, keys: Collection[Key] | None = None, *, from_ms: int, to_ms: int) -> Iterator[Piece]:
+    def pieces(
+        self,
+        gateway: str,
+        keys: Collection[Key] | None = None,
+        *,
+        from_ms: int,
+        to_ms: int,
+        walls: Walls | None = None,
+        as_of_ms: int | None = None,
+    ) -> Iterator[Piece]:
         """What may hold readings of these series in the stretch, oldest first per boot; of all series by default.
 
-        Everything as of one instant; keep it short.
+        Everything as of one instant; keep it short. `walls`: who reads on in several pieces keeps the clocks of the
+        first. `as_of_ms`: only what had been received by then.
         """
         with self._telemetry.read(snapshot=True) as connection:
-            for (epoch, boot), wall in sorted(load_all(connection, gateway).items()):
+            for (epoch, boot), wall in sorted((load_all(connection, gateway) if walls is None else walls).items()):
                 span = wall.mono_span(from_ms, to_ms)
-                for table, bulk in self._sealed(connection, (gateway, epoch, boot), span, keys):
-                    yield Piece((epoch, boot), wall, table, bulk, None)
+                for table, bulk, came_ms in self._sealed(connection, (gateway, epoch, boot), span, keys):
+                    here = None if as_of_ms is None else came_ms() <= as_of_ms
+                    yield Piece((epoch, boot), wall, table, bulk, None, here)
                 rows = _unsealed(connection, (gateway, epoch, boot), span)
                 for start in range(0, len(rows), FETCH):
-                    for (schema, thinned_id), bodies in self._bodies(gateway, rows[start : start + FETCH]):
+                    for (schema, thinned_id), bodies in self._bodies(gateway, rows[start : start + FETCH], as_of_ms):
                         table = self.table(gateway, epoch, schema)
                         if keys is None or series_of(table, keys):
                             bulk = decode_many(table, [body for body, _ in bodies], [count for _, count in bodies])
@@ -142,11 +167,13 @@ class HistoryReader:
 
     def _sealed(
         self, connection: Connection, boot: Boot, span: tuple[int, int], keys: Collection[Key] | None
-    ) -> Iterator[tuple[Table, Bulk]]:
+    ) -> Iterator[tuple[Table, Bulk, Callable[[], NDArray[np.int64]]]]:
+        """With each piece a way to when its rows came: it costs something, and hardly anybody asks."""
         columns = (chunks.c.id, chunks.c.toc)
         query = select(*columns).where(*_overlapping(chunks, boot, span)).order_by(chunks.c.first_mono_ms)
         for row in connection.execute(query).fetchall():
-            for section, start in chunk.starts(chunk.contents(row.toc)):
+            toc = chunk.contents(row.toc)
+            for section, start in chunk.starts(toc):
                 if section.last_ms < span[0] or section.first_ms > span[1]:
                     continue
                 table = self.table(*boot[:2], section.schema)
@@ -155,16 +182,18 @@ class HistoryReader:
                     piece = func.substr(chunks.c.body, start + 1, section.size)
                     data = connection.execute(select(piece).where(chunks.c.id == row.id)).scalar_one()
                     chunk.check(section, data)
-                    yield table, chunk.read(section, data, table, wanted)
+                    bulk = chunk.read(section, data, table, wanted)
+                    yield table, bulk, partial(chunk.received_ms, toc, section, data)
 
     def _bodies(
-        self, gateway: str, rows: Sequence[Row[Any]]
+        self, gateway: str, rows: Sequence[Row[Any]], as_of_ms: int | None
     ) -> Iterable[tuple[tuple[int, int | None], list[tuple[bytes, int]]]]:
         """Per schema; each thinned batch by itself, under its id."""
         schemas = {row.batch_id: (row.schema, row.thinned_id) for row in rows}
         by_schema: dict[tuple[int, int | None], list[tuple[bytes, int]]] = {}
         for one in self.bodies(gateway, schemas):
-            by_schema.setdefault(schemas[one.id], []).append((one.body, one.readings))
+            if as_of_ms is None or one.received_ms <= as_of_ms:
+                by_schema.setdefault(schemas[one.id], []).append((one.body, one.readings))
         return by_schema.items()
 
     def bodies(self, gateway: str, ids: Collection[int]) -> Iterator[Body]:
@@ -240,10 +269,12 @@ def _take(piece: Piece, found: dict[Key, Readings], bounds: tuple[int, int]) -> 
     times, errors = piece.wall.to_wall(bulk.times), piece.wall.errors_ms(bulk.times)
     for occurrence in np.flatnonzero(np.isin(bulk.series, list(wanted))).tolist():
         key = wanted[int(bulk.series[occurrence])]
-        _append(bulk, occurrence, times, piece.origin, found[key], bounds)
         group = int(bulk.col_occ[occurrence])
         rows = slice(int(bulk.row0[group]), int(bulk.row0[group] + bulk.rows[group]))
         within = (bounds[0] <= times[rows]) & (times[rows] < bounds[1])
+        if piece.here is not None:
+            within &= piece.here[rows]
+        _append(bulk, occurrence, times, piece.origin, found[key], within)
         found[key].err_ms = max(found[key].err_ms, int(errors[rows][within].max(initial=0)))
 
 
@@ -253,7 +284,7 @@ def _append(
     times: np.ndarray[tuple[int], np.dtype[np.int64]],
     origin: tuple[int, int],
     readings: Readings,
-    bounds: tuple[int, int],
+    within: NDArray[np.bool_],
 ) -> None:
     group = int(bulk.col_occ[occurrence])
     start, rows = int(bulk.row0[group]), int(bulk.rows[group])
@@ -262,8 +293,8 @@ def _append(
     values = exact(bulk, occurrence)
     first = int(bulk.val0[occurrence])
     quality = [0] * rows if bulk.quality is None else bulk.quality[first : first + rows].tolist()
-    for at, mono, value, code in zip(walls, monos, values, quality, strict=True):
-        if bounds[0] <= at < bounds[1]:
+    for at, mono, value, code, wanted in zip(walls, monos, values, quality, within.tolist(), strict=True):
+        if wanted:
             readings.times_ms.append(at)
             readings.values.append(value)
             readings.quality.append(code)

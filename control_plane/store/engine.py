@@ -35,21 +35,21 @@ LIFELINES = {
 class Store:
     """One store. Transactions only by `read()` and `write()`."""
 
-    def __init__(self, name: str, engine: Engine, check: Check | None = None) -> None:
+    def __init__(
+        self, name: str, engine: Engine, check: Check | None = None, turn: threading.Lock | None = None
+    ) -> None:
         """`check` is called at the beginning of each write transaction; what it raises rolls it back."""
         self.name = name
         self.engine = engine
         self._check = check
         self.sqlite = engine.dialect.name == "sqlite"
-        self._turn = threading.Lock()
+        self._turn = turn or threading.Lock()
         """SQLite has one writer. Who waits for it inside asks at longer and longer intervals, and may never find it
         free beside a thread that writes most of the time; who waits for this is woken."""
 
     def checked(self, check: Check) -> Store:
         """The same, with its turns, and `check` at the beginning of each write."""
-        found = copy.copy(self)
-        found._check = check
-        return found
+        return Store(self.name, self.engine, check, self._turn)
 
     @contextmanager
     def read(self, *, snapshot: bool = False) -> Iterator[Connection]:

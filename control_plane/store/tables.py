@@ -375,7 +375,39 @@ state = Table(
     Column("updated_ms", BigInteger, nullable=False),
     Column("readings", BigInteger, nullable=False, comment="decoded so far, all epochs"),
     Column("body", LargeBinary, nullable=False, comment="packed arrays, see projections/state.py"),
+    Index(None, "gateway", "updated_ms", "readings"),  # a look at the whole fleet leaves the bodies alone
     comment="Latest value per series, one compact row per gateway.",
+)
+
+gateway_index = Table(
+    "gateway_index",
+    telemetry,
+    Column("gateway", String(16), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("asset", Text, nullable=True),
+    Column("hardware", Text, nullable=False),
+    Column("serial", Text, nullable=False),
+    Column("groups", Text, nullable=False, comment="slugs, a blank before and after each"),
+    Column("words", Text, nullable=False, comment="name, id and asset in small letters: what is searched"),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("retired_ms", BigInteger, nullable=True),
+    Column("certificate_ms", BigInteger, nullable=True, comment="end of its newest certificate that is not revoked"),
+    Column("configuration", String(16), nullable=True, comment="see fleet/status.py"),
+    Column("generation", BigInteger, nullable=True, comment="of the configuration it runs"),
+    Column("paused_ms", BigInteger, nullable=True),
+    Column("expected_ms", BigInteger, nullable=True, comment="period of its quickest series"),
+    Column("connected_ms", BigInteger, nullable=True, comment="null: it was never here"),
+    Column("heard_ms", BigInteger, nullable=True),
+    Column("left_ms", BigInteger, nullable=True),
+    Column("left_why", Text, nullable=True),
+    Column("version", Text, nullable=True, comment="of its program"),
+    Column("backlog_batches", BigInteger, nullable=True),
+    Column("backlog_bytes", BigInteger, nullable=True),
+    Column("backlog_oldest_ms", BigInteger, nullable=True),
+    Column("clock_source", Integer, nullable=True),
+    Column("clock_err_ms", BigInteger, nullable=True),
+    Column("sensors_silent", BigInteger, nullable=True),
+    comment="What a fleet is filtered and sorted by: one row per gateway of what the three stores say of it.",
 )
 
 anchor = Table(

@@ -16,6 +16,7 @@ from control_plane.fleet.browser_sessions import BrowserSessions
 from control_plane.fleet.clones import Clones
 from control_plane.fleet.commands import Commands
 from control_plane.fleet.presence import Fleet
+from control_plane.fleet.search import FleetSearch
 from control_plane.projections.balances import Balances
 from control_plane.web.app import Pages
 from control_plane.web.charts import ChartData
@@ -51,6 +52,7 @@ def page_routes(
 ) -> tuple[PageRoute, ...]:
     stores, clock, web = parts.stores, parts.clock, parts.settings.web
     fleet = Fleet(stores=stores, clock=clock)
+    search = FleetSearch(telemetry=stores.telemetry, clock=clock)
     events = Events(store=stores.business)
     readings = ReadingsRoutes(telemetry=stores.telemetry, reader=parts.reader, clock=clock)
     return (
@@ -58,7 +60,7 @@ def page_routes(
         *Login(
             accounts=parts.accounts, sessions=sessions, renderer=renderer, failures_per_minute=web.logins_per_minute
         ).routes(),
-        *FleetPages(fleet=fleet, clock=clock, renderer=renderer, broadcaster=parts.broadcaster).routes(),
+        *FleetPages(search=search, clock=clock, renderer=renderer, broadcaster=parts.broadcaster).routes(),
         *GatewayPages(
             fleet=fleet,
             telemetry=stores.telemetry,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from control_plane.clock import SystemClock
+from control_plane.fleet.search import FleetSearch
 from control_plane.store.engine import Stores
 from control_plane.store.tables import command, event, series
 from tests.control import Up, running
@@ -50,7 +52,17 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
         seeds.fill()
         with running(folder) as up:
             seeds.connect()
+            wait_for_the_index(stores)
             yield Plane(up, seeds, up.announced["admin_password"])
+
+
+def wait_for_the_index(stores: Stores) -> None:
+    """Until the worker has taken in who is connected: the fleet is shown from its index."""
+    search = FleetSearch(telemetry=stores.telemetry, clock=SystemClock())
+    deadline = time.monotonic() + 60
+    while (found := search.some([HALL]).get(HALL)) is None or found.standing.presence is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 Open = Callable[..., Watched]

@@ -10,11 +10,13 @@ from sqlalchemy import insert
 
 from control_plane.fleet.authority import Authority
 from control_plane.fleet.enrolment import Enrolment
+from control_plane.fleet.index import FleetIndex
 from control_plane.store.engine import Stores
-from control_plane.store.tables import attempt, event, gap, outbox
+from control_plane.store.tables import attempt, event, gap, outbox, presence
 from protos.comboio.v1 import batch_pb2 as pb
+from protos.comboio.v1 import link_pb2 as wire
 from tests.box import Box
-from tests.control_plane.conftest import START_MS
+from tests.control_plane.conftest import START_MS, TurnedClock
 
 Bearer = dict[str, dict[str, str]]
 
@@ -220,3 +222,37 @@ def test_an_open_join_token_can_be_ended_and_a_used_one_not(
     assert states == {made.id: "expired", used.id: "used"}
     assert client.delete(f"/api/v1/join-tokens/{used.id}", headers=headers).status_code == 409
     assert client.delete("/api/v1/join-tokens/none", headers=headers).status_code == 404
+
+
+def test_the_fleet_is_found_by_how_it_stands(
+    client: FlaskClient, bearer: Bearer, enrolment: Enrolment, stores: Stores, clock: TurnedClock
+) -> None:
+    ids = []
+    for number in range(5):
+        token = enrolment.join_tokens.create(gateway_name=f"truck {number}", asset=None).token
+        ids.append(enrolment.enrol(Box().enrol_request(token)).gateway_id)
+    assert get(client, bearer, f"/gateways/{ids[0]}")["standing"] is None
+    beats = [wire.Heartbeat(backlog=wire.Backlog(batches=3 * n), clock=wire.ClockState(err_ms=n)) for n in range(3)]
+    said = {"session": 1, "connected_ms": START_MS, "heard_ms": START_MS, "version": "0.1.0"}
+    rows = [{"gateway": one, "heartbeat": beats[n].SerializeToString(), **said} for n, one in enumerate(ids[:3])]
+    with stores.journal.write() as connection:
+        connection.execute(insert(presence), rows)
+    FleetIndex(stores=stores, clock=clock).step()
+
+    def found(query: str) -> list[str]:
+        return [item["id"] for item in walked(client, bearer, f"/gateways?{query}", limit=2)]
+
+    assert found("sort=name") == ids
+    assert found("sort=backlog&falling=true") == [ids[2], ids[1], ids[0], *sorted(ids[3:])]
+    assert found("status=never&sort=name&falling=true") == [ids[4], ids[3]]
+    assert found("status=online&status=never&q=TRUCK 1") == [ids[1]]
+    assert found("backlog=3&sort=clock_error") == [ids[1], ids[2]]
+    assert found("certificate_days=30") == []
+    assert sorted(found("certificate_days=181")) == sorted(ids)
+    one = get(client, bearer, f"/gateways/{ids[2]}")["standing"]
+    assert (one["status"], one["why"], one["backlog_batches"]) == ("online", "fine", 6)
+    cursor = get(client, bearer, "/gateways?sort=backlog&limit=1")["next"]
+    for other in ("sort=name", "sort=backlog&falling=true", ""):
+        answer = client.get(f"/api/v1/gateways?{other}&cursor={cursor}", headers=bearer["admin"])
+        assert answer.status_code == 422
+        assert answer.get_json()["errors"][0]["pointer"] == "?cursor"

@@ -5,12 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert
 
 from control_plane.console.cli import main
 from control_plane.console.data import show_readings
 from control_plane.console.show import rows as shown
 from control_plane.console.table import table
 from control_plane.fleet.accounts import Role
+from control_plane.store.engine import Stores
+from control_plane.store.tables import series
 from tests.control import Up, running
 
 
@@ -119,3 +122,22 @@ def test_readings_are_shown_with_their_gaps_where_they_lie(capsys: pytest.Captur
 def test_a_list_is_a_table_with_headings(capsys: pytest.CaptureFixture[str]) -> None:
     shown(("id", "count"))({"items": [{"id": "a", "count": 10}, {"id": "bcd", "count": 5}]})
     assert capsys.readouterr().out == "ID   COUNT\na       10\nbcd      5\n"
+
+
+def test_an_export_is_there_whole_or_not_at_all(
+    control: Up, admin: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with Stores(control.database) as stores, stores.telemetry.write() as connection:
+        row = {"key": "gw-a/b/c", "gateway": "gw-a", "sensor": "b", "name": "c", "unit": "", "type": 0}
+        more = {"period_ms": 1, "attrs": "{}", "epoch": 1, "schema": 1, "group_id": 1, "series_id": 1}
+        connection.execute(insert(series).values(row | more))
+    file = tmp_path / "readings.csv"
+    assert main(["readings", "export", "gw-a/b/c", *admin, "--out", str(file)]) == 0
+    assert file.read_bytes() == b"series,unit,time,value,quality,clock_err_ms\r\n"
+    assert capsys.readouterr().out == f"{file}: 45 bytes\n"
+    parquet = tmp_path / "readings.parquet"
+    assert main(["readings", "export", "gw-a/b/c", *admin, "--out", str(parquet)]) == 0
+    assert parquet.read_bytes()[:4] == parquet.read_bytes()[-4:] == b"PAR1"
+    assert main(["readings", "export", "gw-a/b/d", *admin, "--out", str(tmp_path / "no.csv")]) == 4
+    assert main(["readings", "export", *admin]) == 2
+    assert sorted(one.name for one in tmp_path.glob("*.*")) == ["readings.csv", "readings.parquet"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from control_plane.api.problems import Problem
-from control_plane.api.readings import SeriesGap
+from control_plane.api.readings import ReadingsQuery, ReadingsRoutes, SeriesGap
 from protos.comboio.v1 import batch_pb2 as pb
 from tests.control_plane.conftest import START_MS
-from tests.control_plane.projections.conftest import Road
+from tests.control_plane.projections.conftest import Road, moment
 from tests.control_plane.sealing import GATEWAY, batch, ranges, urgent
 
 PROBE = f"{GATEWAY}/probe/temperature"
@@ -41,6 +41,27 @@ def test_readings_come_in_wall_time_sorted_whatever_their_arrival(road: Road) ->
         6,
         "raw",
     )  # 5 of the anchor, and the drift of 4 s
+
+
+def test_what_was_known_at_an_instant_is_without_what_came_later(road: Road) -> None:
+    def known(as_of_ms: int) -> list[object]:
+        routes = ReadingsRoutes(telemetry=road.stores.telemetry, reader=road.reader(), clock=road.clock)
+        query = ReadingsQuery(series=[PROBE], from_=moment(START_MS), to=moment(LAST_MS), as_of=moment(as_of_ms))
+        answer = routes.readings(query)
+        assert answer.as_of == moment(as_of_ms)
+        assert isinstance(answer.series[0].values, list)
+        return list(answer.series[0].values)
+
+    road.declare()
+    road.arrive(urgent(1, anchor(0, START_MS)), batch(2, 30, 40, at_ms=3000))
+    first_ms = road.clock.now_ms()
+    road.clock.forward(seconds=7200)
+    road.arrive(batch(1, 10, 20, at_ms=1000))
+    later_ms = road.clock.now_ms()
+    road.project()
+    assert known(first_ms - 1) == []
+    assert known(first_ms) == known(later_ms - 1) == [3.0, 4.0]
+    assert known(later_ms) == [1.0, 2.0, 3.0, 4.0]
 
 
 def test_the_end_is_excluded_and_the_start_included(road: Road) -> None:

@@ -13,6 +13,7 @@ from control_plane.fleet.accounts import Accounts
 from control_plane.fleet.authority import Authority
 from control_plane.fleet.browser_sessions import BrowserSessions
 from control_plane.fleet.enrolment import Enrolment
+from control_plane.fleet.index import FleetIndex
 from control_plane.projections.reading import HistoryReader
 from control_plane.settings import Settings, WebSection
 from control_plane.store.engine import Stores
@@ -56,7 +57,14 @@ def lifetime() -> Lifetime:
 @pytest.fixture
 def app(parts: Parts) -> Flask:
     mount = pages(parts).mount
-    return create_app(routes(parts), accounts=parts.accounts, web=WEB, mount=mount)
+    made = create_app(routes(parts), accounts=parts.accounts, web=WEB, mount=mount)
+    index = FleetIndex(stores=parts.stores, clock=parts.clock)
+
+    @made.before_request
+    def the_worker_keeps_up() -> None:
+        index.step()
+
+    return made
 
 
 @pytest.fixture

@@ -13,13 +13,17 @@ from control_plane.api.broadcast import Broadcaster, Lifetime, event
 from control_plane.api.routes import Parts
 from control_plane.errors import Retryable
 from control_plane.fleet.accounts import Accounts
+from control_plane.fleet.index import FleetIndex
 from control_plane.fleet.presence import Fleet, Status, Why
 from control_plane.fleet.rights import EVERYTHING
+from control_plane.fleet.search import FleetSearch
 from control_plane.store.engine import Stores
 from control_plane.store.tables import clone, clone_release, config_desired, config_status
 from control_plane.web import render
+from control_plane.web.fleet import FleetPages, FleetQuery
 from control_plane.web.gateway import ConfigPanel, Difference
 from control_plane.web.pages import pages
+from control_plane.web.render import Renderer
 from protos.comboio.v1 import link_pb2 as wire
 from tests.control_plane.conftest import TurnedClock
 from tests.control_plane.web.browsing import Browser
@@ -39,6 +43,7 @@ from tests.control_plane.web.seeding import (
     project,
 )
 
+NOBODY = Broadcaster(limit=0, lifetime=Lifetime())
 EVENT = f"/events/{event_id(ENTITY, 2)}"
 
 
@@ -182,6 +187,27 @@ def test_the_fleet_says_how_far_each_configuration_is_and_filters_by_it(
     assert "No gateway fits this filter." in admin.text("/?configuration=in_force")
 
 
+def test_the_fleet_is_sorted_by_the_address(seeds: Seeds, admin: Browser) -> None:
+    def shown(query: str) -> list[str]:
+        return re.findall(r'id="row-([\w-]+)"', admin.text("/" + query))
+
+    assert shown("")[-1] == RETIRED
+    assert shown("?order=backlog&falling=true")[0] == HALL
+    assert shown("?order=certificate")[0] == AWAY
+    assert shown("?order=status")[-2:] == [NEVER, RETIRED]
+    assert 'aria-sort="descending"' in admin.text("/?order=backlog&falling=true")
+
+
+def test_a_fleet_that_nobody_looks_at_any_more_says_so(seeds: Seeds, stores: Stores, clock: TurnedClock) -> None:
+    FleetIndex(stores=stores, clock=clock).step()
+    search = FleetSearch(telemetry=stores.telemetry, clock=clock)
+    pages_ = FleetPages(search=search, clock=clock, renderer=Renderer(), broadcaster=NOBODY)
+    assert pages_.shown(FleetQuery(), EVERYTHING, clock.now_ms()).looked_ms is None
+    looked_ms = clock.now_ms()
+    clock.forward(seconds=61)
+    assert pages_.shown(FleetQuery(), EVERYTHING, clock.now_ms()).looked_ms == looked_ms
+
+
 def test_an_empty_fleet_says_what_to_do(admin: Browser) -> None:
     assert "Enrol a gateway" in admin.text("/")
     assert "No event yet" in admin.text("/events")
@@ -293,7 +319,7 @@ def test_a_failure_inside_says_so_without_its_words(
     def fail(*_: object) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr(Fleet, "all", fail)
+    monkeypatch.setattr(FleetSearch, "rows", fail)
     answer = admin.get("/")
     assert answer.status_code == 500
     assert "Something failed here" in answer.text
@@ -387,7 +413,9 @@ def test_templates_have_no_inline_script_style_or_evaluated_attribute() -> None:
 # --- live ------------------------------------------------------------------------------------------
 
 
-def test_a_stream_sends_what_changed(seeds: Seeds, admin: Browser, lifetime: Lifetime, clock: TurnedClock) -> None:
+def test_a_stream_sends_what_changed(
+    seeds: Seeds, admin: Browser, lifetime: Lifetime, clock: TurnedClock, stores: Stores
+) -> None:
     answer = admin.client.get("/live/fleet?status=late", buffered=False)
     assert answer.content_type.startswith("text/event-stream")
     frames = answer.iter_encoded()
@@ -397,6 +425,7 @@ def test_a_stream_sends_what_changed(seeds: Seeds, admin: Browser, lifetime: Lif
     assert TRUCK.encode() not in first
     clock.forward(seconds=1)
     seeds.connect_hall(batches=57)
+    FleetIndex(stores=stores, clock=clock).step()
     assert b"57 batches" in next(frames)
     lifetime.follow(lambda: False)
     assert list(frames) == []

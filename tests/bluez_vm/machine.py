@@ -1,7 +1,7 @@
 """A machine with a real kernel, a real bluetoothd and virtual controllers: `make test-bluez-vm`.
 
 The kernel is Debian's, unpacked below build/; the machine's root is this one's, read-only over 9p with an overlay in
-memory, so that it runs this very checkout. It needs no hardware virtualisation, only patience.
+memory, so that it runs this very checkout, wherever it lies. It needs no hardware virtualisation, only patience.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ exec switch_root /newroot /bin/sh {guest}
 """
 GUEST = """\
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root PYTHONPATH={root} PYTHONDONTWRITEBYTECODE=1
-mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /tmp; mount -t tmpfs tmpfs /var/lib/bluetooth 2>/dev/null
+mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /var/lib/bluetooth 2>/dev/null
 mkdir -p /run/dbus /dev/pts /dev/shm; mount -t devpts pts /dev/pts; ip link set lo up 2>/dev/null
 [ -e /usr/lib/modules ] || ln -s {modules} /usr/lib/modules
 unset DBUS_SYSTEM_BUS_ADDRESS; dbus-daemon --system --fork

@@ -61,8 +61,11 @@ def decode(data: bytes, address: str, key: bytes | None) -> Fields:
         return Fields(_some(values), Counter(int.from_bytes(data[-8:-4], "little"), 32, proven=True))
     if encrypted:
         raise Undecodable(NO_KEY, "no_key")
-    _require_whole(body)
-    values, packet = _read(body) or _asked(data, address, None)
+    found = _read(body)
+    if found is None:
+        _require_whole(body)
+        found = _asked(data, address, None)
+    values, packet = found
     return Fields(_some(values), None if packet is None else Counter(packet, 8))
 
 
@@ -98,7 +101,7 @@ class _Number(NamedTuple):
 
 
 def _read(body: bytes) -> tuple[dict[str, Wire], int | None] | None:
-    """Fields and packet number; None: this is one for the package."""
+    """Fields and packet number of a payload that is whole; None: this is one for the package."""
     values: dict[str, Wire] = {}
     packet, at = None, 0
     while at < len(body):
@@ -113,7 +116,7 @@ def _read(body: bytes) -> tuple[dict[str, Wire], int | None] | None:
         else:
             values[kind.key] = bool(raw) if kind.switch else round(raw * kind.factor, kind.decimals)
         at += 1 + kind.length
-    return values, packet
+    return (values, packet) if body else None
 
 
 @cache

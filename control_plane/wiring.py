@@ -214,7 +214,7 @@ def create_web(settings: Settings, *, lifetime: Lifetime) -> Flask:
     """The WSGI application, REST and pages; called in the process that serves it. `lifetime` ends its live streams."""
     from control_plane.api.app import create_app
     from control_plane.api.broadcast import Broadcaster
-    from control_plane.api.routes import Parts, routes
+    from control_plane.api.routes import Parts, prometheus, routes
     from control_plane.first_start import same_keys
     from control_plane.fleet.accounts import Accounts
     from control_plane.fleet.authority import Authority
@@ -238,7 +238,7 @@ def create_web(settings: Settings, *, lifetime: Lifetime) -> Flask:
         reader=HistoryReader(journal=stores.journal, telemetry=stores.telemetry),
         broadcaster=Broadcaster(limit=settings.web.streams, lifetime=lifetime),
     )
-    mount, shared = pages(parts).mount, stores.business
-    app = create_app(routes(parts), accounts=parts.accounts, web=settings.web, mount=mount, shared=shared)
+    mounts, shared = (pages(parts).mount, prometheus(parts).mount), stores.business
+    app = create_app(routes(parts), accounts=parts.accounts, web=settings.web, mounts=mounts, shared=shared)
     app.extensions["comboio.open"] = open_until_exit
     return app

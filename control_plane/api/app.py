@@ -30,10 +30,10 @@ def create_app(
     *,
     accounts: Accounts,
     web: WebSection,
-    mount: Mount | None = None,
+    mounts: Iterable[Mount] = (),
     shared: Store | None = None,
 ) -> Flask:
-    """`routes` under /api/v1, with their OpenAPI document beside them; `mount` adds what else the process serves.
+    """`routes` under /api/v1, with their OpenAPI document beside them; `mounts` add what else the process serves.
 
     `shared` is the business store, where other processes serve the same installation.
     """
@@ -46,7 +46,7 @@ def create_app(
     table = [Endpoint(route) for route in (*routes, _document_route(lambda: table))]
     for endpoint in table:
         _add(app, endpoint, accounts=accounts, limiter=limiter)
-    if mount is not None:
+    for mount in mounts:
         mount(app, limiter)
     return app
 

@@ -27,6 +27,7 @@ from control_plane.api.ledger import Ledger
 from control_plane.api.live import LiveRoutes
 from control_plane.api.me import MeRoutes
 from control_plane.api.places import PlaceRoutes
+from control_plane.api.prometheus.routes import PrometheusApi
 from control_plane.api.readings import ReadingsRoutes
 from control_plane.api.sensors import SensorRoutes
 from control_plane.api.users import UserRoutes
@@ -46,6 +47,7 @@ from control_plane.fleet.status import Statuses
 from control_plane.fleet.users import Users
 from control_plane.projections.balances import Balances
 from control_plane.projections.reading import HistoryReader
+from control_plane.projections.recorded import Recorded
 from control_plane.settings import Settings
 from control_plane.store.engine import Stores
 from firmware_configs.loader import Profiles
@@ -71,6 +73,8 @@ def routes(parts: Parts) -> tuple[Route, ...]:
     revisions = Revisions(stores=stores, clock=clock, profiles=Profiles())
     assets = Assets(store=stores.business, clock=clock)
     users = Users(store=stores.business, accounts=parts.accounts, clock=clock)
+    balances = Balances(journal=stores.journal, telemetry=stores.telemetry)
+    recorded = Recorded(journal=stores.journal, telemetry=stores.telemetry, reader=parts.reader, balances=balances)
     return (
         *Health(stores=stores, data_dir=parts.settings.data).routes(),
         *EnrolmentDocument(settings=parts.settings, authority=parts.authority).routes(),
@@ -89,8 +93,8 @@ def routes(parts: Parts) -> tuple[Route, ...]:
         *ReadingsRoutes(telemetry=stores.telemetry, reader=parts.reader, clock=clock).routes(),
         *Exports(telemetry=stores.telemetry, reader=parts.reader, clock=clock).routes(),
         *Gaps(store=stores.telemetry).routes(),
-        *Completeness(store=stores.telemetry).routes(),
-        *Ledger(balances=Balances(journal=stores.journal, telemetry=stores.telemetry)).routes(),
+        *Completeness(store=stores.telemetry, recorded=recorded).routes(),
+        *Ledger(balances=balances).routes(),
         *Events(store=stores.business).routes(),
         *Deliveries(store=stores.business, clock=clock).routes(),
         *LiveRoutes(stores=stores, clock=clock, broadcaster=parts.broadcaster).routes(),
@@ -107,6 +111,12 @@ def gateways(parts: Parts) -> GatewayRoutes:
         assets=Assets(store=store, clock=clock),
         search=FleetSearch(telemetry=parts.stores.telemetry, clock=clock),
     )
+
+
+def prometheus(parts: Parts) -> PrometheusApi:
+    """Beside the table: its paths, forms and errors are another program's."""
+    telemetry, clock = parts.stores.telemetry, parts.clock
+    return PrometheusApi(telemetry=telemetry, reader=parts.reader, accounts=parts.accounts, clock=clock)
 
 
 def configuration(parts: Parts) -> ConfigurationRoutes:

@@ -6,7 +6,7 @@ import argparse
 from datetime import UTC, datetime
 from typing import Any
 
-from control_plane.console import export
+from control_plane.console import export, recorded
 from control_plane.console.client import Client
 from control_plane.console.commands import Commands, filters, path
 from control_plane.console.profile import UsageError
@@ -17,7 +17,6 @@ EVENTS = rows(("time", "event", "subject", "finality", "id"), of=lambda one: {**
 VERSIONS = rows(("version", "change", "finality", "recorded", "data"))
 DELIVERIES = rows(("id", "state", "key", "delivered", "last_error"))
 GAPS = rows(("gateway", "sensor", "reason", "count", "count_exact", "recorded"))
-COMPLETENESS = rows(("gateway", "watermark", "urgent", "telemetry", "epoch"), of=lambda one: {**one, **_lanes(one)})
 DESTINATIONS = rows(("name", "state", "host", "open", "oldest_open", "last_error"))
 LEDGER = rows(("hour", "sensor", "received", "lost", "why"), of=lambda one: {**one, **_account(one)})
 JOIN_TOKENS = rows(("id", "gateway_name", "asset", "state", "expires", "used_by"))
@@ -40,10 +39,7 @@ def add(commands: Commands) -> None:
     export.add(readings)
     gaps = commands.command("gaps", _asking("/gaps", "gateway", "sensor"), GAPS, "what was lost and accounted for")
     filters(gaps, "gateway", "sensor")
-    complete = commands.command(
-        "completeness", _asking("/completeness", "gateway"), COMPLETENESS, "up to when everything is here"
-    )
-    filters(complete, "gateway")
+    recorded.add(commands)
     ledger = commands.command("ledger", _ledger, LEDGER, "what a gateway delivered and lost, hour by hour")
     ledger.add_argument("gateway")
     ledger.add_argument("--sensor", help="a sensor, or sensor/quantity")
@@ -130,10 +126,6 @@ def _readings(client: Client, options: Any) -> Any:
 def short(event_type: str) -> str:
     """Without the prefix and the version that all of them have."""
     return event_type.removeprefix("comboio.").rpartition(".v")[0] or event_type
-
-
-def _lanes(one: Any) -> dict[str, Any]:
-    return {lane["lane"]: f"seq {lane['seq']}" for lane in one["lanes"]}
 
 
 def _account(one: Any) -> dict[str, Any]:

@@ -157,6 +157,18 @@ def effective_row(entry: EffectiveEntry) -> dict[str, object]:
     }
 
 
+def repeat_row(entry: DuplicateEntry, *, times: int) -> dict[str, object]:
+    b = entry.batch
+    return {
+        "gateway": entry.gateway,
+        "epoch": b.epoch,
+        "lane": b.lane,
+        "seq": b.seq,
+        "times": times,
+        "received_ms": entry.received_ms,
+    }
+
+
 def conflict_row(entry: DuplicateEntry) -> dict[str, object]:
     b = entry.batch
     return {

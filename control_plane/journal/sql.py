@@ -10,6 +10,7 @@ Invariants
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from sqlalchemy import Connection, LargeBinary, Text, bindparam, case, func, or_, select, tuple_, update
@@ -46,6 +47,7 @@ from control_plane.journal.rows import (
     offer_row,
     presence_row,
     reject_row,
+    repeat_row,
     status_row,
     unpack_ranges,
 )
@@ -62,6 +64,7 @@ from control_plane.store.tables import (
     lane,
     presence,
     reject,
+    repeat,
     session,
 )
 from control_plane.store.upsert import bulk_insert, bulk_upsert, upsert
@@ -85,6 +88,9 @@ class SqlJournal:
         self._insert_declare = insert(declare).on_conflict_do_nothing()
         self._insert_reject = insert(reject).on_conflict_do_nothing()
         self._insert_conflict = insert(conflict).on_conflict_do_nothing()
+        again = insert(repeat)
+        more = {"times": repeat.c.times + again.excluded.times, "received_ms": again.excluded.received_ms}
+        self._upsert_repeat: Insert = again.on_conflict_do_update(index_elements=list(repeat.primary_key), set_=more)
         self._upsert_lane = bulk_upsert(lane, [column.name for column in lane.columns])
         beat = insert(heartbeat)
         said = ("seq", "complete_boot", "complete_mono_ms", "received_ms")
@@ -284,6 +290,8 @@ class SqlJournal:
             keyed.setdefault((e.gateway, e.batch.epoch, int(e.batch.lane), e.batch.seq), []).append(e)
         columns = (batch.c.gateway, batch.c.epoch, batch.c.lane, batch.c.seq)
         keys = sorted(keyed)
+        times: Counter[tuple[str, int, int, int]] = Counter()
+        same: dict[tuple[str, int, int, int], DuplicateEntry] = {}
         for start in range(0, len(keys), 200):
             query = select(*columns, batch.c.crc32, batch.c.body_len, batch.c.schema).where(
                 tuple_(*columns).in_(keys[start : start + 200])
@@ -294,6 +302,12 @@ class SqlJournal:
                     if (row.crc32, row.body_len, row.schema) != (said.crc32, said.body_len, said.schema):
                         connection.execute(self._insert_conflict, conflict_row(entry))
                         done.conflicts += 1
+                    else:
+                        times[tuple(row[:4])] += 1
+                        same[tuple(row[:4])] = entry
+        if same:
+            rows = [repeat_row(entry, times=times[key]) for key, entry in same.items()]
+            connection.execute(self._upsert_repeat, rows)
 
 
 def count_batches(store: Store) -> int:

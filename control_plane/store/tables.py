@@ -211,6 +211,19 @@ conflict = Table(
     comment="The same key with other content: both are kept.",
 )
 
+repeat = Table(
+    "repeat",
+    journal,
+    Column("gateway", String(16), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("lane", Integer, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("times", BigInteger, nullable=False, comment="beside the first"),
+    Column("received_ms", BigInteger, nullable=False, comment="the last time"),
+    PrimaryKeyConstraint("gateway", "epoch", "lane", "seq"),
+    comment="Batches that came again with the same content, and were stored once.",
+)
+
 presence = Table(
     "presence",
     journal,

@@ -7,7 +7,15 @@ import pytest
 from sqlalchemy import Row, Table, delete, select
 
 from control_plane.api.readings import ReadingsAnswer, ReadingsQuery, ReadingsRoutes
-from control_plane.journal.journal import BatchEntry, DeclareEntry, Entry, HeartbeatEntry, LaneMark, RejectEntry
+from control_plane.journal.journal import (
+    BatchEntry,
+    DeclareEntry,
+    DuplicateEntry,
+    Entry,
+    HeartbeatEntry,
+    LaneMark,
+    RejectEntry,
+)
 from control_plane.journal.sql import SqlJournal
 from control_plane.projections import state as latest
 from control_plane.projections.boots import BootsProjection
@@ -64,6 +72,13 @@ class Road:
         marks = [LaneMark(gateway, one.epoch, one.lane, 0, (), 0) for one in batches]  # nobody reads them here
         entries = [BatchEntry(gateway, session, one, now_ms, mark) for one, mark in zip(batches, marks, strict=True)]
         self._commit(*entries)
+
+    def again(self, *batches: pb.Batch, gateway: str = GATEWAY) -> None:
+        """Of seqs that are here."""
+        session, now_ms = self._session(gateway), self.clock.now_ms()
+        for one in batches:
+            mark = LaneMark(gateway, one.epoch, one.lane, 0, (), 0)
+            self._commit(DuplicateEntry(gateway, session, one, now_ms, mark))
 
     def reject(self, seq: int) -> None:
         said = wire.Reject(epoch=EPOCH, seq=seq, code=wire.REJECT_CRC)

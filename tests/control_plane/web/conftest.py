@@ -57,7 +57,7 @@ def lifetime() -> Lifetime:
 @pytest.fixture
 def app(parts: Parts) -> Flask:
     mount = pages(parts).mount
-    made = create_app(routes(parts), accounts=parts.accounts, web=WEB, mount=mount)
+    made = create_app(routes(parts), accounts=parts.accounts, web=WEB, mounts=[mount])
     index = FleetIndex(stores=parts.stores, clock=parts.clock)
 
     @made.before_request

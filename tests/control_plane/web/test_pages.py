@@ -235,7 +235,7 @@ def test_what_is_wanted_of_a_configuration_is_shown_beside_what_runs(seeds: Seed
         differences=(Difference(pointer="/sensor/0/every_s", desired="1.0", running=None),),
     )
     mount = pages(parts, config_view={TRUCK: panel}.get).mount
-    browser = Browser(create_app((), accounts=parts.accounts, web=parts.settings.web, mount=mount).test_client())
+    browser = Browser(create_app((), accounts=parts.accounts, web=parts.settings.web, mounts=[mount]).test_client())
     browser.sign_in("admin", parts.accounts.reset_password("admin"))
     page = browser.text(f"/gateways/{TRUCK}")
     assert "Waits for the gateway." in page

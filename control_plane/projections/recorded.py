@@ -1,0 +1,298 @@
+"""Whether a stretch of time was recorded as a whole: what came, what came late or twice, what is lost, what is unknown.
+
+Counts are those of the loss ledger, by the hours of a boot's clock that the stretch touches, so that the gateway's own
+ledger says the same. Only what is late or came twice is counted to the row, from the readings themselves.
+
+Invariant: complete is said only when nothing speaks against it. Every gap that touches the stretch, every loss of its
+hours, everything that could lie in it and can't be placed in time, and every moment of which it is not known yet
+whether all is here, is named in `missing`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sqlalchemy import Connection, and_, func, select
+
+from control_plane.errors import Rejected
+from control_plane.projections.balances import Balances, Group, Line, Lost
+from control_plane.projections.decode import decode_many
+from control_plane.projections.lost import PlacedGap, placed_gaps
+from control_plane.projections.reading import HistoryReader, Key, Piece, series_of
+from control_plane.projections.walltime import load_all
+from control_plane.store.engine import Store
+from control_plane.store.tables import batch, boot, gap, history, known, loss, repeat
+from protos.gaps import reason_word
+from protos.hours import HOUR_MS
+
+LATE_MS = 900_000
+MOST_LINES = 200_000
+MOST_LOOKED_AT = 5_000_000
+"""Rows of which is told how many were late."""
+MOST_REPEATS = 2_000
+NOT_YET, NO_CLOCK, NOTHING = "not_here_yet", "clock_unknown", "nothing_read"
+"""What is missing without a gap record that says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """`sensor` is empty where it concerns all; times are None where nobody knows when it was."""
+
+    reason: str
+    sensor: str
+    from_ms: int | None
+    to_ms: int | None
+    rows: int
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SensorAccount:
+    """In rows: a row is one read, of all its quantities. `late` and `repeated`: None where they were too many to count.
+
+    `expected` is what its gateway accounts for. `by_period` is what its period would have given; report policies make
+    it less, and several groups of a sensor more.
+    """
+
+    sensor: str
+    period_ms: int
+    by_period: int | None
+    expected: int
+    received: int
+    late: int | None
+    repeated: int | None
+    lost: Sequence[Lost]
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    sensors: Sequence[SensorAccount]
+    missing: Sequence[Missing]
+
+    @property
+    def complete(self) -> bool:
+        return not self.missing
+
+
+@dataclass(frozen=True, slots=True)
+class Trip:
+    """What is asked for. `sensor` may be sensor/quantity."""
+
+    gateway: str
+    sensor: str | None
+    from_ms: int
+    to_ms: int
+
+    def touches(self, one: PlacedGap) -> bool:
+        return one.to_ms > self.from_ms and one.from_ms < self.to_ms
+
+
+class Recorded:
+    """Thread-safe as far as the stores are."""
+
+    def __init__(self, *, journal: Store, telemetry: Store, reader: HistoryReader, balances: Balances) -> None:
+        self._journal = journal
+        self._telemetry = telemetry
+        self._reader = reader
+        self._balances = balances
+
+    def of(self, trip: Trip, *, complete_to_ms: int | None) -> Account:
+        """`complete_to_ms`: before it nothing is on its way any more."""
+        lines = self._balances.lines(
+            trip.gateway, sensor=trip.sensor, from_ms=trip.from_ms, to_ms=trip.to_ms, limit=MOST_LINES
+        )
+        if len(lines) == MOST_LINES:
+            raise Rejected(
+                f"The ledger has more than {MOST_LINES} lines of that stretch: ask for less of it, or one sensor."
+            )
+        begin = min([trip.from_ms, *(line.from_ms for line in lines if line.from_ms is not None)])
+        end = max([trip.to_ms, *(line.to_ms for line in lines if line.to_ms is not None)])
+        name = trip.sensor.partition("/")[0] if trip.sensor is not None else None
+        with self._telemetry.read() as connection:
+            gaps = placed_gaps(connection, trip.gateway, from_ms=begin, to_ms=end, sensor=name)
+            unplaced = list(_unplaced(connection, trip))
+        told = list(_told(lines, gaps, trip))
+        here = [one for one in gaps if trip.touches(one)]
+        missing = [
+            Missing(g.reason, g.sensor, max(g.from_ms, trip.from_ms), min(g.to_ms, trip.to_ms), g.count, g.count_exact)
+            for g in here
+        ]
+        missing += [_in_its_hour(line, lost) for line, lost, placed in told if not placed]
+        missing += [*unplaced, *_not_yet(trip, complete_to_ms), *_nothing(trip, lines)]
+        return Account(self._sensors(trip, lines, [(line, lost) for line, lost, _ in told]), missing)
+
+    # --- counts ----------------------------------------------------------------------------------------
+
+    def _sensors(self, trip: Trip, lines: Sequence[Line], lost: Sequence[tuple[Line, Lost]]) -> Sequence[SensorAccount]:
+        received: Counter[str] = Counter()
+        periods: dict[str, int] = {}
+        for line in lines:
+            received[line.sensor] += line.received
+            periods[line.sensor] = min(line.period_ms, periods.get(line.sensor, line.period_ms))
+        few = sum(received.values()) <= MOST_LOOKED_AT
+        keys = _one_of_each_group(self._balances.groups(trip.gateway), trip.sensor)
+        late = self._late(trip, keys) if few else None
+        repeated = self._repeated(trip, keys)
+        found = []
+        for name in sorted(received, key=lambda name: (not name, name)):
+            mine = _added([one for line, one in lost if line.sensor == name])
+            period_ms = periods[name]
+            found.append(
+                SensorAccount(
+                    sensor=name,
+                    period_ms=period_ms,
+                    by_period=(trip.to_ms - trip.from_ms) // period_ms if period_ms else None,
+                    expected=received[name] + sum(one.rows for one in mine),
+                    received=received[name],
+                    late=None if late is None else late[name],
+                    repeated=None if repeated is None else repeated[name],
+                    lost=mine,
+                )
+            )
+        return found
+
+    def _late(self, trip: Trip, keys: Collection[Key]) -> Counter[str]:
+        """Rows that were not here yet LATE_MS after the hour was over in which they were read."""
+        late = _rows(self._reader.pieces(trip.gateway, keys, from_ms=trip.from_ms, to_ms=trip.to_ms), keys, trip)
+        for start in range(trip.from_ms, trip.to_ms, HOUR_MS):
+            hour = Trip(trip.gateway, None, start, min(start + HOUR_MS, trip.to_ms))
+            span = {"from_ms": hour.from_ms, "to_ms": hour.to_ms, "as_of_ms": hour.to_ms + LATE_MS}
+            late.subtract(_rows(self._reader.pieces(trip.gateway, keys, **span), keys, hour))
+        return +late
+
+    def _repeated(self, trip: Trip, keys: Collection[Key]) -> Counter[str] | None:
+        """Rows that came again, as often as they did. None: too many batches to look at."""
+        times = self._again(trip)
+        with self._telemetry.read() as connection:
+            walls = load_all(connection, trip.gateway)
+            rows = []
+            for start in range(0, len(times), 200):
+                some = sorted(times)[start : start + 200]
+                rows += connection.execute(select(history).where(history.c.batch_id.in_(some))).all()
+        near = {}
+        for row in rows:
+            wall = walls.get((row.epoch, row.boot))
+            low, high = wall.wall_span(row.first_mono_ms, row.last_mono_ms) if wall else (1, 0)
+            if low < trip.to_ms and high >= trip.from_ms:
+                near[row.batch_id] = (row, wall)
+        if len(near) > MOST_REPEATS:
+            return None
+        found: Counter[str] = Counter()
+        for body in self._reader.bodies(trip.gateway, list(near)):
+            row, wall = near[body.id]
+            assert wall is not None
+            table = self._reader.table(trip.gateway, row.epoch, row.schema)
+            bulk = decode_many(table, [body.body], [body.readings])
+            for sensor, count in _rows([Piece((row.epoch, row.boot), wall, table, bulk, None)], keys, trip).items():
+                found[sensor] += count * times[body.id]
+        return found
+
+    def _again(self, trip: Trip) -> Counter[int]:
+        """Batch → how often it came beside the first time, under the same name or, in a new epoch, another."""
+        found: Counter[int] = Counter()
+        with self._journal.read() as connection:
+            c = repeat.c
+            of = (batch.c.gateway == c.gateway, batch.c.epoch == c.epoch, batch.c.lane == c.lane)
+            query = select(batch.c.id, c.times).join_from(repeat, batch, and_(*of, batch.c.seq == c.seq))
+            found.update(dict(connection.execute(query.where(c.gateway == trip.gateway)).tuples().all()))
+            k = known.c
+            mine = (batch.c.gateway == k.gateway, batch.c.epoch == k.of_epoch, batch.c.lane == k.lane)
+            query = select(batch.c.id, func.count()).join_from(known, batch, and_(*mine, batch.c.seq == k.of_seq))
+            grouped = query.where(k.gateway == trip.gateway).group_by(batch.c.id)
+            found.update(dict(connection.execute(grouped).tuples().all()))
+        return found
+
+
+def _one_of_each_group(groups: Mapping[tuple[int, int], Group], sensor: str | None) -> set[Key]:
+    """Whatever quantity of a group: all of them have the same rows."""
+    wanted, _, quantity = (sensor or "").partition("/")
+    return {
+        (group.sensor, quantity or min(group.quantities))
+        for group in groups.values()
+        if group.quantities and wanted in {"", group.sensor} and (not quantity or quantity in group.quantities)
+    }
+
+
+def _rows(pieces: Iterable[Piece], keys: Collection[Key], trip: Trip) -> Counter[str]:
+    """Sensor → rows within."""
+    found: Counter[str] = Counter()
+    for piece in pieces:
+        bulk, wanted = piece.bulk, series_of(piece.table, keys)
+        walls = piece.wall.to_wall(bulk.times)
+        inside = (walls >= trip.from_ms) & (walls < trip.to_ms)
+        if piece.here is not None:
+            inside &= piece.here
+        for occurrence in np.flatnonzero(np.isin(bulk.series, list(wanted))).tolist():
+            group = int(bulk.col_occ[occurrence])
+            row, rows = int(bulk.row0[group]), int(bulk.rows[group])
+            found[wanted[int(bulk.series[occurrence])][0]] += int(inside[row : row + rows].sum())
+    return found
+
+
+def _added(some: Iterable[Lost]) -> list[Lost]:
+    found: dict[str, Lost] = {}
+    for one in some:
+        before = found.get(one.reason, Lost(one.reason, 0, unknown=False))
+        found[one.reason] = Lost(one.reason, before.rows + one.rows, before.unknown or one.unknown)
+    return list(found.values())
+
+
+# --- what speaks against it ------------------------------------------------------------------------------
+
+
+def _told(lines: Iterable[Line], gaps: Iterable[PlacedGap], trip: Trip) -> Iterator[tuple[Line, Lost, bool]]:
+    """Losses of the hours touched, and whether gap records say where in the hour they lie.
+
+    One that lies in an hour the stretch only touches, and before or after the stretch, is left out.
+    """
+    by_reason: dict[tuple[str, str], list[PlacedGap]] = {}
+    for one in gaps:
+        by_reason.setdefault((one.reason, one.sensor), []).append(one)
+    for line in lines:
+        assert line.from_ms is not None
+        assert line.to_ms is not None
+        for lost in line.lost:
+            told = [*by_reason.get((lost.reason, line.sensor), ()), *by_reason.get((lost.reason, ""), ())]
+            near = [one for one in told if one.to_ms > line.from_ms and one.from_ms < line.to_ms]
+            if not near or any(trip.touches(one) for one in near):
+                yield line, lost, bool(near)
+
+
+def _in_its_hour(line: Line, lost: Lost) -> Missing:
+    return Missing(lost.reason, line.sensor, line.from_ms, line.to_ms, lost.rows, not lost.unknown)
+
+
+def _not_yet(trip: Trip, complete_to_ms: int | None) -> Iterator[Missing]:
+    if complete_to_ms is None or complete_to_ms < trip.to_ms:
+        begin = trip.from_ms if complete_to_ms is None else max(trip.from_ms, complete_to_ms)
+        yield Missing(NOT_YET, "", begin, trip.to_ms, 0, exact=False)
+
+
+def _nothing(trip: Trip, lines: Iterable[Line]) -> Iterator[Missing]:
+    if not any(line.received for line in lines):
+        yield Missing(NOTHING, trip.sensor or "", trip.from_ms, trip.to_ms, 0, exact=False)
+
+
+def _unplaced(connection: Connection, trip: Trip) -> Iterator[Missing]:
+    """What may lie in the stretch, as nobody knows when it was: boots without a clock, and losses without a time.
+
+    What was told before the stretch began can't.
+    """
+    boots = select(boot.c.boot).where(boot.c.gateway == trip.gateway, boot.c.anchored == 0, boot.c.wall_ms.is_(None))
+    if connection.execute(boots.limit(1)).first() is not None:
+        yield Missing(NO_CLOCK, "", None, None, 0, exact=False)
+    lost = select(loss.c.reason, func.sum(loss.c.rows).label("sum")).where(
+        loss.c.gateway == trip.gateway, loss.c.boot == 0
+    )
+    for reason, rows in connection.execute(lost.group_by(loss.c.reason)).all():
+        told = select(gap.c.id).where(
+            gap.c.gateway == trip.gateway,
+            gap.c.reason == reason,
+            gap.c.from_boot == 0,
+            gap.c.recorded_ms >= trip.from_ms,
+        )
+        if connection.execute(told.limit(1)).first() is not None:
+            yield Missing(reason_word(reason), "", None, None, int(rows), exact=False)

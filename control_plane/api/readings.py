@@ -22,7 +22,7 @@ from control_plane.projections import rollup
 from control_plane.projections.lost import placed_gaps
 from control_plane.projections.reading import HistoryReader, Readings
 from control_plane.projections.rollup import DAY_MS, HOUR_MS, MINUTE_MS, Steps
-from control_plane.projections.rollups import Charts
+from control_plane.projections.rollups import DAYS, HOURS, STEP_MS, Charts
 from control_plane.store.engine import Store
 from control_plane.store.tables import series
 from protos.comboio.v1 import batch_pb2 as pb
@@ -38,6 +38,7 @@ QUALITY = {
 }
 STEPS_MS = (1_000, 5_000, 15_000, 60_000, 300_000, 900_000, 3_600_000, 21_600_000, DAY_MS, 7 * DAY_MS)
 MOST_AS_OF = 500_000
+COUNTED_BY_HOURS_MS = 5 * DAY_MS
 Value = float | int | bool | str | None
 
 
@@ -167,7 +168,7 @@ class ReadingsRoutes:
 
     def _check_short(self, rows: list[Any], from_ms: int, to_ms: int) -> None:
         """Rollups hold what came late too, so that every reading has to be looked at."""
-        many = sum(int(one.count.sum()) for one in self._steps(rows, from_ms, to_ms, 1).values())
+        many = sum(int(one.count.sum()) for one in self._steps(rows, from_ms, to_ms, HOURS).values())
         if many > MOST_AS_OF:
             wrong = FieldProblem("?as_of", f"asks for {many} readings; at most {MOST_AS_OF}: ask for less at a time")
             raise Problem(422, "That is too much to look at one by one.", errors=[wrong])
@@ -178,13 +179,14 @@ class ReadingsRoutes:
         """By rollups, unless the stretch is so short or holds so little that its readings do."""
         if to_ms - from_ms <= 2 * HOUR_MS:
             return None
-        hours = self._steps(rows, from_ms, to_ms, 1)
-        many = max(int(one.count.sum()) for one in hours.values())
+        counted = HOURS if to_ms - from_ms <= COUNTED_BY_HOURS_MS else DAYS
+        counts = self._steps(rows, from_ms, to_ms, counted)
+        many = max(int(one.count.sum()) for one in counts.values())
         step = _step_ms(many, to_ms - from_ms, max_points)
         if step is None or step < MINUTE_MS:
             return None
-        level = 0 if step < HOUR_MS else 1 if step < DAY_MS else 2
-        found = hours if level == 1 else self._steps(rows, from_ms, to_ms, level)
+        level = max(level for level, of_level_ms in enumerate(STEP_MS) if of_level_ms <= step)
+        found = counts if level == counted else self._steps(rows, from_ms, to_ms, level)
         gateways = dict.fromkeys(row.gateway for row in rows)
         errors = {name: self._charts.error_ms(name, from_ms=from_ms, to_ms=to_ms) for name in gateways}
         return step, [_of_steps(row, found[row.key], step, from_ms, to_ms, errors[row.gateway]) for row in rows]

@@ -18,15 +18,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, FromClause, Row, delete, func, select
+from sqlalchemy import ColumnElement, Connection, FromClause, delete, func, select
 
 from control_plane.projections import rollup
 from control_plane.projections.chunk import pack_ints, unpack_ints
 from control_plane.projections.reading import HistoryReader, Key, Piece, series_of
-from control_plane.projections.rollup import DAY_MS, HOUR_MS, MINUTE_MS, NOTHING, Steps
+from control_plane.projections.rollup import DAY_MS, HOUR_MS, MINUTE_MS, NOTHING, QUARTER_MS, Steps
 from control_plane.projections.varints import Int64
 from control_plane.projections.walltime import WallTime, load_all
 from control_plane.store.engine import Store
@@ -35,8 +36,9 @@ from control_plane.store.tables import history, rolled
 from control_plane.store.tables import rollup as rollups
 from control_plane.store.upsert import upsert
 
-STEP_MS = (MINUTE_MS, HOUR_MS, DAY_MS)
-"""Of each level."""
+STEP_MS = (MINUTE_MS, HOUR_MS, QUARTER_MS, DAY_MS)
+"""Of each level. Quarters of days draw a year: of hours there are 365 rows to be read for it, of quarters twelve."""
+HOURS, DAYS = 1, 3
 MINUTE_READINGS = 120
 HOURS_AT_ONCE = 6
 Boot = tuple[int, int]  # (epoch, boot)
@@ -49,6 +51,7 @@ def month_start(at_ms: int) -> int:
 STRETCH: tuple[Callable[[int], int], ...] = (
     lambda at_ms: at_ms // HOUR_MS * HOUR_MS,
     lambda at_ms: at_ms // DAY_MS * DAY_MS,
+    month_start,
     month_start,
 )
 """Where the stretch begins whose steps of that level are one row."""
@@ -214,28 +217,46 @@ class _Read:
 
     def _rolled(self, level: int, first: int, last: int, holes: Sequence[tuple[int, int]]) -> Iterator[Steps]:
         begin = STRETCH[level](first)
-        query = select(rollups).where(
+        query = select(rollups.c.start_ms, rollups.c.body).where(
             rollups.c.gateway == self._gateway,
             rollups.c.level == level,
             rollups.c.start_ms >= begin,
             rollups.c.start_ms < last,
         )
-        for row in self._connection.execute(query.order_by(rollups.c.start_ms)):
-            found = rollup.unpack(row.body, STEP_MS[level]).of(self._names)
+        left: list[tuple[int, frozenset[str]]] = []
+        for start_ms, body in self._connection.execute(query.order_by(rollups.c.start_ms)):
+            if level == 0:
+                left.append((start_ms, self._names.keys() - set(rollup.names(body))))
+                if len(left[-1][1]) == len(self._names):
+                    continue
+            found = rollup.unpack(body, STEP_MS[level]).of(self._names)
             found = found.within(first, last)
             for hole in holes:
                 found = found.only((found.start_ms < hole[0]) | (found.start_ms >= hole[1]))
             yield found
-            if level == 0:
-                yield from self._sparse(row, first, last, holes)
+        yield from self._sparse(left, first, last, holes)
 
-    def _sparse(self, row: Row[tuple[int]], first: int, last: int, holes: Sequence[tuple[int, int]]) -> Iterator[Steps]:
-        """Minutes of the series that the hour's row leaves out."""
-        names = set(rollup.names(row.body))
-        left = {name: key for name, key in self._names.items() if name not in names}
-        begin, end = max(first, row.start_ms), min(last, row.start_ms + HOUR_MS)
-        if left and begin < end and not any(low <= begin < high for low, high in holes):
-            yield _folded(self._reader, self._gateway, left, begin, end)
+    def _sparse(
+        self, hours: Sequence[tuple[int, frozenset[str]]], first: int, last: int, holes: Sequence[tuple[int, int]]
+    ) -> Iterator[Steps]:
+        """Minutes of the series that the hours' rows leave out: of neighbouring hours by one look at the readings."""
+        wanted = [one for one in hours if one[1] and not any(low <= one[0] < high for low, high in holes)]
+        for names, run in groupby(wanted, key=lambda one: one[1]):
+            keys = {name: self._names[name] for name in sorted(names)}
+            for begin, end in _joined(hour for hour, _ in run):
+                yield _folded(self._reader, self._gateway, keys, max(first, begin), min(last, end))
+
+
+def _joined(hours: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Stretches of hours without a hole, given in order."""
+    run: list[int] = []
+    for hour in hours:
+        if run and hour != run[-1] + HOUR_MS:
+            yield run[0], run[-1] + HOUR_MS
+            run = []
+        run.append(hour)
+    if run:
+        yield run[0], run[-1] + HOUR_MS
 
 
 def _folded(reader: HistoryReader, gateway: str, names: Mapping[str, Key], from_ms: int, to_ms: int) -> Steps:
@@ -335,20 +356,21 @@ def _write(connection: Connection, gateway: str, hour: int, minutes: Steps) -> N
     hours = rollup.coarser(minutes, HOUR_MS)
     dense = {hours.names[number] for number in hours.series[hours.count > MINUTE_READINGS].tolist()}
     _put(connection, gateway, 0, hour, minutes.of(dense), always=bool(minutes.series.size))
-    days = _changed(connection, gateway, 1, hour, hours, HOUR_MS)
-    _changed(connection, gateway, 2, hour, days, DAY_MS)
+    fresh = hours
+    for level in range(HOURS, len(STEP_MS)):
+        fresh = _changed(connection, gateway, level, hour, fresh)
 
 
-def _changed(connection: Connection, gateway: str, level: int, hour: int, fresh: Steps, step_ms: int) -> Steps:
+def _changed(connection: Connection, gateway: str, level: int, hour: int, fresh: Steps) -> Steps:
     """Put the step that holds the hour where it was; returns the stretch in steps of the next level."""
-    start = STRETCH[level](hour)
+    step_ms, start = STEP_MS[level], STRETCH[level](hour)
     mine = (rollups.c.gateway == gateway, rollups.c.level == level, rollups.c.start_ms == start)
     body = connection.execute(select(rollups.c.body).where(*mine)).scalar_one_or_none()
     before = rollup.unpack(body, step_ms) if body is not None else NOTHING
     at = hour // step_ms * step_ms
     whole = rollup.joined([before.only(before.start_ms != at), fresh.within(at, at + step_ms)])
     _put(connection, gateway, level, start, whole)
-    return rollup.coarser(whole, STEP_MS[min(level + 1, 2)])
+    return rollup.coarser(whole, STEP_MS[min(level + 1, DAYS)])
 
 
 def _put(connection: Connection, gateway: str, level: int, start: int, steps: Steps, *, always: bool = False) -> None:

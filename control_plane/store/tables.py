@@ -326,7 +326,12 @@ rollup = Table(
     "rollup",
     telemetry,
     Column("gateway", String(16), nullable=False),
-    Column("level", Integer, nullable=False, comment="0: minutes of an hour, 1: hours of a day, 2: days of a month"),
+    Column(
+        "level",
+        Integer,
+        nullable=False,
+        comment="0: an hour's minutes, 1: a day's hours, 2: a month's quarters of days, 3: a month's days",
+    ),
     Column("start_ms", BigInteger, nullable=False, comment="of the hour, the day or the month, UTC"),
     Column("body", LargeBinary, nullable=False, comment="see projections/rollup.py"),
     PrimaryKeyConstraint("gateway", "level", "start_ms"),

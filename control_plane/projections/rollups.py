@@ -105,8 +105,9 @@ def standing(connection: Connection, gateway: str) -> Standing:
         if newest[boot] > known.chunk:
             unrolled |= set(_spans(connection, chunks, gateway, boot, wall, chunks.c.id > known.chunk))
     unsealed: set[int] = set()
-    for boot, wall in walls.items():
-        unsealed |= set(_spans(connection, history, gateway, boot, wall, history.c.chunk.is_(None)))
+    for boot, _, _ in _unchunked(connection, gateway):
+        if (wall := walls.get(boot)) is not None:
+            unsealed |= set(_spans(connection, history, gateway, boot, wall, history.c.chunk.is_(None)))
     return Standing(walls, made, newest, chunked, unrolled, unsealed)
 
 

@@ -121,7 +121,9 @@ class Completeness:
             if trip is not None and rows:
                 _check_known(connection, trip)
             items = {row.gateway: _item(connection, row) for row in rows[: query.limit]}
-        if trip is not None and items:
+        if trip is not None:
+            if not rows:
+                raise Problem(404, f"There is no gateway {trip.gateway} that was ever heard of.")
             items = {trip.gateway: self._accounted(items[trip.gateway], trip)}
         return page(rows, limit=query.limit, item=lambda row: items[row.gateway], key=lambda row: (row.gateway,))
 

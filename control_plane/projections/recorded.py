@@ -13,15 +13,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, and_, func, select
+from sqlalchemy import Connection, Row, and_, func, literal, select
 
 from control_plane.errors import Rejected
 from control_plane.projections.balances import Balances, Group, Line, Lost
 from control_plane.projections.decode import decode_many
 from control_plane.projections.lost import PlacedGap, placed_gaps
-from control_plane.projections.reading import HistoryReader, Key, Piece, series_of
+from control_plane.projections.reading import HistoryReader, Key, Piece, Walls, series_of
 from control_plane.projections.walltime import load_all
 from control_plane.store.engine import Store
 from control_plane.store.tables import batch, boot, gap, history, known, loss, repeat
@@ -31,8 +32,10 @@ from protos.hours import HOUR_MS
 LATE_MS = 900_000
 MOST_LINES = 200_000
 MOST_LOOKED_AT = 5_000_000
-"""Rows of which is told how many were late."""
+LONGEST_LOOKED_AT_MS = 7 * 24 * HOUR_MS
+"""Up to so many rows, and so long a time, is told how many were late or came twice."""
 MOST_REPEATS = 2_000
+AT_ONCE = 500
 NOT_YET, NO_CLOCK, NOTHING = "not_here_yet", "clock_unknown", "nothing_read"
 """What is missing without a gap record that says why."""
 
@@ -132,10 +135,10 @@ class Recorded:
         for line in lines:
             received[line.sensor] += line.received
             periods[line.sensor] = min(line.period_ms, periods.get(line.sensor, line.period_ms))
-        few = sum(received.values()) <= MOST_LOOKED_AT
+        few = sum(received.values()) <= MOST_LOOKED_AT and trip.to_ms - trip.from_ms <= LONGEST_LOOKED_AT_MS
         keys = _one_of_each_group(self._balances.groups(trip.gateway), trip.sensor)
         late = self._late(trip, keys) if few else None
-        repeated = self._repeated(trip, keys)
+        repeated = self._repeated(trip, keys) if few else None
         found = []
         for name in sorted(received, key=lambda name: (not name, name)):
             mine = _added([one for line, one in lost if line.sensor == name])
@@ -165,45 +168,48 @@ class Recorded:
 
     def _repeated(self, trip: Trip, keys: Collection[Key]) -> Counter[str] | None:
         """Rows that came again, as often as they did. None: too many batches to look at."""
-        times = self._again(trip)
         with self._telemetry.read() as connection:
             walls = load_all(connection, trip.gateway)
-            rows = []
-            for start in range(0, len(times), 200):
-                some = sorted(times)[start : start + 200]
-                rows += connection.execute(select(history).where(history.c.batch_id.in_(some))).all()
-        near = {}
-        for row in rows:
-            wall = walls.get((row.epoch, row.boot))
-            low, high = wall.wall_span(row.first_mono_ms, row.last_mono_ms) if wall else (1, 0)
-            if low < trip.to_ms and high >= trip.from_ms:
-                near[row.batch_id] = (row, wall)
-        if len(near) > MOST_REPEATS:
+            near = {row.batch_id: row for row in _batches(connection, trip, walls)}
+        times = self._again(sorted(near))
+        if len(times) > MOST_REPEATS:
             return None
         found: Counter[str] = Counter()
-        for body in self._reader.bodies(trip.gateway, list(near)):
-            row, wall = near[body.id]
-            assert wall is not None
+        for body in self._reader.bodies(trip.gateway, list(times)):
+            row = near[body.id]
+            origin = (row.epoch, row.boot)
             table = self._reader.table(trip.gateway, row.epoch, row.schema)
             bulk = decode_many(table, [body.body], [body.readings])
-            for sensor, count in _rows([Piece((row.epoch, row.boot), wall, table, bulk, None)], keys, trip).items():
+            for sensor, count in _rows([Piece(origin, walls[origin], table, bulk, None)], keys, trip).items():
                 found[sensor] += count * times[body.id]
         return found
 
-    def _again(self, trip: Trip) -> Counter[int]:
+    def _again(self, ids: Sequence[int]) -> Counter[int]:
         """Batch → how often it came beside the first time, under the same name or, in a new epoch, another."""
+        r, k = repeat.c, known.c
+        same = (batch.c.gateway == r.gateway, batch.c.epoch == r.epoch, batch.c.lane == r.lane, batch.c.seq == r.seq)
+        other = (batch.c.gateway == k.gateway, batch.c.epoch == k.of_epoch, batch.c.lane == k.lane)
+        queries = (
+            select(batch.c.id, r.times).join_from(batch, repeat, and_(*same)),
+            select(batch.c.id, literal(1)).join_from(batch, known, and_(*other, batch.c.seq == k.of_seq)),
+        )
         found: Counter[int] = Counter()
         with self._journal.read() as connection:
-            c = repeat.c
-            of = (batch.c.gateway == c.gateway, batch.c.epoch == c.epoch, batch.c.lane == c.lane)
-            query = select(batch.c.id, c.times).join_from(repeat, batch, and_(*of, batch.c.seq == c.seq))
-            found.update(dict(connection.execute(query.where(c.gateway == trip.gateway)).tuples().all()))
-            k = known.c
-            mine = (batch.c.gateway == k.gateway, batch.c.epoch == k.of_epoch, batch.c.lane == k.lane)
-            query = select(batch.c.id, func.count()).join_from(known, batch, and_(*mine, batch.c.seq == k.of_seq))
-            grouped = query.where(k.gateway == trip.gateway).group_by(batch.c.id)
-            found.update(dict(connection.execute(grouped).tuples().all()))
+            for start in range(0, len(ids), AT_ONCE):
+                for query in queries:
+                    for id_, times in connection.execute(query.where(batch.c.id.in_(ids[start : start + AT_ONCE]))):
+                        found[id_] += times
         return found
+
+
+def _batches(connection: Connection, trip: Trip, walls: Walls) -> Iterator[Row[Any]]:
+    """Those that may hold rows of the stretch."""
+    c = history.c
+    query = select(c.batch_id, c.epoch, c.boot, c.schema).where(c.gateway == trip.gateway)
+    for (epoch, number), wall in walls.items():
+        begin, end = wall.mono_span(trip.from_ms, trip.to_ms)
+        within = (c.epoch == epoch, c.boot == number, c.last_mono_ms >= begin, c.first_mono_ms <= end)
+        yield from connection.execute(query.where(*within))
 
 
 def _one_of_each_group(groups: Mapping[tuple[int, int], Group], sensor: str | None) -> set[Key]:

@@ -235,5 +235,7 @@ def test_it_is_asked_of_one_gateway_and_of_what_is_there(road: Road) -> None:
     whole = about.list(CompletenessQuery(sensor=f"{GATEWAY}/probe/temperature", **ends), EVERYTHING)  # type: ignore[arg-type]
     assert whole.items[0].account is not None
     stranger = EVERYTHING._replace(gateways=frozenset({OTHER}))
-    assert about.list(CompletenessQuery(gateway=GATEWAY, **ends), stranger).items == []  # type: ignore[arg-type]
+    with pytest.raises(Problem) as caught:
+        about.list(CompletenessQuery(gateway=GATEWAY, **ends), stranger)  # type: ignore[arg-type]
+    assert caught.value.status == 404
     assert about.list(CompletenessQuery(gateway=GATEWAY), EVERYTHING).items[0].account is None

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,26 @@ def _agreed(here: Installation, box: Box, *, within_s: float = 25.0) -> Account:
         time.sleep(0.5)
 
 
+def _account(here: Installation, box: Box) -> dict[str, Any]:
+    """Whether everything up to now was recorded, by one question."""
+    (item,) = here.get("/completeness", gateway=box.id)["items"]
+    until = datetime.fromisoformat(item["watermark"])
+    asked = {"from": (until - timedelta(hours=1)).isoformat(), "to": until.isoformat()}
+    (item,) = here.get("/completeness", gateway=box.id, **asked)["items"]
+    account: dict[str, Any] = item["account"]
+    return account
+
+
+def _summed(agreed: Account) -> dict[str, tuple[int, int, dict[str, int]]]:
+    """Sensor → received, expected, lost."""
+    found: dict[str, tuple[int, int, dict[str, int]]] = {}
+    for (sensor, _, _), (rows, lost, _) in agreed.items():
+        received, expected, before = found.get(sensor, (0, 0, {}))
+        reasons = {reason: before.get(reason, 0) + lost.get(reason, 0) for reason in {*before, *lost}}
+        found[sensor] = (received + rows, expected + rows + sum(lost.values()), reasons)
+    return found
+
+
 @pytest.mark.journey
 @pytest.mark.timeout(180)
 def test_box_and_office_account_for_every_row_that_the_simulators_produced(tmp_path: Path) -> None:
@@ -95,6 +116,17 @@ def test_box_and_office_account_for_every_row_that_the_simulators_produced(tmp_p
         here.stop_devices()
         accounts = {one.sensor.partition("/")[2]: one for one in here.settle(timeout_s=30)}
         agreed = _agreed(here, box)
+        whole = _account(here, box)
+    assert not whole["complete"]
+    assert {"unreadable", "refused", UNKNOWN} <= {one["reason"] for one in whole["missing"]}
+    assert {
+        one["sensor"]: (
+            one["received"],
+            one["expected"],
+            {lost["reason"]: lost["rows"] for lost in one["lost"] if lost["rows"]},
+        )
+        for one in whole["sensors"]
+    } == _summed(agreed)
     received: Counter[str] = Counter()
     lost: Counter[tuple[str, str]] = Counter()
     for (sensor, _, _), (rows, reasons, _) in agreed.items():

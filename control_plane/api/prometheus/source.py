@@ -8,7 +8,7 @@ read as they are. Minutes are asked for only of series that have some; others ar
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,15 +18,15 @@ from control_plane.api.prometheus.expression import EXECUTION, OVER_TIME, QueryE
 from control_plane.api.prometheus.windows import Samples
 from control_plane.projections.bulk import Float64
 from control_plane.projections.reading import HistoryReader, Key, Piece, series_of
-from control_plane.projections.rollup import DAY_MS, HOUR_MS, Steps
-from control_plane.projections.rollups import MINUTE_READINGS, STEP_MS, Charts
+from control_plane.projections.rollup import HOUR_MS, Steps
+from control_plane.projections.rollups import HOURS, MINUTE_READINGS, STEP_MS, Charts
 from control_plane.projections.varints import Int64
 from control_plane.store.engine import Store
 
 MOST_READINGS = 5_000_000
 """That one selector reads one by one."""
 SHORT_MS = 2 * HOUR_MS
-DAYS, HOURS, MINUTES = 2, 1, 0
+MINUTES = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,11 @@ class Asked:
         if end - begin <= SHORT_MS:
             return None
         if self.alone:
-            return DAYS if self.range_ms > 2 * DAY_MS else HOURS
+            return max(level for level, step_ms in enumerate(STEP_MS) if 2 * step_ms <= self.range_ms)
         range_ms = 0 if self.function is None else self.range_ms
         borders = math.gcd(int(self.times_ms[0]), self.step_ms, range_ms)
-        levels = (DAYS, HOURS, MINUTES) if self.function in OVER_TIME else (MINUTES,)
-        return next((level for level in levels if borders % STEP_MS[level] == 0), None)
+        fits = [level for level, step_ms in enumerate(STEP_MS) if borders % step_ms == 0]
+        return (max(fits) if self.function in OVER_TIME else MINUTES) if fits else None
 
     @property
     def alone(self) -> bool:
@@ -82,6 +82,13 @@ class Source:
             found |= dict(zip(which, read, strict=True))
         return [found[n] for n in range(len(known))]
 
+    def _steps(self, gateway: str, some: Sequence[Known], asked: Asked, level: int) -> list[Samples]:
+        from_ms, to_ms = asked.stretch_ms[0], int(asked.times_ms[-1])
+        with self._charts.of(gateway, _keys(some)) as chart:
+            steps = chart.steps(level, from_ms, to_ms)
+        width = 0 if asked.alone else STEP_MS[level]
+        return [_sampled(steps.of({"/".join(one.key)}), from_ms, width) for one in some]
+
     def _levels(self, known: Sequence[Known], asked: Asked) -> list[int | None]:
         if asked.level != MINUTES:
             return [asked.level] * len(known)
@@ -89,26 +96,16 @@ class Source:
 
     def _hours(self, known: Sequence[Known], asked: Asked) -> list[Int64]:
         """How many readings each series has in each hour that has any; a zero, where there are none."""
-        found = []
-        from_ms, to_ms = asked.stretch_ms
         read: dict[str, Steps] = {}
         for gateway in dict.fromkeys(one.gateway for one in known):
-            keys = list(dict.fromkeys(one.key for one in known if one.gateway == gateway))
-            read[gateway] = self._charts.steps(gateway, keys, from_ms=from_ms, to_ms=to_ms, level=HOURS)
-        for one in known:
-            count = read[one.gateway].of({"/".join(one.key)}).count
-            found.append(count if count.size else np.zeros(1, np.int64))
-        return found
-
-    def _steps(self, gateway: str, some: Sequence[Known], asked: Asked, level: int) -> list[Samples]:
-        from_ms, to_ms = asked.stretch_ms[0], int(asked.times_ms[-1])
-        steps = self._charts.steps(gateway, [one.key for one in some], from_ms=from_ms, to_ms=to_ms, level=level)
-        width = 0 if asked.alone else STEP_MS[level]
-        return [_sampled(steps.of({"/".join(one.key)}), from_ms, width) for one in some]
+            with self._charts.of(gateway, _keys(one for one in known if one.gateway == gateway)) as chart:
+                read[gateway] = chart.steps(HOURS, *asked.stretch_ms)
+        counts = [read[one.gateway].of({"/".join(one.key)}).count for one in known]
+        return [count if count.size else np.zeros(1, np.int64) for count in counts]
 
     def _readings(self, gateway: str, some: Sequence[Known], asked: Asked) -> list[Samples]:
         from_ms, to_ms = asked.stretch_ms
-        keys = list(dict.fromkeys(one.key for one in some))
+        keys = _keys(some)
         pieces = list(self._reader.pieces(gateway, keys, from_ms=from_ms, to_ms=to_ms))
         if len({piece.origin[0] for piece in pieces}) > 1 or any(piece.thinned is not None for piece in pieces):
             # The same rows may be there twice: the reader knows how to tell.
@@ -133,6 +130,10 @@ class Source:
                 "time, or let start, step and range be whole minutes, so that rollups answer it.",
                 kind=EXECUTION,
             )
+
+
+def _keys(some: Iterable[Known]) -> list[Key]:
+    return list(dict.fromkeys(one.key for one in some))
 
 
 def _sampled(steps: Steps, from_ms: int, width_ms: int) -> Samples:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,11 @@ from control_plane.console.table import table
 from control_plane.fleet.accounts import Role
 from control_plane.store.engine import Stores
 from control_plane.store.tables import series
+from protos.comboio.v1 import batch_pb2 as pb
 from tests.control import Up, running
+from tests.control_plane.conftest import START_MS, TurnedClock
+from tests.control_plane.projections.conftest import Road
+from tests.control_plane.sealing import GATEWAY, batch, urgent
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +146,34 @@ def test_an_export_is_there_whole_or_not_at_all(
     assert main(["readings", "export", "gw-a/b/d", *admin, "--out", str(tmp_path / "no.csv")]) == 4
     assert main(["readings", "export", *admin]) == 2
     assert sorted(one.name for one in tmp_path.glob("*.*")) == ["readings.csv", "readings.parquet"]
+
+
+def test_whether_a_trip_was_recorded_is_told_with_what_is_missing(
+    control: Up, admin: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Stores(control.database) as stores:
+        road = Road(stores, TurnedClock())
+        road.declare()
+        road.arrive(
+            urgent(1, pb.Anchor(boot=1, mono_ms=0, wall_ms=START_MS, err_ms=5), complete=(1, 30_000)),
+            batch(1, *range(20), at_ms=1000, complete=(1, 30_000)),
+        )
+    trip = ["--from", "2025-11-22T10:00:00Z", "--to", "2025-11-22T10:00:25Z"]
+    deadline, told = time.monotonic() + 60, ""
+    while "10:00:25Z: recorded as a whole" not in told:  # once the worker has looked at it
+        assert time.monotonic() < deadline, told
+        time.sleep(0.1)
+        assert main(["completeness", f"{GATEWAY}/probe", *admin, *trip]) in {0, 4}
+        told = capsys.readouterr().out
+    assert "probe" in told
+    assert main(["completeness", GATEWAY, *admin, *trip[:3], "2025-11-22T11:00:00Z"]) == 0
+    told = capsys.readouterr().out
+    assert "NOT recorded as a whole" in told
+    assert "not_here_yet" in told
+    assert main(["completeness", GATEWAY, *admin, *trip, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["items"][0]["account"]["complete"] is True
+    assert main(["completeness", *admin]) == 0
+    assert GATEWAY in capsys.readouterr().out
+    assert main(["completeness", "gw-nobody", *admin, *trip]) == 4
+    assert main(["completeness", GATEWAY, *admin, *trip[:2]]) == 2
+    assert main(["completeness", f"{GATEWAY}/probe", *admin]) == 2

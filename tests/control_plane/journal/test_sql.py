@@ -19,7 +19,7 @@ from control_plane.journal.journal import (
 from control_plane.journal.sql import SqlJournal
 from control_plane.store.engine import Stores
 from control_plane.store.tables import batch as batches
-from control_plane.store.tables import conflict, declare, heartbeat, lane, reject
+from control_plane.store.tables import conflict, declare, heartbeat, lane, reject, repeat
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
 from tests.control_plane import sealing
@@ -209,3 +209,12 @@ def test_a_reader_by_id_misses_nothing_while_two_write(stores: Stores) -> None:
         thread.join()
     with stores.journal.read() as connection:
         assert seen == connection.execute(select(func.count()).select_from(batches)).scalar_one() == 160
+
+
+def test_what_comes_again_is_stored_once_and_counted(stores: Stores, journal: SqlJournal) -> None:
+    session = opened(journal)
+    journal.commit([entry(session, 1, 10), entry(session, 2, 20), again(session, 1, 10), again(session, 1, 10)])
+    journal.commit([again(session, 1, 10), again(session, 2, 21), again(session, 3, 30)])
+    assert [(row.seq, row.times) for row in rows(stores, repeat)] == [(1, 3)]
+    assert [row.seq for row in rows(stores, conflict)] == [2]
+    assert len(rows(stores, batches)) == 2

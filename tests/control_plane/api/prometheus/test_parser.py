@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 
 from control_plane.api.prometheus.expression import (
@@ -12,7 +15,8 @@ from control_plane.api.prometheus.expression import (
     QueryError,
     Selector,
 )
-from control_plane.api.prometheus.parser import parse
+from control_plane.api.prometheus.parser import parse, parse_selector
+from tests.control import ROOT
 
 T = Selector((Matcher("__name__", "=", "t"),))
 HIGHEST = Call("max_over_time", T, 300_000)
@@ -87,3 +91,17 @@ def test_what_is_not_answered_is_named_with_its_place(text: str, said: str) -> N
         parse(text)
     assert said in str(caught.value)
     assert caught.value.status == 400
+
+
+def test_what_the_dashboard_asks_is_answered() -> None:
+    """With what Grafana puts in place of its variables."""
+    dashboard = json.loads((ROOT / "docs" / "grafana" / "readings.json").read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    assert len(asked) >= 8
+    filled = {"$metric": "supply_temperature", "$gateway": ".+", "$sensor": "cooling|door", "$__interval": "1m"}
+    for text in asked:
+        parse(re.sub(r"\$\w+", lambda found: filled[found.group()], text))
+    for variable in dashboard["templating"]["list"]:
+        selector, comma, _ = variable["definition"].removeprefix("label_values(").rpartition(",")
+        if comma:
+            parse_selector(re.sub(r"\$\w+", lambda found: filled[found.group()], selector))

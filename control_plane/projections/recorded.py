@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from sqlalchemy import Connection, Row, and_, func, literal, select
@@ -162,8 +161,10 @@ class Recorded:
         late = _rows(self._reader.pieces(trip.gateway, keys, from_ms=trip.from_ms, to_ms=trip.to_ms), keys, trip)
         for start in range(trip.from_ms, trip.to_ms, HOUR_MS):
             hour = Trip(trip.gateway, None, start, min(start + HOUR_MS, trip.to_ms))
-            span = {"from_ms": hour.from_ms, "to_ms": hour.to_ms, "as_of_ms": hour.to_ms + LATE_MS}
-            late.subtract(_rows(self._reader.pieces(trip.gateway, keys, **span), keys, hour))
+            here = self._reader.pieces(
+                trip.gateway, keys, from_ms=hour.from_ms, to_ms=hour.to_ms, as_of_ms=hour.to_ms + LATE_MS
+            )
+            late.subtract(_rows(here, keys, hour))
         return +late
 
     def _repeated(self, trip: Trip, keys: Collection[Key]) -> Counter[str] | None:
@@ -202,7 +203,7 @@ class Recorded:
         return found
 
 
-def _batches(connection: Connection, trip: Trip, walls: Walls) -> Iterator[Row[Any]]:
+def _batches(connection: Connection, trip: Trip, walls: Walls) -> Iterator[Row[int, int, int, int]]:
     """Those that may hold rows of the stretch."""
     c = history.c
     query = select(c.batch_id, c.epoch, c.boot, c.schema).where(c.gateway == trip.gateway)

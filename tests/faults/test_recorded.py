@@ -101,7 +101,7 @@ def completeness(stores: Stores, road: Road) -> Completeness:
 
 
 def asked(road: Road, from_ms: int, to_ms: int, **more: Any) -> CompletenessItem:
-    query = CompletenessQuery(**{"gateway": GATEWAY, "from_": moment(from_ms), "to": moment(to_ms)} | more)
+    query = CompletenessQuery(gateway=GATEWAY, from_=moment(from_ms), to=moment(to_ms), **more)
     (item,) = completeness(road.stores, road).list(query, EVERYTHING).items
     assert item.account is not None
     return item
@@ -223,7 +223,7 @@ def test_it_is_asked_of_one_gateway_and_of_what_is_there(road: Road) -> None:
     road.declare()
     road.arrive(batch(1, 1, 2))
     road.project()
-    ends = {"from_": moment(START_MS), "to": moment(START_MS + 1)}
+    ends: dict[str, Any] = {"from_": moment(START_MS), "to": moment(START_MS + 1)}
     about = completeness(road.stores, road)
     for wrong in (
         {"gateway": GATEWAY, "from_": ends["from_"]}, {"gateway": GATEWAY, "sensor": "probe"}, ends,
@@ -231,15 +231,15 @@ def test_it_is_asked_of_one_gateway_and_of_what_is_there(road: Road) -> None:
         {"gateway": GATEWAY, "from_": moment(0), "to": moment(32 * 24 * HOUR_MS)},
     ):  # fmt: skip
         with pytest.raises(Problem) as caught:
-            about.list(CompletenessQuery(**wrong), EVERYTHING)  # type: ignore[arg-type]
+            about.list(CompletenessQuery(**wrong), EVERYTHING)
         assert caught.value.status == 422
     with pytest.raises(Problem) as caught:
-        about.list(CompletenessQuery(gateway=GATEWAY, sensor="nobody", **ends), EVERYTHING)  # type: ignore[arg-type]
+        about.list(CompletenessQuery(gateway=GATEWAY, sensor="nobody", **ends), EVERYTHING)
     assert caught.value.status == 404
-    whole = about.list(CompletenessQuery(sensor=f"{GATEWAY}/probe/temperature", **ends), EVERYTHING)  # type: ignore[arg-type]
+    whole = about.list(CompletenessQuery(sensor=f"{GATEWAY}/probe/temperature", **ends), EVERYTHING)
     assert whole.items[0].account is not None
     stranger = EVERYTHING._replace(gateways=frozenset({OTHER}))
     with pytest.raises(Problem) as caught:
-        about.list(CompletenessQuery(gateway=GATEWAY, **ends), stranger)  # type: ignore[arg-type]
+        about.list(CompletenessQuery(gateway=GATEWAY, **ends), stranger)
     assert caught.value.status == 404
     assert about.list(CompletenessQuery(gateway=GATEWAY), EVERYTHING).items[0].account is None

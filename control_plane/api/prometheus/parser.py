@@ -133,7 +133,7 @@ class _Parser:
         of = self.selector()
         self.expect("[")
         range_ms = duration_ms(self.expect("duration").text)
-        if self._word.text == ":":
+        if self._word.text.startswith(":"):
             raise _wrong(self._word, "subqueries are not answered here")
         self.expect("]")
         self.expect(")")

@@ -32,7 +32,7 @@ KEYS = {
 METER, PROBE = "active_energy_import", "supply_temperature"
 SHORT = (
     METER,
-    "open",
+    "last_over_time(open[10m])",
     f"-{METER} % 7 ^ 2 / 3",
     *(f"{name}({METER}[{span}])" for name in ("rate", "increase", "delta") for span in ("1m", "5m", "31m")),
     *(f"{name}_over_time({PROBE}[{span}])" for name in ("avg", "min", "max", "sum", "count", "last")
@@ -95,7 +95,7 @@ class Oracle:
         self._http = http
 
     def range(self, query: str, start: int, end: int, step: int) -> list[dict[str, Any]]:
-        asked = {"query": query, "start": start, "end": end, "step": step}
+        asked: dict[str, str | int] = {"query": query, "start": start, "end": end, "step": step}
         answer = httpx.get(f"{self._http}/api/v1/query_range", params=asked, trust_env=False, timeout=PATIENCE_S).json()
         assert answer["status"] == "success", answer
         found: list[dict[str, Any]] = answer["data"]["result"]

@@ -54,7 +54,7 @@ class SensorAccountItem(msgspec.Struct, frozen=True, kw_only=True):
 
 class MissingItem(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
     reason: str
-    """A gap's, or `not_here_yet`, `clock_unknown` (a boot without a clock), `nothing_read`."""
+    """A gap's, or `not_here_yet`, `silent`, `clock_unknown` (a boot without a clock), `nothing_read`."""
     sensor: str
     """Empty: all of them, or nobody knows which."""
     from_: datetime | None

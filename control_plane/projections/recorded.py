@@ -24,7 +24,8 @@ from control_plane.projections.lost import PlacedGap, placed_gaps
 from control_plane.projections.reading import HistoryReader, Key, Piece, Walls, series_of
 from control_plane.projections.walltime import load_all
 from control_plane.store.engine import Store
-from control_plane.store.tables import batch, boot, gap, history, known, loss, repeat
+from control_plane.store.tables import batch, boot, condition, gap, history, known, loss, repeat, series
+from protos.comboio.v1 import batch_pb2 as pb
 from protos.gaps import reason_word
 from protos.hours import HOUR_MS
 
@@ -35,7 +36,7 @@ LONGEST_LOOKED_AT_MS = 7 * 24 * HOUR_MS
 """Up to so many rows, and so long a time, is told how many were late or came twice."""
 MOST_REPEATS = 2_000
 AT_ONCE = 500
-NOT_YET, NO_CLOCK, NOTHING = "not_here_yet", "clock_unknown", "nothing_read"
+NOT_YET, NO_CLOCK, NOTHING, SILENT = "not_here_yet", "clock_unknown", "nothing_read", "silent"
 """What is missing without a gap record that says why."""
 
 
@@ -115,7 +116,7 @@ class Recorded:
         name = trip.sensor.partition("/")[0] if trip.sensor is not None else None
         with self._telemetry.read() as connection:
             gaps = placed_gaps(connection, trip.gateway, from_ms=begin, to_ms=end, sensor=name)
-            unplaced = list(_unplaced(connection, trip))
+            unplaced = [*_silent(connection, trip, name), *_unplaced(connection, trip)]
         told = list(_told(lines, gaps, trip))
         here = [one for one in gaps if trip.touches(one)]
         missing = [
@@ -123,21 +124,35 @@ class Recorded:
             for g in here
         ]
         missing += [_in_its_hour(line, lost) for line, lost, placed in told if not placed]
-        missing += [*unplaced, *_not_yet(trip, complete_to_ms), *_nothing(trip, lines)]
-        return Account(self._sensors(trip, lines, [(line, lost) for line, lost, _ in told]), missing)
+        missing += [*unplaced, *_not_yet(trip, complete_to_ms)]
+        rows = self._within(trip, lines)
+        if not any(line.received for line in lines) or (rows is not None and not rows):
+            missing.append(Missing(NOTHING, trip.sensor or "", trip.from_ms, trip.to_ms, 0, exact=False))
+        return Account(self._sensors(trip, lines, [(line, lost) for line, lost, _ in told], rows), missing)
 
     # --- counts ----------------------------------------------------------------------------------------
 
-    def _sensors(self, trip: Trip, lines: Sequence[Line], lost: Sequence[tuple[Line, Lost]]) -> Sequence[SensorAccount]:
+    def _within(self, trip: Trip, lines: Sequence[Line]) -> Counter[str] | None:
+        """Sensor → rows of the stretch itself; None where they are too many to look at."""
+        if sum(one.received for one in lines) > MOST_LOOKED_AT or trip.to_ms - trip.from_ms > LONGEST_LOOKED_AT_MS:
+            return None
+        keys = self._keys(trip)
+        return +_rows(self._reader.pieces(trip.gateway, keys, from_ms=trip.from_ms, to_ms=trip.to_ms), keys, trip)
+
+    def _keys(self, trip: Trip) -> set[Key]:
+        return _one_of_each_group(self._balances.groups(trip.gateway), trip.sensor)
+
+    def _sensors(
+        self, trip: Trip, lines: Sequence[Line], lost: Sequence[tuple[Line, Lost]], rows: Counter[str] | None
+    ) -> Sequence[SensorAccount]:
         received: Counter[str] = Counter()
         periods: dict[str, int] = {}
         for line in lines:
             received[line.sensor] += line.received
             periods[line.sensor] = min(line.period_ms, periods.get(line.sensor, line.period_ms))
-        few = sum(received.values()) <= MOST_LOOKED_AT and trip.to_ms - trip.from_ms <= LONGEST_LOOKED_AT_MS
-        keys = _one_of_each_group(self._balances.groups(trip.gateway), trip.sensor)
-        late = self._late(trip, keys) if few else None
-        repeated = self._repeated(trip, keys) if few else None
+        keys = self._keys(trip)
+        late = self._late(trip, keys, rows) if rows is not None else None
+        repeated = self._repeated(trip, keys) if rows is not None else None
         found = []
         for name in sorted(received, key=lambda name: (not name, name)):
             mine = _added([one for line, one in lost if line.sensor == name])
@@ -156,9 +171,9 @@ class Recorded:
             )
         return found
 
-    def _late(self, trip: Trip, keys: Collection[Key]) -> Counter[str]:
+    def _late(self, trip: Trip, keys: Collection[Key], rows: Counter[str]) -> Counter[str]:
         """Rows that were not here yet LATE_MS after the hour was over in which they were read."""
-        late = _rows(self._reader.pieces(trip.gateway, keys, from_ms=trip.from_ms, to_ms=trip.to_ms), keys, trip)
+        late = rows.copy()
         for start in range(trip.from_ms, trip.to_ms, HOUR_MS):
             hour = Trip(trip.gateway, None, start, min(start + HOUR_MS, trip.to_ms))
             here = self._reader.pieces(
@@ -264,8 +279,20 @@ def _told(lines: Iterable[Line], gaps: Iterable[PlacedGap], trip: Trip) -> Itera
         for lost in line.lost:
             told = [*by_reason.get((lost.reason, line.sensor), ()), *by_reason.get((lost.reason, ""), ())]
             near = [one for one in told if one.to_ms > line.from_ms and one.from_ms < line.to_ms]
-            if not near or any(trip.touches(one) for one in near):
-                yield line, lost, bool(near)
+            if any(trip.touches(one) for one in near):
+                yield line, lost, True
+            elif not _explained(lost, near, line):
+                yield line, lost, False
+
+
+def _explained(lost: Lost, near: Sequence[PlacedGap], line: Line) -> bool:
+    """Whether these records are all that was lost in that hour."""
+    assert line.from_ms is not None
+    assert line.to_ms is not None
+    if not near or min(one.from_ms for one in near) < line.from_ms or max(one.to_ms for one in near) > line.to_ms:
+        return False
+    unknown = not all(one.count_exact for one in near)
+    return (sum(one.count for one in near), unknown) == (lost.rows, lost.unknown)
 
 
 def _in_its_hour(line: Line, lost: Lost) -> Missing:
@@ -278,9 +305,29 @@ def _not_yet(trip: Trip, complete_to_ms: int | None) -> Iterator[Missing]:
         yield Missing(NOT_YET, "", begin, trip.to_ms, 0, exact=False)
 
 
-def _nothing(trip: Trip, lines: Iterable[Line]) -> Iterator[Missing]:
-    if not any(line.received for line in lines):
-        yield Missing(NOTHING, trip.sensor or "", trip.from_ms, trip.to_ms, 0, exact=False)
+def _silent(connection: Connection, trip: Trip, sensor: str | None) -> Iterator[Missing]:
+    """A sensor that says nothing by itself, as a beacon out of reach, leaves no gap record: its gateway says so.
+
+    Silence is told from the last reading on: of the stretch it takes more than two periods, or nothing is missing.
+    """
+    c = condition.c
+    kinds = (pb.EVENT_SENSOR_SILENT, pb.EVENT_SENSOR_RECOVERED)
+    query = select(c.sensor, c.kind, c.epoch, c.boot, c.since_mono_ms).where(
+        c.gateway == trip.gateway, c.kind.in_(kinds), *([c.sensor == sensor] if sensor is not None else [])
+    )
+    longest = select(series.c.sensor, func.max(series.c.period_ms)).where(series.c.gateway == trip.gateway)
+    periods = dict(connection.execute(longest.group_by(series.c.sensor)).tuples().all())
+    walls = load_all(connection, trip.gateway)
+    said: dict[str, list[tuple[int, int]]] = {}
+    for row in connection.execute(query):
+        if (wall := walls.get((row.epoch, row.boot))) is not None:
+            said.setdefault(row.sensor, []).append((wall.wall(row.since_mono_ms), row.kind))
+    for name, changes in sorted(said.items()):
+        ordered = sorted(changes)
+        for (since_ms, kind), (until_ms, _) in zip(ordered, [*ordered[1:], (trip.to_ms, 0)], strict=True):
+            begin, end = max(since_ms, trip.from_ms), min(until_ms, trip.to_ms)
+            if kind == pb.EVENT_SENSOR_SILENT and end - begin > 2 * periods.get(name, 0):
+                yield Missing(SILENT, name, begin, end, 0, exact=False)
 
 
 def _unplaced(connection: Connection, trip: Trip) -> Iterator[Missing]:

@@ -185,6 +185,7 @@ def test_unknown_is_never_told_as_complete(road: Road) -> None:
     road.project()
     assert account(road, begin, begin + MINUTE_MS).complete
     assert reasons(account(road, begin + HOUR_MS, begin + HOUR_MS + 1)) == {(NOTHING, "")}
+    assert reasons(account(road, begin - MINUTE_MS, begin)) == {(NOTHING, "")}, "whatever came later in that hour"
     assert reasons(account(road, begin, begin + MINUTE_MS, sensor="door")) == {(NOTHING, "door")}
     # Switched off in the middle of it: no ledger has a line there, the gap record has.
     stopped = pb.Gap(
@@ -205,6 +206,30 @@ def test_unknown_is_never_told_as_complete(road: Road) -> None:
     road.arrive(batch(3, 1, at_ms=5, boot=2, complete=(1, 10 * HOUR_MS)))
     road.project()
     assert (NO_CLOCK, "") in reasons(account(road, begin, begin + MINUTE_MS))
+
+
+def test_a_sensor_that_fell_silent_is_missing_from_then_on(road: Road) -> None:
+    road.declare()
+
+    def said(kind: pb.EventKind.ValueType, since_ms: int) -> tuple[int, pb.Event]:
+        detail = pb.Condition(since_mono_ms=since_ms).SerializeToString()
+        return since_ms + MINUTE_MS, pb.Event(kind=kind, group=1, detail=detail)
+
+    ends = (1, 2 * HOUR_MS)
+    road.arrive(urgent(1, pb.Anchor(boot=1, mono_ms=0, wall_ms=START_MS, err_ms=5), complete=ends))
+    changes = [said(pb.EVENT_SENSOR_SILENT, 10 * MINUTE_MS), said(pb.EVENT_SENSOR_RECOVERED, 20 * MINUTE_MS)]
+    road.arrive(batch(2, lane=pb.URGENT, events=changes, complete=ends))
+    road.arrive(batch(1, *range(30), at_ms=0, step_ms=MINUTE_MS, complete=ends))
+    road.project()
+    minute = [START_MS + n * MINUTE_MS for n in range(31)]
+    (silent,) = account(road, minute[1], minute[30]).missing
+    assert (silent.reason, silent.sensor, silent.from_, silent.to) == (
+        "silent", "probe", moment(minute[10]), moment(minute[20]),
+    )  # fmt: skip
+    assert reasons(account(road, minute[18], minute[30])) == {("silent", "probe")}
+    assert account(road, minute[1], minute[10] + 1000).complete, "the next reading was not due yet"
+    assert account(road, minute[20], minute[30]).complete
+    assert account(road, minute[11], minute[12], sensor="door").missing[0].reason == NOTHING
 
 
 def test_late_is_told_by_the_hour_in_which_it_was_read(road: Road) -> None:

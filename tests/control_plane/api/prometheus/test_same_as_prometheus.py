@@ -23,7 +23,7 @@ from tests.control_plane.projections.conftest import Road
 from tests.control_plane.sealing import GATEWAY
 from tests.servers import require
 
-PATIENCE_S = 60
+PATIENCE_S = 120
 KEYS = {
     ("probe", "supply temperature"): ("supply_temperature", "Cel"),
     ("meter", "active_energy_import"): ("active_energy_import", "kW.h"),
@@ -56,6 +56,7 @@ def told(*command: str) -> str:
     return done.stdout
 
 
+@pytest.mark.timeout(300)
 def test_promtool_reads_a_running_installation(tmp_path: Path) -> None:
     promtool = require("promtool", "prometheus")
     with Stores(f"sqlite:///{tmp_path}") as stores:
@@ -158,6 +159,7 @@ def same(mine: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> None:
         assert numbers[0] == pytest.approx(numbers[1], rel=1e-9, abs=1e-9)
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_prometheus_with_the_same_readings_says_the_same(tmp_path: Path, road: Road, grafana: Grafana) -> None:
     hours = 14

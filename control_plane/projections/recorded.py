@@ -316,7 +316,7 @@ def _silent(connection: Connection, trip: Trip, sensor: str | None) -> Iterator[
         c.gateway == trip.gateway, c.kind.in_(kinds), *([c.sensor == sensor] if sensor is not None else [])
     )
     longest = select(series.c.sensor, func.max(series.c.period_ms)).where(series.c.gateway == trip.gateway)
-    periods = dict(connection.execute(longest.group_by(series.c.sensor)).tuples().all())
+    periods = dict(connection.execute(longest.group_by(series.c.sensor)).all())
     walls = load_all(connection, trip.gateway)
     said: dict[str, list[tuple[int, int]]] = {}
     for row in connection.execute(query):

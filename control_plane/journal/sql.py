@@ -2,8 +2,8 @@
 
 Invariants
 1. A batch, its lane's ranges and the fence check commit together: an ack can only repeat what one commit held.
-2. (gateway, epoch, lane, seq) is unique. The same key with other content is kept in `conflict`, with the same content it
-   is counted in `repeat`.
+2. (gateway, epoch, lane, seq) is unique. The same key with other content is kept in `conflict`; with the same content
+   it is counted in `repeat`.
 3. A declaration or a dictionary is written before, or in the same transaction as, the first batch naming it, and
    never changes.
 4. Bytes that came again under another name, after an ordered change of epoch, are in `known` and not a second batch.

@@ -1,4 +1,4 @@
-"""The control plane under load: the real ingest and worker processes over SQLite files or a private PostgreSQL."""
+"""The control plane under load: its real processes over SQLite files or a private PostgreSQL."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Plane:
         self._postgresql = postgresql
         self._roles: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, role: str) -> None:
+    def start(self, role: str, *arguments: str) -> None:
         """Returns when the role says it is ready. Raises RuntimeError when it ends before."""
         reading, writing = os.pipe()
-        command = [sys.executable, "-m", "control_plane", role, "--data-dir", str(self.folder)]
+        command = [sys.executable, "-m", "control_plane", role, *arguments, "--data-dir", str(self.folder)]
         command += ["--database", self.stores.url, "--grpc", self.address, "--identity", str(LOOPBACK)]
         command += ["--supervised-by", str(os.getpid()), "--ready-fd", str(writing)]
         with (self.folder / "log").open("ab") as log:
@@ -112,5 +112,6 @@ def running(database: str, *, pki: Path) -> Iterator[Plane]:
         plane = Plane(folder, str(bound(LOOPBACK, holder)), stores, server)
         stack.callback(plane.stop)
         plane.start("ingest")
-        plane.start("worker")
+        plane.start("worker", "--without-history")
+        plane.start("history")
         yield plane

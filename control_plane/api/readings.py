@@ -168,7 +168,7 @@ class ReadingsRoutes:
 
     def _check_short(self, rows: list[Any], from_ms: int, to_ms: int) -> None:
         """Rollups hold what came late too, so that every reading has to be looked at."""
-        many = sum(int(one.count.sum()) for one in self._steps(rows, from_ms, to_ms, HOURS).values())
+        many = sum(int(one.count.sum()) for one, _ in self._steps(rows, from_ms, to_ms, HOURS).values())
         if many > MOST_AS_OF:
             wrong = FieldProblem("?as_of", f"asks for {many} readings; at most {MOST_AS_OF}: ask for less at a time")
             raise Problem(422, "That is too much to look at one by one.", errors=[wrong])
@@ -180,24 +180,22 @@ class ReadingsRoutes:
         if to_ms - from_ms <= 2 * HOUR_MS:
             return None
         counted = HOURS if to_ms - from_ms <= COUNTED_BY_HOURS_MS else DAYS
-        counts = self._steps(rows, from_ms, to_ms, counted)
-        many = max(int(one.count.sum()) for one in counts.values())
+        many = max(int(one.count.sum()) for one, _ in self._steps(rows, from_ms, to_ms, counted).values())
         step = _step_ms(many, to_ms - from_ms, max_points)
         if step is None or step < MINUTE_MS:
             return None
         level = max(level for level, of_level_ms in enumerate(STEP_MS) if of_level_ms <= step)
-        found = counts if level == counted else self._steps(rows, from_ms, to_ms, level)
-        gateways = dict.fromkeys(row.gateway for row in rows)
-        errors = {name: self._charts.error_ms(name, from_ms=from_ms, to_ms=to_ms) for name in gateways}
-        return step, [_of_steps(row, found[row.key], step, from_ms, to_ms, errors[row.gateway]) for row in rows]
+        found = self._steps(rows, from_ms, to_ms, level)
+        return step, [_of_steps(row, *found[row.key], step, from_ms, to_ms) for row in rows]
 
-    def _steps(self, rows: list[Any], from_ms: int, to_ms: int, level: int) -> dict[str, Steps]:
-        found: dict[str, Steps] = {}
+    def _steps(self, rows: list[Any], from_ms: int, to_ms: int, level: int) -> dict[str, tuple[Steps, int]]:
+        """By key: the steps, and how far their readings may be from the truth, in ms."""
+        found: dict[str, tuple[Steps, int]] = {}
         for gateway in dict.fromkeys(row.gateway for row in rows):
             mine = [row for row in rows if row.gateway == gateway]
-            keys = [(row.sensor, row.name) for row in mine]
-            steps = self._charts.steps(gateway, keys, from_ms=from_ms, to_ms=to_ms, level=level)
-            found |= {row.key: steps.of({f"{row.sensor}/{row.name}"}) for row in mine}
+            with self._charts.of(gateway, [(row.sensor, row.name) for row in mine]) as chart:
+                steps, err_ms = chart.steps(level, from_ms, to_ms), chart.error_ms(from_ms, to_ms)
+            found |= {row.key: (steps.of({f"{row.sensor}/{row.name}"}), err_ms) for row in mine}
         return found
 
     def _read(self, rows: list[Any], from_ms: int, to_ms: int, as_of_ms: int | None) -> dict[str, Readings]:
@@ -237,7 +235,7 @@ def _series_item(row: Any) -> SeriesItem:
     return SeriesItem(row.key, row.gateway, row.sensor, row.name, row.unit, row.period_ms, json.loads(row.attrs))
 
 
-def _of_steps(row: Any, found: Steps, step_ms: int, from_ms: int, to_ms: int, err_ms: int) -> SeriesReadings:
+def _of_steps(row: Any, found: Steps, err_ms: int, step_ms: int, from_ms: int, to_ms: int) -> SeriesReadings:
     made = rollup.coarser(found, step_ms)
     expected = max(1, (to_ms - from_ms) // max(1, row.period_ms))
     return SeriesReadings(

@@ -17,6 +17,7 @@ the readings themselves. A reader that finds none reads those.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
@@ -70,6 +71,8 @@ class Standing:
     made: dict[Boot, Made]
     newest: dict[Boot, int]
     """The newest chunk of each boot."""
+    chunked: list[tuple[Boot, int, int]]
+    """First and last ms of each boot's chunks."""
     unrolled: set[int]
     """Hours (start, UTC) whose chunks or anchors have changed since."""
     unsealed: set[int]
@@ -84,8 +87,10 @@ def standing(connection: Connection, gateway: str) -> Standing:
     walls = load_all(connection, gateway)
     made = dict(_made(connection, gateway))
     unrolled: set[int] = set()
-    newest = _newest(connection, gateway)
-    for boot, first_ms, last_ms in _extents(connection, chunks, gateway):
+    newest: dict[Boot, int] = {}
+    chunked: list[tuple[Boot, int, int]] = []
+    for boot, first_ms, last_ms, newest[boot] in _chunked(connection, gateway):
+        chunked.append((boot, first_ms, last_ms))
         wall = walls.get(boot)
         if wall is None:
             continue
@@ -98,9 +103,10 @@ def standing(connection: Connection, gateway: str) -> Standing:
         if newest[boot] > known.chunk:
             unrolled |= set(_spans(connection, chunks, gateway, boot, wall, chunks.c.id > known.chunk))
     unsealed: set[int] = set()
-    for boot, wall in walls.items():
-        unsealed |= set(_spans(connection, history, gateway, boot, wall, history.c.chunk.is_(None)))
-    return Standing(walls, made, newest, unrolled, unsealed)
+    for boot, _, _ in _unchunked(connection, gateway):
+        if (wall := walls.get(boot)) is not None:
+            unsealed |= set(_spans(connection, history, gateway, boot, wall, history.c.chunk.is_(None)))
+    return Standing(walls, made, newest, chunked, unrolled, unsealed)
 
 
 def _made(connection: Connection, gateway: str) -> Iterator[tuple[Boot, Made]]:
@@ -110,18 +116,22 @@ def _made(connection: Connection, gateway: str) -> Iterator[tuple[Boot, Made]]:
         yield (row.epoch, row.boot), Made(row.chunk, WallTime.through(points))
 
 
-def _extents(connection: Connection, table: FromClause, gateway: str) -> Iterator[tuple[Boot, int, int]]:
-    """(boot, first ms, last ms) of each that has rows there."""
-    c = table.c
-    query = select(c.epoch, c.boot, func.min(c.first_mono_ms), func.max(c.last_mono_ms)).where(c.gateway == gateway)
-    for epoch, boot, first_ms, last_ms in connection.execute(query.group_by(c.epoch, c.boot)):
+def _chunked(connection: Connection, gateway: str) -> Iterator[tuple[Boot, int, int, int]]:
+    """(boot, first ms, last ms, newest chunk) of each that has chunks."""
+    c = chunks.c
+    ends = func.min(c.first_mono_ms), func.max(c.last_mono_ms), func.max(c.id)
+    query = select(c.epoch, c.boot, *ends).where(c.gateway == gateway).group_by(c.epoch, c.boot)
+    for epoch, boot, first_ms, last_ms, newest in connection.execute(query):
+        yield (epoch, boot), first_ms, last_ms, newest
+
+
+def _unchunked(connection: Connection, gateway: str) -> Iterator[tuple[Boot, int, int]]:
+    """(boot, first ms, last ms) of each that has readings which no chunk has yet."""
+    c = history.c
+    query = select(c.epoch, c.boot, func.min(c.first_mono_ms), func.max(c.last_mono_ms))
+    mine = query.where(c.gateway == gateway, c.chunk.is_(None)).group_by(c.epoch, c.boot)
+    for epoch, boot, first_ms, last_ms in connection.execute(mine):
         yield (epoch, boot), first_ms, last_ms
-
-
-def _newest(connection: Connection, gateway: str) -> dict[Boot, int]:
-    query = select(chunks.c.epoch, chunks.c.boot, func.max(chunks.c.id)).where(chunks.c.gateway == gateway)
-    grouped = query.group_by(chunks.c.epoch, chunks.c.boot)
-    return {(epoch, boot): newest for epoch, boot, newest in connection.execute(grouped)}
 
 
 def _looked_at(wall: WallTime, low: int, high: int) -> Int64:
@@ -155,35 +165,38 @@ class Charts:
         self._telemetry = telemetry
         self._reader = reader
 
-    def steps(self, gateway: str, keys: Sequence[Key], *, from_ms: int, to_ms: int, level: int) -> Steps:
-        """Steps of STEP_MS[level] within from_ms..to_ms, its ends in finer ones where they fall within a step."""
+    @contextmanager
+    def of(self, gateway: str, keys: Sequence[Key]) -> Iterator[Chart]:
+        """As things stand at one instant. Keep it under 5 s."""
         with self._telemetry.read(snapshot=True) as connection:
-            return _Read(connection, self._reader, gateway, keys).of(level, from_ms, to_ms)
-
-    def error_ms(self, gateway: str, *, from_ms: int, to_ms: int) -> int:
-        """How far a reading of that time may be from the truth, at worst."""
-        worst = 0
-        with self._telemetry.read(snapshot=True) as connection:
-            walls = load_all(connection, gateway)
-            for table in (chunks, history):
-                for boot, first_ms, last_ms in _extents(connection, table, gateway):
-                    if (wall := walls.get(boot)) is not None:
-                        low, high = wall.mono_span(from_ms, to_ms)
-                        low, high = max(low, first_ms), min(high, last_ms)
-                        if low <= high:
-                            worst = max(worst, int(wall.errors_ms(_looked_at(wall, low, high)).max()))
-        return worst
+            yield Chart(connection, self._reader, gateway, keys)
 
 
-class _Read:
+class Chart:
+    """Of series of one gateway; see `Charts.of`."""
+
     def __init__(self, connection: Connection, reader: HistoryReader, gateway: str, keys: Sequence[Key]) -> None:
         self._connection = connection
         self._reader = reader
         self._gateway = gateway
         self._names = {"/".join(key): key for key in keys}
-        self._stale = sorted(standing(connection, gateway).stale)
+        self._standing = standing(connection, gateway)
+        self._stale = sorted(self._standing.stale)
 
-    def of(self, level: int, from_ms: int, to_ms: int) -> Steps:
+    def error_ms(self, from_ms: int, to_ms: int) -> int:
+        """How far a reading of that time may be from the truth, at worst."""
+        worst, walls = 0, self._standing.walls
+        ends = [*self._standing.chunked, *_unchunked(self._connection, self._gateway)]
+        for boot, first_ms, last_ms in ends:
+            if (wall := walls.get(boot)) is not None:
+                low, high = wall.mono_span(from_ms, to_ms)
+                low, high = max(low, first_ms), min(high, last_ms)
+                if low <= high:
+                    worst = max(worst, int(wall.errors_ms(_looked_at(wall, low, high)).max()))
+        return worst
+
+    def steps(self, level: int, from_ms: int, to_ms: int) -> Steps:
+        """Steps of STEP_MS[level] within from_ms..to_ms, its ends in finer ones where they fall within a step."""
         if from_ms >= to_ms:
             return NOTHING
         if level < 0:
@@ -191,11 +204,11 @@ class _Read:
         step_ms = STEP_MS[level]
         first, last = -(-from_ms // step_ms) * step_ms, to_ms // step_ms * step_ms
         if first >= last:
-            return self.of(level - 1, from_ms, to_ms)
-        parts = [self.of(level - 1, from_ms, first), self.of(level - 1, last, to_ms)]
+            return self.steps(level - 1, from_ms, to_ms)
+        parts = [self.steps(level - 1, from_ms, first), self.steps(level - 1, last, to_ms)]
         holes = self._holes(level, first, last)
         for begin, end in holes:
-            parts.append(rollup.coarser(self.of(level - 1, begin, end), step_ms))
+            parts.append(rollup.coarser(self.steps(level - 1, begin, end), step_ms))
         parts += self._rolled(level, first, last, holes)
         return rollup.joined(parts)
 
@@ -224,7 +237,7 @@ class _Read:
         left: list[tuple[int, frozenset[str]]] = []
         for start_ms, body in self._connection.execute(query.order_by(rollups.c.start_ms)):
             if level == 0:
-                left.append((start_ms, self._names.keys() - set(rollup.names(body))))
+                left.append((start_ms, frozenset(self._names) - set(rollup.names(body))))
                 if len(left[-1][1]) == len(self._names):
                     continue
             found = rollup.unpack(body, STEP_MS[level]).of(self._names)

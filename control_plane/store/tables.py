@@ -289,6 +289,12 @@ history = Table(
     Column("groups", LargeBinary, nullable=False, comment="ids of the groups inside: little-endian uint32"),
     Column("chunk", BigInteger, nullable=True, comment="chunk.id that holds its readings too; null: not sealed yet"),
     Index(None, "gateway", "epoch", "boot", "last_mono_ms"),
+    Index(
+        "ix_history_unsealed",
+        *("gateway", "epoch", "boot", "last_mono_ms", "first_mono_ms"),
+        sqlite_where=text("chunk IS NULL"),
+        postgresql_where=text("chunk IS NULL"),
+    ),
     comment="Which batch holds which minutes. The readings stay in the batch as it came.",
 )
 
@@ -305,7 +311,7 @@ chunk = Table(
     Column("sealed_ms", BigInteger, nullable=False),
     Column("toc", LargeBinary, nullable=False, comment="see projections/chunk.py"),
     Column("body", LargeBinary, nullable=False),
-    Index(None, "gateway", "epoch", "boot", "last_mono_ms"),
+    Index(None, "gateway", "epoch", "boot", "last_mono_ms", "first_mono_ms"),
     comment="The readings of one boot's hour, sealed column by column. What came late has a chunk of its own.",
 )
 

@@ -20,9 +20,8 @@ from pathlib import Path
 
 from benchmarks.figures import Figure
 from benchmarks.web import GATEWAYS, fill
-from control_plane.projections.projector import CURSOR
 from control_plane.store.engine import Stores
-from control_plane.store.tables import batch, chunk, cursor, history, rolled
+from control_plane.store.tables import PROJECTED, batch, chunk, cursor, history, rolled
 from control_plane.store.upsert import bulk_insert, upsert
 from protos.hours import HOUR_MS
 from tests.control import Up, running
@@ -87,7 +86,7 @@ def _measured(stores: Stores) -> None:
             rows = enumerate(some, start + 1)
             indexed(connection, [_indexed(id_, gateway, number) for id_, (gateway, number) in rows])
     with stores.telemetry.write() as connection:
-        upsert(connection, cursor, [{"name": CURSOR, "position": len(come)}])
+        upsert(connection, cursor, [{"name": PROJECTED, "position": len(come)}])
         connection.execute(chunk.insert(), [_chunk(key, body) for key in range(1, MEASURING * _hours() + 1)])
         of = {"epoch": 1, "boot": 1, "points": 0, "anchors": b"", "chunk": MEASURING * _hours()}
         connection.execute(rolled.insert(), [{"gateway": f"gw-{one:010d}", **of} for one in range(MEASURING)])

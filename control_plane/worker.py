@@ -20,10 +20,9 @@ import structlog
 from sqlalchemy import func, select
 
 from control_plane.errors import Fenced
-from control_plane.projections.projector import CURSOR
 from control_plane.store.engine import Store, Stores
 from control_plane.store.leases import RENEW_S, Lease, Leases
-from control_plane.store.tables import batch, cursor
+from control_plane.store.tables import PROJECTED, batch, cursor
 
 log = structlog.get_logger("control_plane.worker")
 T = TypeVar("T")
@@ -82,7 +81,7 @@ class Behind:
         with self._journal.read() as connection:
             newest = connection.execute(select(func.max(batch.c.id))).scalar() or 0
         with self._telemetry.read() as connection:
-            reached = connection.execute(select(cursor.c.position).where(cursor.c.name == CURSOR)).scalar() or 0
+            reached = connection.execute(select(cursor.c.position).where(cursor.c.name == PROJECTED)).scalar() or 0
         return newest - reached
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, bindparam, func, select, tuple_, update
+from sqlalchemy import BindParameter, Connection, Row, bindparam, func, select, tuple_, update
 
 from control_plane.journal.journal import BatchEntry, LaneMark
 from control_plane.journal.lineage import Lineage, Place
@@ -42,7 +42,7 @@ class Epochs:
     """What is asked at each Hello, prepared: ten thousand may come in a minute."""
 
     def __init__(self) -> None:
-        of = bindparam("gateway")
+        of: BindParameter[str] = bindparam("gateway")
         self._clone = Prepared(select(clone).where(clone.c.gateway == of))
         ours = (hello.c.gateway == of, hello.c.id > bindparam("after"))
         self._last_run = Prepared(select(hello.c.run_id).where(*ours).order_by(hello.c.id.desc()).limit(1))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, LargeBinary, Text, bindparam, case, func, or_, select, tuple_, update
+from sqlalchemy import BindParameter, Connection, LargeBinary, Text, bindparam, case, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.sql.dml import Insert
@@ -116,7 +116,7 @@ class SqlJournal:
             )
         )
         self._epochs = epochs.Epochs()
-        mine = bindparam("of_gateway")
+        mine: BindParameter[str] = bindparam("of_gateway")
         self._lanes_of = Prepared(select(lane).where(lane.c.gateway == mine, lane.c.epoch == bindparam("of_epoch")))
         self._schemas_of = Prepared(
             select(declare.c.schema).where(declare.c.gateway == mine, declare.c.epoch == bindparam("of_epoch"))

@@ -225,11 +225,13 @@ def _chunks(connection: Connection, gateway: str, now: Standing, todo: Sequence[
     if not todo:
         return
     wanted = frozenset(todo)
-    for boot in sorted(now.newest):
+    for boot, first_ms, last_ms in sorted(now.chunked):
         wall = now.walls.get(boot)
         if wall is None:
             continue
         low, high = wall.mono_span(todo[0], todo[-1] + HOUR_MS)
+        if last_ms < low or first_ms > high:
+            continue
         named = {"gateway": gateway, "epoch": boot[0], "boot": boot[1], "low": low, "high": high}
         rows = connection.execute(_OVERLAPPING, named).fetchall()
         for row in sorted(rows, key=lambda row: row.first_mono_ms):

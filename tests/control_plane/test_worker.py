@@ -14,10 +14,9 @@ from sqlalchemy import func, select, update
 from control_plane import worker as module
 from control_plane.journal.journal import BatchEntry, LaneMark
 from control_plane.journal.sql import SqlJournal
-from control_plane.projections.projector import CURSOR
 from control_plane.store.engine import Stores
 from control_plane.store.leases import leases_of
-from control_plane.store.tables import cursor, lease
+from control_plane.store.tables import PROJECTED, cursor, lease
 from control_plane.store.upsert import upsert
 from control_plane.worker import LOOK_EVERY_S, MANY_WAITING, Behind, Duty, Loop, threaded, work
 from protos.comboio.v1 import batch_pb2 as pb
@@ -141,7 +140,7 @@ def test_sealing_steps_back_while_many_batches_wait_to_be_projected(stores: Stor
     step()
     assert behind()
     with stores.telemetry.write() as connection:
-        upsert(connection, cursor, [{"name": CURSOR, "position": waiting}])
+        upsert(connection, cursor, [{"name": PROJECTED, "position": waiting}])
     step()
     assert behind(), "it looks now and then only"
     now_s[0] += LOOK_EVERY_S

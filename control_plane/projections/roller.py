@@ -6,6 +6,7 @@ is written is computed before its transaction begins, which others may wait for.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from control_plane.projections.rollups import (
     hours_of,
     standing,
 )
-from control_plane.projections.unsealing import numbers
+from control_plane.projections.unsealing import Numbers, numbers
 from control_plane.projections.varints import ranges
 from control_plane.projections.walltime import WallTime
 from control_plane.store.engine import Store
@@ -119,28 +120,27 @@ class Roller:
 
     def _minutes(self, gateway: str, found: Sequence[_Chunk], hours: Sequence[int]) -> Steps:
         """Of all series in these hours."""
+        mine = [one for one in found if not one.hours.isdisjoint(hours)]
         epochs: dict[int, set[int]] = {}
-        for one in found:
+        for one in mine:
             for hour in one.hours:
                 epochs.setdefault(hour, set()).add(one.boot[0])
         twice = [hour for hour in hours if len(epochs.get(hour, ())) > 1]
         once = [hour for hour in hours if hour not in twice]
-        parts = [self._of_chunks(gateway, found, once)]
-        parts += [self._one_by_one(gateway, found, hour) for hour in twice]
+        parts = [self._of_chunks(gateway, mine, once)]
+        parts += [self._one_by_one(gateway, mine, hour) for hour in twice]
         return rollup.joined(parts)
 
     def _of_chunks(self, gateway: str, found: Sequence[_Chunk], hours: Sequence[int]) -> Steps:
         names: dict[str, int] = {}
         series, times, values = [], [], []
         for one in found:
-            if one.hours.isdisjoint(hours):
+            read = None if one.hours.isdisjoint(hours) else self._numbers(gateway, one)
+            if read is None:
                 continue
-            with self._telemetry.read() as connection:
-                row = connection.execute(_BODY, {"chunk": one.id}).one()
-            read = numbers(row.toc, row.body, lambda schema, of=one.boot[0]: self._reader.table(gateway, of, schema))
             walls = one.wall.to_wall(read.times)[ranges(read.time0, read.rows)]
             inside = _within(walls, hours)
-            of = np.array([names.setdefault(name, len(names)) for name in read.names], np.int64)
+            of = np.array([names.setdefault("/".join(key), len(names)) for key in read.keys], np.int64)
             series.append(np.repeat(of, read.rows)[inside])
             times.append(walls[inside])
             values.append(read.values[inside])
@@ -154,14 +154,17 @@ class Roller:
         """Where the same rows may be there twice."""
         keys: set[Key] = set()
         for one in found:
-            if hour in one.hours:
-                with self._telemetry.read() as connection:
-                    row = connection.execute(_BODY, {"chunk": one.id}).one()
-                read = numbers(
-                    row.toc, row.body, lambda schema, of=one.boot[0]: self._reader.table(gateway, of, schema)
-                )
-                keys |= {tuple(name.split("/", 1)) for name in read.names}  # type: ignore[misc]
+            if hour in one.hours and (read := self._numbers(gateway, one)) is not None:
+                keys |= set(read.keys)
         return folded(self._reader, gateway, {"/".join(key): key for key in sorted(keys)}, hour, hour + HOUR_MS)
+
+    def _numbers(self, gateway: str, one: _Chunk) -> Numbers | None:
+        """None: it is gone since."""
+        with self._telemetry.read() as connection:
+            row = connection.execute(_BODY, {"chunk": one.id}).one_or_none()
+        if row is None:
+            return None
+        return numbers(row.toc, row.body, lambda schema: self._reader.table(gateway, one.boot[0], schema))
 
     # --- rows ----------------------------------------------------------------------------------------------
 
@@ -242,15 +245,18 @@ def _chunks(connection: Connection, gateway: str, now: Standing, todo: Sequence[
 
 def _portions(todo: Sequence[int], found: Sequence[_Chunk]) -> Iterator[list[int]]:
     """Hours that are rolled up together."""
+    many: Counter[int] = Counter()
+    for one in found:
+        for hour in one.hours:
+            many[hour] += one.readings // len(one.hours)
     some: list[int] = []
     readings = 0
     for hour in todo:
-        many = sum(one.readings // len(one.hours) for one in found if hour in one.hours)
-        if some and (len(some) == HOURS_AT_ONCE or readings + many > MOST_READINGS):
+        if some and (len(some) == HOURS_AT_ONCE or readings + many[hour] > MOST_READINGS):
             yield some
             some, readings = [], 0
         some.append(hour)
-        readings += many
+        readings += many[hour]
     if some:
         yield some
 

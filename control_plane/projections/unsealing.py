@@ -21,10 +21,10 @@ from protos.comboio.v1 import batch_pb2 as pb
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """Columns one after another: `names[i]` has rows[i] values, at as many of the times from time0[i] on."""
+    """Columns one after another: `keys[i]` has rows[i] values, at as many of the times from time0[i] on."""
 
-    names: Sequence[str]
-    """sensor/quantity."""
+    keys: Sequence[tuple[str, str]]
+    """Sensor and quantity."""
     rows: Int64
     time0: Int64
     times: Int64
@@ -59,7 +59,7 @@ def numbers(toc: bytes, body: bytes, table_of: Callable[[int], Table]) -> Number
     ints = _unpacked([*times, *(one.packed for one in carried)], [*rows, *(one.section.rows for one in carried)])
     values = _values(columns, ints[sum(rows) :])
     return Numbers(
-        [_name(one) for one in columns],
+        [_key(one) for one in columns],
         np.array([one.section.rows for one in columns], np.int64),
         np.array([one.time0 for one in columns], np.int64),
         ints[: sum(rows)],
@@ -80,8 +80,8 @@ def _columns(section: Section, piece: bytes, table: Table, time0: int) -> list[_
     return found
 
 
-def _name(one: _Column) -> str:
-    return f"{one.table.schema.groups[one.section.group].sensor}/{one.table.series[one.series].name}"
+def _key(one: _Column) -> tuple[str, str]:
+    return one.table.schema.groups[one.section.group].sensor, one.table.series[one.series].name
 
 
 def _unpacked(pieces: Sequence[bytes], counts: Sequence[int]) -> Int64:

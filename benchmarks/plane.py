@@ -18,7 +18,7 @@ from sqlalchemy import func, select
 from control_plane.listen import bound, reserved
 from control_plane.settings import Address
 from control_plane.store.engine import Stores
-from control_plane.store.tables import batch, cursor, state
+from control_plane.store.tables import PROJECTED, batch, cursor, state
 from tests.postgresql import Cluster, binaries, cluster
 
 LOOPBACK = Address("127.0.0.1", 0)
@@ -70,7 +70,9 @@ class Plane:
         with self.stores.journal.read() as connection:
             newest = connection.execute(select(func.max(batch.c.id))).scalar_one() or 0
         with self.stores.telemetry.read() as connection:
-            return (connection.execute(select(cursor.c.position)).scalar() or 0) >= newest
+            return (
+                connection.execute(select(cursor.c.position).where(cursor.c.name == PROJECTED)).scalar() or 0
+            ) >= newest
 
     def await_projected(self, timeout_s: float) -> float:
         """The moment it was so, in seconds since 1970."""

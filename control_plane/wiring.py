@@ -155,13 +155,17 @@ def run_history(settings: Settings, ready: Callable[[], None]) -> None:
     from control_plane.store.shared_clock import clock_of
     from control_plane.worker import Duty, work
 
-    with suppress(OSError):  # a unit may forbid it, and says Nice= itself
-        os.setpriority(os.PRIO_PROCESS, 0, max(HISTORY_NICE, os.getpriority(os.PRIO_PROCESS, 0)))
+    def step_back() -> None:
+        """From now on: this thread and those that it will start. Starting is not nice, others wait for it."""
+        ready()
+        with suppress(OSError):  # a unit may forbid it, and says Nice= itself
+            os.setpriority(os.PRIO_PROCESS, 0, max(HISTORY_NICE, os.getpriority(os.PRIO_PROCESS, 0)))
+
     with running_on(settings), Stores(settings.database_url) as stores, clock_of(stores) as clock:
         same_keys(stores.business, Authority.open(settings.data))
         leases = leases_of(stores, holder=process_name("history"))
         duties = [Duty("history", lambda held: _sealing(held, clock))]
-        asyncio.run(work([], duties=duties, leases=leases, stop=stop_requested(), ready=ready))
+        asyncio.run(work([], duties=duties, leases=leases, stop=stop_requested(), ready=step_back))
 
 
 def _projecting(held: Stores, clock: Clock) -> list[Loop]:

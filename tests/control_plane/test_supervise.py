@@ -26,7 +26,7 @@ from protos.comboio.v1 import identity_pb2_grpc as rpc
 from tests.control import LISTENERS, Up, control, running
 
 
-def eventually(true: Callable[[], bool], *, within_s: float = 15.0) -> None:
+def eventually(true: Callable[[], bool], *, within_s: float = 60.0) -> None:
     deadline = time.monotonic() + within_s
     while not true():
         assert time.monotonic() < deadline, "did not happen in time"

@@ -13,6 +13,7 @@ from benchmarks.figures import Figure
 GROUPS = {
     "wire": "benchmarks.wire:figures",
     "codec": "benchmarks.codec:figures",
+    "control": "benchmarks.cold_start:figures",
     "fleet": "benchmarks.fleet_list:figures",
     "ingest": "benchmarks.ingest:figures",
     "gateway": "benchmarks.gateway:figures",

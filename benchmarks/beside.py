@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from benchmarks.fleet import Member
 from control_plane.projections.reading import HistoryReader
 from control_plane.store.engine import Stores
-from control_plane.store.tables import batch, chunk, cursor
+from control_plane.store.tables import PROJECTED, batch, chunk, cursor
 
 EVERY_S = 0.25
 ALL_MS = 1 << 50
@@ -72,7 +72,7 @@ class Beside:
 
     def _projected(self) -> int:
         with self._stores.telemetry.read() as connection:
-            return connection.execute(select(cursor.c.position)).scalar() or 0
+            return connection.execute(select(cursor.c.position).where(cursor.c.name == PROJECTED)).scalar() or 0
 
 
 def sealed(stores: Stores) -> int:

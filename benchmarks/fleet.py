@@ -20,8 +20,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from benchmarks import mixed
 from benchmarks.recordings import Column, Recording, Traffic, cuts, folder, traffic
 from control_plane.clock import SystemClock
+from control_plane.dictionaries.candidate import train
 from control_plane.fleet.authority import Authority
-from protos.columns import encode, pack
+from protos.columns import Dictionary, Packer, encode, pack
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.hours import HOUR_MS
 
@@ -29,6 +30,8 @@ BOOT = 17
 SECONDS = 4000  # of the mixed gateway; enough windows to draw from
 WINDOWS = 60
 SEED = 29
+QUICK_LEVEL = 3
+"""Of packing with thousands of dictionaries: it is not their size that is measured here."""
 WALL_MS = 1_700_000_000_000
 
 
@@ -47,6 +50,8 @@ class Member(msgspec.Struct, array_like=True, frozen=True):
     epoch: int
     declare: bytes
     batches: list[Sealed]
+    dictionary: bytes = b""
+    """The gateway's own; its batches are packed with it where that is smaller."""
 
 
 class Window(msgspec.Struct):
@@ -63,13 +68,30 @@ class Maker:
         self.folder = folder
         self.kind, self._source = _source()
 
-    def make(self, *, gateways: int, batches: int, batch_s: int, sealable: int = 0) -> list[Member]:
-        """The first `sealable` of so many batches each are of an hour that is over when the next one comes."""
+    def make(
+        self, *, gateways: int, batches: int, batch_s: int, sealable: int = 0, dictionaries: bool = False
+    ) -> list[Member]:
+        """The first `sealable` of so many batches each are of an hour that is over when the next one comes.
+
+        `dictionaries`: each gateway has one of its own.
+        """
         windows = list(_windows(self._source, batch_s * 1000))
         random = Random(SEED * batch_s)
-        return [self._member(number, windows, random, batches, sealable) for number in range(gateways)]
+        learnt = train([one.body.SerializeToString() for one in windows], 1) if dictionaries else None
+        return [
+            self._member(number, windows, random, batches, sealable, learnt and _own(learnt, number))
+            for number in range(gateways)
+        ]
 
-    def _member(self, number: int, windows: Sequence[Window], random: Random, batches: int, sealable: int) -> Member:
+    def _member(
+        self,
+        number: int,
+        windows: Sequence[Window],
+        random: Random,
+        batches: int,
+        sealable: int,
+        dictionary: Dictionary | None,
+    ) -> Member:
         gateway, epoch = f"gw-{number:010d}", random.getrandbits(32)
         declare = pb.Declare(epoch=epoch, schema=1, groups=self._source.declare.groups)
         for group in declare.groups:
@@ -77,12 +99,14 @@ class Maker:
                 series.ref += 0 if series.raw else random.randrange(-500, 500)
         base_ms = random.randrange(1 << 34) // HOUR_MS * HOUR_MS
         sealed = []
+        packer = None if dictionary is None else Packer(dictionary, level=QUICK_LEVEL)
         for index in range(batches):
             hour = 0 if index < sealable else HOUR_MS
             anchor = _anchor(base_ms) if index == 0 else None
-            sealed.append(_sealed(random.choice(windows), epoch, base_ms + hour, index, anchor))
+            sealed.append(_sealed(random.choice(windows), epoch, base_ms + hour, index, anchor, packer))
         certificate = _certificate(self.authority, self.folder, gateway)
-        return Member(gateway, certificate, epoch, declare.SerializeToString(), sealed)
+        held = b"" if dictionary is None else dictionary.data
+        return Member(gateway, certificate, epoch, declare.SerializeToString(), sealed, held)
 
 
 def _source() -> tuple[str, Traffic]:
@@ -109,15 +133,24 @@ def _anchor(base_ms: int) -> pb.Event:
     return pb.Event(kind=pb.EVENT_ANCHOR, detail=fact.SerializeToString())
 
 
-def _sealed(window: Window, epoch: int, base_ms: int, index: int, event: pb.Event | None = None) -> Sealed:
+def _own(learnt: Dictionary, number: int) -> Dictionary:
+    """Another one, as good: some of what it holds gives way to a number."""
+    data, middle = learnt.data, len(learnt.data) // 2
+    return Dictionary(data[:middle] + b"%08d" % number + data[middle + 8 :])
+
+
+def _sealed(
+    window: Window, epoch: int, base_ms: int, index: int, event: pb.Event | None, packer: Packer | None
+) -> Sealed:
     window.body.base_mono_ms = base_ms + index * window.length_ms
     events = [] if event is None else [event]
     body = window.body.SerializeToString() + pb.Body(events=events).SerializeToString()
-    codec, packed = pack(body)
+    codec, packed = pack(body) if packer is None else packer.pack(body)
     batch = pb.Batch(
         epoch=epoch,
         schema=1,
         codec=codec,
+        dictionary=packer.dictionary.id if packer is not None and codec == pb.CODEC_ZSTD_DICT else 0,
         count=window.count,
         body_len=len(body),
         body=packed,

@@ -10,7 +10,8 @@ As many batches again were sent before, of an hour that is over: what is measure
 and roll up all of them at once, which is more than a steady fleet ever asks of it. Beside it runs an export, gateway by
 gateway, and somebody who asks for the newest batch: `ingest.history_after_ack` is how long the slowest answer took.
 
-    python -m benchmarks.ingest [--gateways N] [--rate BATCHES_PER_S] [--seconds S] [--connected N] [--only KEY]
+    python -m benchmarks.ingest [--gateways N] [--rate BATCHES_PER_S] [--seconds S] [--connected N] [--back N]
+        [--only KEY …]
 """
 
 from __future__ import annotations
@@ -36,20 +37,23 @@ from benchmarks.beside import Beside, sealed
 from benchmarks.figures import Figure
 from benchmarks.fleet import Maker, Member
 from benchmarks.plane import Plane, running
+from control_plane.journal.dictionaries import Issue, add
 from control_plane.projections import state as latest
 from control_plane.projections.sealer import SETTLE_S
 from control_plane.store.tables import state
-from protos.columns import Schema, decode, unpack
+from protos.columns import Dictionary, Schema, decode, unpack
 from protos.comboio.v1 import batch_pb2 as pb
 
 GATEWAYS = 500  # a quick run; `python -m benchmarks.ingest --gateways 2000` is the full one
 RATE = 1000.0
 SECONDS = 8.0
 COMPARED = 20
-SLOWEST_S = 120.0
-CONNECTED = 1000  # the full run is `--connected 5000`
+SLOWEST_S = 300.0
+CONNECTED = 5000
+BACK = 2000  # the full run is `--back 10000`
+NOISY_GATEWAYS, NOISY_RATE = 200, 300.0
 SETTLED_S = SETTLE_S + 5.0  # when hours that are over begin to be sealed
-KEYS = ("sqlite", "postgresql", "sqlite_10s", "postgresql_10s", "gateways", "vs_rows")
+KEYS = ("sqlite", "postgresql", "sqlite_10s", "postgresql_10s", "gateways", "back", "noisy", "vs_rows")
 
 
 @dataclass(slots=True)
@@ -69,6 +73,7 @@ def figures(
     rate: float = RATE,
     seconds: float = SECONDS,
     connected: int = CONNECTED,
+    back: int = BACK,
     only: Sequence[str] = KEYS,
 ) -> Iterator[Figure]:
     each = 2 + int(rate * seconds / gateways)  # so many batches that none is sent twice while the rate is paced
@@ -92,6 +97,10 @@ def figures(
             yield Figure(f"ingest.{database}_10s", free.readings_s, "readings/s", free.remark)
         if "gateways" in only:
             yield _connected(maker, connected)
+        if "back" in only:
+            yield _back(maker, back)
+        if "noisy" in only:
+            yield _noisy(maker, seconds)
         if "vs_rows" in only:
             yield from rows.figures(maker)
 
@@ -116,18 +125,63 @@ def measure(database: str, maker: Maker, members: list[Member], phases: Sequence
 
 
 def _connected(maker: Maker, count: int) -> Figure:
-    """So many streams open at once, each with its own schema and a batch in the journal."""
-    members = maker.make(gateways=count, batches=1, batch_s=10)
+    """So many streams open at once, each with its own schema and dictionary, and a batch in the journal."""
+    members = maker.make(gateways=count, batches=1, batch_s=60, dictionaries=True)
     with running("sqlite", pki=maker.authority.folder) as plane:
-        before = plane.memory("ingest")
+        _issue(plane, members)
+        before, used = plane.memory("ingest"), plane.cpu()["ingest"]
         with load(plane, members, []) as generator:
             ready = generator.say()
+            opened_ms = 1000 * (plane.cpu()["ingest"] - used) / count
             plane.await_projected(SLOWEST_S)
             each_kb = (plane.memory("ingest") - before) / count / 1000
             acked: dict[str, int] = generator.go()
         if plane.counted() != acked:
             raise RuntimeError("what was decoded is not what was acknowledged")
-    return Figure("ingest.gateways", count, "gateways", f"{each_kb:.0f} KB each, all in {ready['connected_s']:.0f} s")
+    remark = (
+        f"each with its own certificate, schema and dictionary; {each_kb:.0f} KB each, all in "
+        f"{ready['connected_s']:.0f} s; ingest's CPU {opened_ms:.1f} ms for the handshake, the session and a batch"
+    )
+    return Figure("ingest.gateways", count, "gateways", remark)
+
+
+def _issue(plane: Plane, members: Sequence[Member]) -> None:
+    """As if each gateway's dictionary had been trained."""
+    with plane.stores.journal.write() as connection:
+        for member in members:
+            add(connection, member.gateway, Issue(Dictionary(member.dictionary), 1, 0, 0.0, 0))
+
+
+def _back(maker: Maker, count: int) -> Figure:
+    """All connections are cut at once: how long until every gateway has its stream again."""
+    members = maker.make(gateways=count, batches=1, batch_s=10)
+    with running("sqlite", pki=maker.authority.folder) as plane, load(plane, members, ["back"]) as generator:
+        generator.say()
+        used = plane.cpu()["ingest"]
+        said = generator.go()
+        spent_ms = 1000 * (plane.cpu()["ingest"] - used)
+    remark = (
+        f"{count} gateways cut off at once, {said['shaken']} connections; CPU: ingest {spent_ms / said['shaken']:.1f} "
+        f"ms a connection, load {said['shake_ms']:.1f} ms a handshake; cores: load {said['cpu']:.2f}, "
+        f"ingest {spent_ms / 1000 / said['back_s']:.2f}"
+    )
+    return Figure("ingest.back", said["back_s"], "s", remark)
+
+
+def _noisy(maker: Maker, seconds: float) -> Figure:
+    """What one gateway that sends without end does to the others."""
+    members = maker.make(gateways=NOISY_GATEWAYS, batches=2 + int(NOISY_RATE * seconds / NOISY_GATEWAYS), batch_s=60)
+    phases = [f"{NOISY_RATE}:{seconds}", f"noisy:{NOISY_RATE}:{seconds}"]
+    with running("sqlite", pki=maker.authority.folder) as plane, load(plane, members, phases) as generator:
+        generator.say()
+        quiet = generator.go()
+        plane.await_projected(SLOWEST_S)
+        loud = generator.go()
+    remark = (
+        f"acks of {NOISY_GATEWAYS - 1} gateways, {NOISY_RATE:.0f} batches/s in all, while another sends without end "
+        f"({loud['noisy'] / loud['took_s']:.0f} batches/s); without it {quiet['p99_ms']:.0f} ms"
+    )
+    return Figure("ingest.noisy_p99", loud["p99_ms"], "ms", remark)
 
 
 class Generator:
@@ -228,10 +282,16 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=RATE, help="batches offered a second, in all")
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--connected", type=int, default=CONNECTED)
+    parser.add_argument("--back", type=int, default=BACK, help="gateways that are cut off at once")
     parser.add_argument("--only", choices=KEYS, nargs="+", default=KEYS)
     asked = parser.parse_args()
     found = figures(
-        gateways=asked.gateways, rate=asked.rate, seconds=asked.seconds, connected=asked.connected, only=asked.only
+        gateways=asked.gateways,
+        rate=asked.rate,
+        seconds=asked.seconds,
+        connected=asked.connected,
+        back=asked.back,
+        only=asked.only,
     )
     for figure in found:
         sys.stdout.write(f"{figure}\n")

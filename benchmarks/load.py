@@ -1,17 +1,22 @@
 """A fleet of gateways in one process on one epoll loop, by the simulator's light streams.
 
-    python -m benchmarks.load --address HOST:PORT --ca FILE --fleet FILE [--phase RATE:SECONDS | each:N …]
+    python -m benchmarks.load --address HOST:PORT --ca FILE --fleet FILE
+        [--phase RATE:SECONDS | noisy:RATE:SECONDS | each:N | back …]
 
 Every gateway has its own certificate, connection and stream, says Hello and Declare, and sends its first batch. Then
 `{"ready": …}` is printed, and each line on stdin starts the next phase: RATE batches a second in all, spread evenly
 over the gateways in a shuffled order, whatever the server does (RATE 0: each gateway keeps one batch in flight, until
-SECONDS are over, or `each:N` until it has sent N). A phase ends when all of it is acknowledged; it is reported as one
-line of JSON. Latency runs from the moment a batch was due to the ack that covers it.
+SECONDS are over, or `each:N` until it has sent N). `noisy` is RATE batches of all but one gateway, which has as many
+under way as the server lets it, all the time; its own latencies don't count. `back`: all connections are cut at once,
+and the phase is over when every gateway has been welcomed again; who is told to come later does. A phase ends when all
+of it is acknowledged; it is reported as one line of JSON. Latency runs from the moment a batch was due to the ack that
+covers it.
 """
 
 from __future__ import annotations
 
 import argparse
+import heapq
 import json
 import os
 import random
@@ -33,6 +38,9 @@ from protos.comboio.v1 import link_pb2 as wire
 DRAIN_S = 60.0
 LONGEST_FILL_S = 300.0
 MOST_OPENING = 20
+BACK_WITHIN_S = 300.0
+UNDER_WAY = 64
+"""Batches of the noisy one: more than it may have unacknowledged."""
 SEQ_BYTES = 6  # tag and a varint padded to five bytes, so that its length never changes
 
 
@@ -66,11 +74,18 @@ class Gateway(Stream):
 
     def __init__(self, member: Member, address: tuple[str, int], ca: str) -> None:
         self.member = member
+        self._address, self._ca, self._run = address, ca, os.urandom(16)
         self._templates = [template(one.envelope) for one in member.batches]
         self.seq = self.acked = self.readings = 0
         self.due: deque[float] = deque()
         self.unsent: deque[float] = deque()
-        super().__init__(certificate=member.certificate, ca=ca, address=address)
+        self.connect()
+
+    def connect(self) -> None:
+        """And say Hello."""
+        super().__init__(certificate=self.member.certificate, ca=self._ca, address=self._address)
+        hello = wire.Hello(protocol=1, epoch=self.member.epoch, opens=1, boot=17, boot_id=bytes(16), run_id=self._run)
+        self.say(wire.Uplink(hello=hello))
 
     def offer(self, due: float) -> None:
         """Send the next batch as soon as the windows allow."""
@@ -101,20 +116,24 @@ class Fleet:
         self._epoll = select.epoll()
         self._by_fd: dict[int, Gateway] = {}
         self.latencies: list[float] = []
+        self._unheeded: list[float] = []
+        self._noisy: Gateway | None = None
+        self._later: list[tuple[float, int]] = []
+        """When who comes again, by its place among `gateways`."""
         self.batches = 0
         self._welcomed = 0
+        self.gateways: list[Gateway] = []
         for number, member in enumerate(members):
-            self._join(Gateway(member, address, ca))
+            gateway = Gateway(member, address, ca)
+            gateway.say(wire.Uplink(declare=pb.Declare.FromString(member.declare)))
+            self._watch(gateway)
             while number - self._welcomed > MOST_OPENING:  # above that the server sends some away
                 self.wait(0.05)
         self.gateways = list(self._by_fd.values())
         random.Random(3).shuffle(self.gateways)
+        self._place = {id(one): number for number, one in enumerate(self.gateways)}
 
-    def _join(self, gateway: Gateway) -> None:
-        epoch = gateway.member.epoch
-        hello = wire.Hello(protocol=1, epoch=epoch, opens=1, boot=17, boot_id=bytes(16), run_id=os.urandom(16))
-        gateway.say(wire.Uplink(hello=hello))
-        gateway.say(wire.Uplink(declare=pb.Declare.FromString(gateway.member.declare)))
+    def _watch(self, gateway: Gateway) -> None:
         gateway.flush()
         self._by_fd[gateway.sock.fileno()] = gateway
         self._epoll.register(gateway.sock.fileno(), select.EPOLLIN)
@@ -124,16 +143,23 @@ class Fleet:
         heard = []
         for fd, _ in self._epoll.poll(max(0.0, timeout_s)):
             gateway = self._by_fd[fd]
+            away = False
             for downlink in gateway.receive():
                 kind = downlink.WhichOneof("msg")
                 if kind == "ack":
-                    self.batches += gateway.take(downlink.ack.lanes[0].acked, time.monotonic(), self.latencies)
+                    latencies = self._unheeded if gateway is self._noisy else self.latencies
+                    self.batches += gateway.take(downlink.ack.lanes[0].acked, time.monotonic(), latencies)
                     heard.append(gateway)
                 elif kind == "welcome":
                     self._welcomed += 1
+                elif kind == "goodbye" and self.gateways:
+                    self._sent_away(gateway, downlink.goodbye)
+                    away = True
+                    break
                 else:
                     raise StreamError(f"{gateway.member.gateway}: {downlink}")
-            gateway.flush()
+            if not away:
+                gateway.flush()
         return heard
 
     def settle(self) -> None:
@@ -155,17 +181,63 @@ class Fleet:
                 gateway.flush()
             self.settle()
 
-    def open_loop(self, rate: float, seconds: float) -> None:
+    def open_loop(self, rate: float, seconds: float, *, noisy: bool = False) -> None:
         started = time.monotonic()
+        steady = self.gateways[1:] if noisy else self.gateways
+        self._noisy = self.gateways[0] if noisy else None
         for number in range(int(rate * seconds)):
             due = started + number / rate
             while (left := due - time.monotonic()) > 0:
+                self._make_noise()
                 self.wait(left)
-            gateway = self.gateways[number % len(self.gateways)]
+            gateway = steady[number % len(steady)]
             gateway.offer(due)
             gateway.flush()
             if number % 16 == 0:
+                self._make_noise()
                 self.wait(0)
+
+    def _make_noise(self) -> None:
+        if self._noisy is not None:
+            while len(self._noisy.due) + len(self._noisy.unsent) < UNDER_WAY:
+                self._noisy.offer(time.monotonic())
+            self._noisy.flush()
+
+    def back(self) -> dict[str, float]:
+        """All are cut off at once; until all are welcomed again, and one more batch of each was acknowledged."""
+        started, used, shaken_s, shaken = time.monotonic(), time.process_time(), 0.0, 0
+        for fd, gateway in self._by_fd.items():
+            self._epoll.unregister(fd)
+            gateway.close()
+        self._by_fd.clear()
+        self._welcomed, self._later = 0, [(started, number) for number in range(len(self.gateways))]
+        while self._welcomed < len(self.gateways):
+            if time.monotonic() - started > BACK_WITHIN_S:
+                raise StreamError(f"only {self._welcomed} gateways are back")
+            due = bool(self._later) and self._later[0][0] <= time.monotonic()
+            if due:
+                gateway, began = self.gateways[heapq.heappop(self._later)[1]], time.process_time()
+                gateway.connect()
+                shaken, shaken_s = shaken + 1, shaken_s + time.process_time() - began
+                self._watch(gateway)
+            self.wait(0 if due else 0.02)
+        back_s, spent = time.monotonic() - started, time.process_time() - used
+        for gateway in self.gateways:
+            gateway.offer(time.monotonic())
+            gateway.flush()
+        self.settle()
+        return {"back_s": back_s, "shaken": shaken, "shake_ms": 1000 * shaken_s / shaken, "cpu": spent / back_s}
+
+    def _sent_away(self, gateway: Gateway, goodbye: wire.Goodbye) -> None:
+        """Its turn is later."""
+        if goodbye.reason != wire.GOODBYE_DRAINING:
+            raise StreamError(f"{gateway.member.gateway}: {goodbye}")
+        fd = gateway.sock.fileno()
+        self._epoll.unregister(fd)
+        del self._by_fd[fd]
+        gateway.close()
+        again = time.monotonic() + goodbye.return_after_ms / 1000
+        heapq.heappush(self._later, (again, self._place[id(gateway)]))
 
     def closed_loop(self, seconds: float, *, most: int = 1 << 62) -> None:
         """Until the time is over, or every gateway has sent so many in all."""
@@ -180,14 +252,18 @@ class Fleet:
 
     def phase(self, asked: str) -> dict[str, float]:
         """Raises StreamError where the server did not take it all."""
-        kind, _, amount = asked.partition(":")
+        if asked == "back":
+            return self.back()
+        noisy = asked.startswith("noisy:")
+        kind, _, amount = asked.removeprefix("noisy:").partition(":")
         self.latencies.clear()
+        self._unheeded.clear()
         batches, readings = self.batches, sum(one.readings for one in self.gateways)
         cpu, started, began = time.process_time(), time.monotonic(), time.time()
         if kind == "each":
             self.closed_loop(LONGEST_FILL_S, most=int(amount))
         elif float(kind):
-            self.open_loop(float(kind), float(amount))
+            self.open_loop(float(kind), float(amount), noisy=noisy)
         else:
             self.closed_loop(float(amount))
         self.settle()
@@ -200,6 +276,7 @@ class Fleet:
             "readings": sum(one.readings for one in self.gateways) - readings,
             "p50_ms": ordered[len(ordered) // 2] * 1000,
             "p99_ms": ordered[int(len(ordered) * 0.99)] * 1000,
+            "noisy": len(self._unheeded),
             "cpu": (time.process_time() - cpu) / took,
         }
 
@@ -209,7 +286,7 @@ def main() -> None:
     parser.add_argument("--address", required=True)
     parser.add_argument("--ca", required=True)
     parser.add_argument("--fleet", required=True, type=Path, help="as benchmarks.fleet made it")
-    parser.add_argument("--phase", action="append", default=[], metavar="RATE:SECONDS|each:N")
+    parser.add_argument("--phase", action="append", default=[], metavar="PHASE", help="see above")
     asked = parser.parse_args()
     host, _, port = asked.address.rpartition(":")
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,4 +1,4 @@
-"""The control plane under load: the real ingest and worker processes over SQLite files or a private PostgreSQL."""
+"""The control plane under load: its real processes over SQLite files or a private PostgreSQL."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sqlalchemy import func, select
 from control_plane.listen import bound, reserved
 from control_plane.settings import Address
 from control_plane.store.engine import Stores
-from control_plane.store.tables import batch, cursor, state
+from control_plane.store.tables import PROJECTED, batch, cursor, state
 from tests.postgresql import Cluster, binaries, cluster
 
 LOOPBACK = Address("127.0.0.1", 0)
@@ -35,10 +35,10 @@ class Plane:
         self._postgresql = postgresql
         self._roles: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, role: str) -> None:
+    def start(self, role: str, *arguments: str) -> None:
         """Returns when the role says it is ready. Raises RuntimeError when it ends before."""
         reading, writing = os.pipe()
-        command = [sys.executable, "-m", "control_plane", role, "--data-dir", str(self.folder)]
+        command = [sys.executable, "-m", "control_plane", role, *arguments, "--data-dir", str(self.folder)]
         command += ["--database", self.stores.url, "--grpc", self.address, "--identity", str(LOOPBACK)]
         command += ["--supervised-by", str(os.getpid()), "--ready-fd", str(writing)]
         with (self.folder / "log").open("ab") as log:
@@ -70,7 +70,9 @@ class Plane:
         with self.stores.journal.read() as connection:
             newest = connection.execute(select(func.max(batch.c.id))).scalar_one() or 0
         with self.stores.telemetry.read() as connection:
-            return (connection.execute(select(cursor.c.position)).scalar() or 0) >= newest
+            return (
+                connection.execute(select(cursor.c.position).where(cursor.c.name == PROJECTED)).scalar() or 0
+            ) >= newest
 
     def await_projected(self, timeout_s: float) -> float:
         """The moment it was so, in seconds since 1970."""
@@ -112,5 +114,6 @@ def running(database: str, *, pki: Path) -> Iterator[Plane]:
         plane = Plane(folder, str(bound(LOOPBACK, holder)), stores, server)
         stack.callback(plane.stop)
         plane.start("ingest")
-        plane.start("worker")
+        plane.start("worker", "--without-history")
+        plane.start("history")
         yield plane

@@ -50,13 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="comboio-control", description="The control plane of a Comboio fleet.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    up = _command(commands, "up", _up, "web, ingest and worker on this machine")
+    up = _command(commands, "up", _up, "web, ingest, worker and history on this machine")
     up.add_argument("--json", action="store_true", help="one JSON line when everything serves")
-    for role, run in {"ingest": _ingest, "worker": _worker, "web": _web}.items():
+    for role, run in {"ingest": _ingest, "worker": _worker, "history": _history, "web": _web}.items():
         command = _command(commands, role, run, f"the {role} role alone")
         command.add_argument("--supervised-by", type=int, help=argparse.SUPPRESS)
         command.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
         command.add_argument("--http-fd", type=int, help=argparse.SUPPRESS)
+        if role == "worker":
+            command.add_argument("--without-history", action="store_true", help="where the history role runs too")
         if role == "ingest":
             command.add_argument("--slot", type=int, default=1, help="which of this machine's, where it runs several")
     migrate = _command(commands, "migrate", _migrate, "bring the stores to this version's tables")
@@ -136,7 +138,14 @@ def _ingest(settings: Settings, options: argparse.Namespace) -> int:
 def _worker(settings: Settings, options: argparse.Namespace) -> int:
     from control_plane.wiring import run_worker
 
-    run_worker(settings, _joined(options))
+    run_worker(settings, _joined(options), history=not options.without_history)
+    return 0
+
+
+def _history(settings: Settings, options: argparse.Namespace) -> int:
+    from control_plane.wiring import run_history
+
+    run_history(settings, _joined(options))
     return 0
 
 

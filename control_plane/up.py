@@ -19,7 +19,7 @@ from control_plane.occupied import running_on
 from control_plane.settings import Address, Settings
 from control_plane.supervise import Child, Supervisor
 
-ROLES = ("ingest", "worker", "web")
+ROLES = ("ingest", "worker", "history", "web")
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +70,8 @@ def _child(role: str, settings: Settings, *, config: Path | None, database: str 
     fixed = [sys.executable, "-m", "control_plane", command]
     if slot:
         fixed += ["--slot", slot]
+    if command == "worker":
+        fixed.append("--without-history")
     for option in ("data_dir", "http", "grpc", "identity", "public_name"):
         fixed += [f"--{option.replace('_', '-')}", getattr(settings, option)]
     if database is not None:

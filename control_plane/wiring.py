@@ -10,10 +10,11 @@ what it runs: three processes start at once, on small machines.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
 
     from control_plane.api.broadcast import Lifetime
     from control_plane.clock import Clock
-    from control_plane.worker import Behind, Loop
+    from control_plane.worker import Loop
+
+HISTORY_NICE = 10
+"""Every byte saved can wait; what gateways send and people ask for can't."""
 
 
 def run_ingest(settings: Settings, ready: Callable[[], None], *, slot: int = 1) -> None:
@@ -81,10 +85,11 @@ def run_ingest(settings: Settings, ready: Callable[[], None], *, slot: int = 1) 
             )
 
 
-def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
+def run_worker(settings: Settings, ready: Callable[[], None], *, history: bool = True) -> None:
     """Journal → projections → reconcile → outbox → relay. Returns on SIGTERM.
 
-    What only one worker may do are duties, each under a lease; relays share the work key by key.
+    What only one worker may do are duties, each under a lease; relays share the work key by key. `history`: whether
+    this one seals too, where no process is there for that alone.
     """
     from control_plane.first_start import same_keys
     from control_plane.fleet.authority import Authority
@@ -95,13 +100,12 @@ def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
     from control_plane.settings import read_destinations
     from control_plane.store.leases import leases_of
     from control_plane.store.shared_clock import clock_of
-    from control_plane.worker import Behind, Duty, Loop, threaded, work
+    from control_plane.worker import Duty, Loop, threaded, work
 
     targets = read_destinations(Path(settings.integrations))
     with running_on(settings), Stores(settings.database_url) as stores, clock_of(stores) as clock:
         same_keys(stores.business, Authority.open(settings.data))
         stop = stop_requested()
-        behind = Behind()
 
         def reconciling(held: Stores) -> list[Loop]:
             reconciler = Reconciler(
@@ -115,11 +119,12 @@ def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
             return [Loop("reconcile", threaded(reconciler.step), idle_s=0.3)]
 
         duties = [
-            Duty("projections", lambda held: _projecting(held, clock, behind)),
-            Duty("history", lambda held: _sealing(held, clock, behind)),
+            Duty("projections", lambda held: _projecting(held, clock)),
             Duty("reconcile", reconciling),
             Duty("fleet", lambda held: _managing(held, clock, settings)),
         ]
+        if history:
+            duties.append(Duty("history", lambda held: _sealing(held, clock)))
 
         async def run() -> None:
             connectors = [WebhookConnector(target) for target in targets]
@@ -142,7 +147,28 @@ def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
         asyncio.run(run())
 
 
-def _projecting(held: Stores, clock: Clock, behind: Behind) -> list[Loop]:
+def run_history(settings: Settings, ready: Callable[[], None]) -> None:
+    """Seals hours that are over and rolls them up, as quietly as the machine allows. Returns on SIGTERM."""
+    from control_plane.first_start import same_keys
+    from control_plane.fleet.authority import Authority
+    from control_plane.store.leases import leases_of
+    from control_plane.store.shared_clock import clock_of
+    from control_plane.worker import Duty, work
+
+    def step_back() -> None:
+        """From now on: this thread and those that it will start. Starting is not nice, others wait for it."""
+        ready()
+        with suppress(OSError):  # a unit may forbid it, and says Nice= itself
+            os.setpriority(os.PRIO_PROCESS, 0, max(HISTORY_NICE, os.getpriority(os.PRIO_PROCESS, 0)))
+
+    with running_on(settings), Stores(settings.database_url) as stores, clock_of(stores) as clock:
+        same_keys(stores.business, Authority.open(settings.data))
+        leases = leases_of(stores, holder=process_name("history"))
+        duties = [Duty("history", lambda held: _sealing(held, clock))]
+        asyncio.run(work([], duties=duties, leases=leases, stop=stop_requested(), ready=step_back))
+
+
+def _projecting(held: Stores, clock: Clock) -> list[Loop]:
     from control_plane.dictionaries.trainer import Trainer
     from control_plane.projections.boots import BootsProjection
     from control_plane.projections.completeness import CompletenessProjection
@@ -162,18 +188,19 @@ def _projecting(held: Stores, clock: Clock, behind: Behind) -> list[Loop]:
         seen=trainer.seen,
     )
     return [
-        Loop("projections", threaded(behind.noting(projector.step))),
+        Loop("projections", threaded(projector.step)),
         Loop("dictionaries", threaded(trainer.step), idle_s=0.5),
     ]
 
 
-def _sealing(held: Stores, clock: Clock, behind: Behind) -> list[Loop]:
+def _sealing(held: Stores, clock: Clock) -> list[Loop]:
     from control_plane.projections.again import Anew
     from control_plane.projections.reading import HistoryReader
-    from control_plane.projections.rollups import Roller
+    from control_plane.projections.roller import Roller
     from control_plane.projections.sealer import Sealer
-    from control_plane.worker import Loop, threaded
+    from control_plane.worker import Behind, Loop, threaded
 
+    behind = Behind(journal=held.journal, telemetry=held.telemetry)
     reader = HistoryReader(journal=held.journal, telemetry=held.telemetry)
     roller = Roller(telemetry=held.telemetry, reader=reader)
 
@@ -182,8 +209,8 @@ def _sealing(held: Stores, clock: Clock, behind: Behind) -> list[Loop]:
 
     return [
         # What came is answered for first; sealing what is over saves bytes and can wait, though not for ever.
-        Loop("sealing", threaded(Anew(held.telemetry, sealing).step), idle_s=5.0, yields=behind),
-        Loop("rollups", threaded(roller.step), idle_s=5.0, yields=behind),
+        Loop("sealing", threaded(behind.looking(Anew(held.telemetry, sealing).step)), idle_s=5.0, yields=behind),
+        Loop("rollups", threaded(behind.looking(roller.step)), idle_s=5.0, yields=behind),
     ]
 
 

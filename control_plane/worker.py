@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import structlog
+from sqlalchemy import func, select
 
 from control_plane.errors import Fenced
-from control_plane.store.engine import Stores
+from control_plane.store.engine import Store, Stores
 from control_plane.store.leases import RENEW_S, Lease, Leases
+from control_plane.store.tables import PROJECTED, batch, cursor
 
 log = structlog.get_logger("control_plane.worker")
 T = TypeVar("T")
@@ -29,6 +31,9 @@ IDLE_S = 0.1
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 15.0
 YIELDS = 3.0
+MANY_WAITING = 500
+"""Batches; about what is projected at once. Fewer are on their way in any busy second."""
+LOOK_EVERY_S = 0.5
 ASK_EVERY_S = 2.0
 """So often a worker tries to get what another one has."""
 MOST_STEPS = 32
@@ -47,22 +52,37 @@ class Loop:
 
 
 class Behind:
-    """Whether the projections of this process said last that there is more to do."""
+    """Whether many batches wait to be projected, as the stores say: who projects them may be another process."""
 
-    def __init__(self) -> None:
-        self._more = False
+    def __init__(self, *, journal: Store, telemetry: Store, monotonic_s: Callable[[], float] = time.monotonic) -> None:
+        self._journal = journal
+        self._telemetry = telemetry
+        self._now_s = monotonic_s
+        self._looked_s = -LOOK_EVERY_S
+        self._many = False
 
     def __call__(self) -> bool:
-        return self._more
+        """As it was found last."""
+        return self._many
 
-    def noting(self, step: Callable[[], bool]) -> Callable[[], bool]:
-        """The same step, remembered."""
+    def looking(self, step: Callable[[], bool]) -> Callable[[], bool]:
+        """The same step, followed by a look now and then."""
 
         def run() -> bool:
-            self._more = step()
-            return self._more
+            more = step()
+            if self._now_s() - self._looked_s >= LOOK_EVERY_S:
+                self._looked_s = self._now_s()
+                self._many = self._waiting() > MANY_WAITING
+            return more
 
         return run
+
+    def _waiting(self) -> int:
+        with self._journal.read() as connection:
+            newest = connection.execute(select(func.max(batch.c.id))).scalar() or 0
+        with self._telemetry.read() as connection:
+            reached = connection.execute(select(cursor.c.position).where(cursor.c.name == PROJECTED)).scalar() or 0
+        return newest - reached
 
 
 @dataclass(frozen=True, slots=True)

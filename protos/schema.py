@@ -20,6 +20,8 @@ Wire = int | float | str | None
 Value = int | float | bool | str | None
 
 FLOATS = frozenset({pb.VT_FLOAT64, pb.VT_FLOAT32})
+TYPES = frozenset(pb.ValueType.values())
+HIGHEST_REF: Mapping[int, int] = MappingProxyType({pb.VT_BOOL: 1, pb.VT_STRING: 0})
 NO_VALUE = frozenset({pb.QUALITY_BAD_COMM, pb.QUALITY_BAD_SENSOR})
 
 
@@ -116,7 +118,7 @@ def _column(series: pb.Series) -> ColumnSpec:
 
 def _contradiction(column: ColumnSpec) -> str:
     scaled = bool(column.exp or column.scale or column.offset)
-    if column.type not in pb.ValueType.values():
+    if column.type not in TYPES:
         return f"unknown type {column.type}"
     if not (math.isfinite(column.scale) and math.isfinite(column.offset)):
         return "scale and offset must be finite"
@@ -130,7 +132,7 @@ def _contradiction(column: ColumnSpec) -> str:
         return "either exp or scale"
     if column.offset and not column.scale:
         return "offset needs a scale"
-    limit = {pb.VT_BOOL: 1, pb.VT_STRING: 0}.get(column.type)
+    limit = HIGHEST_REF.get(column.type)
     if limit is not None and not 0 <= column.ref <= limit:
         return f"ref {column.ref} is no value of this type"
     return ""

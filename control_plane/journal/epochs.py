@@ -16,12 +16,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, func, select, tuple_, update
+from sqlalchemy import BindParameter, Connection, Row, bindparam, func, select, tuple_, update
 
 from control_plane.journal.journal import BatchEntry, LaneMark
 from control_plane.journal.lineage import Lineage, Place
-from control_plane.store.tables import batch, clone, epoch, hello, known, lane, presence
-from control_plane.store.upsert import keep_first, upsert
+from control_plane.store.bulk import Prepared
+from control_plane.store.tables import batch, clone, epoch, hello, known, presence
+from control_plane.store.upsert import keep_first, prepared_upsert, upsert
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
 
@@ -37,92 +38,104 @@ class Pause(NamedTuple):
     fresh: bool
 
 
-def pause(
-    connection: Connection, gateway: str, now: wire.Hello, *, now_ms: int, released_ms: int | None
-) -> Pause | None:
-    """Whether two boxes are suspected; `released_ms`: the suspicion (by its `since_ms`) that was settled."""
-    row = connection.execute(select(clone).where(clone.c.gateway == gateway)).one_or_none()
-    if row is not None and row.released_ms is None:
-        if row.since_ms != released_ms:
-            return Pause(row.since_ms, row.why, fresh=False)
-        connection.execute(update(clone).where(clone.c.gateway == gateway).values(released_ms=now_ms))
-    why = _two_boxes(connection, gateway, now, after=0 if row is None else row.hello_id)
-    if not why:
-        return None
-    since_ms = now_ms if row is None else max(now_ms, row.since_ms + 1)
-    newest = select(func.max(hello.c.id)).where(hello.c.gateway == gateway)
-    hello_id = connection.execute(newest).scalar_one()
-    facts = {"gateway": gateway, "since_ms": since_ms, "why": why, "hello_id": hello_id, "released_ms": None}
-    upsert(connection, clone, [facts])
-    gone = update(presence).where(presence.c.gateway == gateway)
-    connection.execute(gone.values(left_ms=now_ms, why=SUSPECTED))
-    return Pause(since_ms, why, fresh=True)
+class Epochs:
+    """What is asked at each Hello, prepared: ten thousand may come in a minute."""
 
+    def __init__(self) -> None:
+        of: BindParameter[str] = bindparam("gateway")
+        self._clone = Prepared(select(clone).where(clone.c.gateway == of))
+        ours = (hello.c.gateway == of, hello.c.id > bindparam("after"))
+        self._last_run = Prepared(select(hello.c.run_id).where(*ours).order_by(hello.c.id.desc()).limit(1))
+        self._run_before = Prepared(select(hello.c.id).where(*ours, hello.c.run_id == bindparam("run_id")).limit(1))
+        self._epoch = Prepared(select(epoch).where(epoch.c.gateway == of, epoch.c.epoch == bindparam("number")))
+        self._said = Prepared(select(hello.c.body).where(hello.c.id == bindparam("hello_id")))
+        self._accept = prepared_upsert(epoch, ("gateway", "epoch", "opens", "run_id", "boot_id", "hello_id"))
 
-def _two_boxes(connection: Connection, gateway: str, now: wire.Hello, *, after: int) -> str:
-    """Why two boxes are proven to live, by the Hellos after that one; empty if they aren't."""
-    ours = (hello.c.gateway == gateway, hello.c.id > after)
-    last = connection.execute(select(hello.c.run_id).where(*ours).order_by(hello.c.id.desc()).limit(1)).scalar()
-    if last is None:
+    def pause(
+        self, connection: Connection, gateway: str, now: wire.Hello, *, now_ms: int, released_ms: int | None
+    ) -> Pause | None:
+        """Whether two boxes are suspected; `released_ms`: the suspicion (by its `since_ms`) that was settled."""
+        row = self._clone.one(connection, gateway=gateway)
+        if row is not None and row.released_ms is None:
+            if row.since_ms != released_ms:
+                return Pause(row.since_ms, row.why, fresh=False)
+            connection.execute(update(clone).where(clone.c.gateway == gateway).values(released_ms=now_ms))
+        why = self._two_boxes(connection, gateway, now, after=0 if row is None else row.hello_id)
+        if not why:
+            return None
+        since_ms = now_ms if row is None else max(now_ms, row.since_ms + 1)
+        newest = select(func.max(hello.c.id)).where(hello.c.gateway == gateway)
+        hello_id = connection.execute(newest).scalar_one()
+        facts = {"gateway": gateway, "since_ms": since_ms, "why": why, "hello_id": hello_id, "released_ms": None}
+        upsert(connection, clone, [facts])
+        gone = update(presence).where(presence.c.gateway == gateway)
+        connection.execute(gone.values(left_ms=now_ms, why=SUSPECTED))
+        return Pause(since_ms, why, fresh=True)
+
+    def _two_boxes(self, connection: Connection, gateway: str, now: wire.Hello, *, after: int) -> str:
+        """Why two boxes are proven to live, by the Hellos after that one; empty if they aren't."""
+        last = self._last_run.one(connection, gateway=gateway, after=after)
+        if last is None:
+            return ""
+        other = bytes(last.run_id) != now.run_id
+        if other and self._run_before(connection, gateway=gateway, after=after, run_id=now.run_id):
+            return "a run of the store that another one had displaced came back"
+        row = self._accepted(connection, gateway, now.epoch)
+        if row is None or row.hello_id <= after or row.superseded_by is not None:
+            return ""
+        if row.opens == now.opens and bytes(row.boot_id) != now.boot_id:
+            return f"two machines both say that they are the store's opening number {now.opens}"
         return ""
-    before = select(hello.c.id).where(*ours, hello.c.run_id == now.run_id).limit(1)
-    if bytes(last) != now.run_id and connection.execute(before).one_or_none() is not None:
-        return "a run of the store that another one had displaced came back"
-    row = _accepted(connection, gateway, now.epoch)
-    if row is None or row.hello_id <= after or row.superseded_by is not None:
+
+    def why_new(
+        self, connection: Connection, gateway: str, now: wire.Hello, lanes: Mapping[int, LaneMark], brought: int
+    ) -> str:
+        """Why the store must begin a new epoch; empty: it goes on.
+
+        `brought`: the newest session in which batches of this epoch came.
+        """
+        row = self._accepted(connection, gateway, now.epoch)
+        if row is not None and row.superseded_by is not None:
+            went_on = f"{row.superseded_by:08x}"
+            return f"the store went on as {went_on}, now it says {now.epoch:08x} again: restored or cloned"
+        if row is not None and now.opens < row.opens:
+            return f"the store was opened {row.opens} times before, now it says {now.opens}: restored or cloned"
+        if row is not None and now.opens == row.opens and now.run_id != bytes(row.run_id):
+            return f"two openings of the store both say {now.opens}: restored or cloned"
+        spoken = self._spoken(connection, row)
+        for state in now.lanes:
+            if state.next_seq < spoken.get(state.lane, 0):
+                return f"lane {state.lane} continues at {state.next_seq} but had come to {spoken[state.lane]}"
+            held = lanes.get(state.lane)
+            if held and state.next_seq <= held.max_seen:
+                return f"lane {state.lane} continues at {state.next_seq} but {held.max_seen} was already seen"
+        if 0 < now.last_session < brought:
+            return f"the store knows of session {now.last_session}, but sent in session {brought}: restored or cloned"
         return ""
-    if row.opens == now.opens and bytes(row.boot_id) != now.boot_id:
-        return f"two machines both say that they are the store's opening number {now.opens}"
-    return ""
 
+    def _accepted(self, connection: Connection, gateway: str, number: int) -> Any:
+        """A row of `epoch`; None for one that is new."""
+        return self._epoch.one(connection, gateway=gateway, number=number)
 
-def why_new(connection: Connection, gateway: str, now: wire.Hello, lanes: Mapping[int, LaneMark]) -> str:
-    """Why the store must begin a new epoch; empty: it goes on."""
-    row = _accepted(connection, gateway, now.epoch)
-    if row is not None and row.superseded_by is not None:
-        return f"the store went on as {row.superseded_by:08x}, now it says {now.epoch:08x} again: restored or cloned"
-    if row is not None and now.opens < row.opens:
-        return f"the store was opened {row.opens} times before, now it says {now.opens}: restored or cloned"
-    if row is not None and now.opens == row.opens and now.run_id != bytes(row.run_id):
-        return f"two openings of the store both say {now.opens}: restored or cloned"
-    spoken = _spoken(connection, row)
-    for state in now.lanes:
-        if state.next_seq < spoken.get(state.lane, 0):
-            return f"lane {state.lane} continues at {state.next_seq} but had come to {spoken[state.lane]}"
-        held = lanes.get(state.lane)
-        if held and state.next_seq <= held.max_seen:
-            return f"lane {state.lane} continues at {state.next_seq} but {held.max_seen} was already seen"
-    brought = _brought(connection, gateway, now.epoch)
-    if 0 < now.last_session < brought:
-        return f"the store knows of session {now.last_session}, but sent in session {brought}: restored or cloned"
-    return ""
+    def _spoken(self, connection: Connection, row: Any) -> dict[int, int]:
+        """Lane → the next seq by the newest Hello that was accepted."""
+        said = None if row is None else self._said.one(connection, hello_id=row.hello_id)
+        return {} if said is None else {state.lane: state.next_seq for state in wire.Hello.FromString(said.body).lanes}
 
-
-def _accepted(connection: Connection, gateway: str, number: int) -> Row[Any] | None:
-    query = select(epoch).where(epoch.c.gateway == gateway, epoch.c.epoch == number)
-    return connection.execute(query).one_or_none()
-
-
-def _spoken(connection: Connection, row: Row[Any] | None) -> dict[int, int]:
-    """Lane → the next seq by the newest Hello that was accepted."""
-    query = select(hello.c.body).where(hello.c.id == (0 if row is None else row.hello_id))
-    body = connection.execute(query).scalar_one_or_none()
-    return {} if body is None else {state.lane: state.next_seq for state in wire.Hello.FromString(body).lanes}
-
-
-def _brought(connection: Connection, gateway: str, number: int) -> int:
-    """The newest session in which batches of this epoch came."""
-    query = select(func.max(lane.c.session)).where(lane.c.gateway == gateway, lane.c.epoch == number)
-    return int(connection.execute(query).scalar() or 0)
-
-
-def accepted(connection: Connection, gateway: str, now: wire.Hello, hello_id: int) -> None:
-    """Go on with this opening."""
-    fact = {"gateway": gateway, "epoch": now.epoch, "opens": now.opens, "run_id": now.run_id, "boot_id": now.boot_id}
-    upsert(connection, epoch, [fact | {"hello_id": hello_id}])
-    if now.predecessor_epoch:
-        left = (epoch.c.gateway == gateway, epoch.c.epoch == now.predecessor_epoch)
-        connection.execute(update(epoch).where(*left).values(superseded_by=now.epoch))
+    def accepted(self, connection: Connection, gateway: str, now: wire.Hello, hello_id: int) -> None:
+        """Go on with this opening."""
+        self._accept(
+            connection,
+            gateway=gateway,
+            epoch=now.epoch,
+            opens=now.opens,
+            run_id=now.run_id,
+            boot_id=now.boot_id,
+            hello_id=hello_id,
+        )
+        if now.predecessor_epoch:
+            left = (epoch.c.gateway == gateway, epoch.c.epoch == now.predecessor_epoch)
+            connection.execute(update(epoch).where(*left).values(superseded_by=now.epoch))
 
 
 def lineage_of(connection: Connection, gateway: str) -> Lineage:

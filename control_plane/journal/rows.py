@@ -93,6 +93,14 @@ def heartbeat_row(entry: HeartbeatEntry, said: wire.LaneComplete) -> dict[str, o
     }
 
 
+HELLO = ("gateway", "session", "epoch", "opens", "run_id", "boot", "boot_id", "received_ms", "body", "why")
+
+
+def hello_row(gateway: str, number: int, said: wire.Hello, now_ms: int, why: str | None) -> dict[str, object]:
+    facts = (said.epoch, said.opens, said.run_id, said.boot, said.boot_id, now_ms, said.SerializeToString(), why)
+    return dict(zip(HELLO, (gateway, number, *facts), strict=True))
+
+
 def presence_row(gateway: str, number: int, said: wire.Hello, now_ms: int, server: str) -> dict[str, object]:
     return {
         "gateway": gateway,

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, LargeBinary, Text, bindparam, case, func, or_, select, tuple_, update
+from sqlalchemy import BindParameter, Connection, LargeBinary, Text, bindparam, case, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.sql.dml import Insert
@@ -39,11 +39,13 @@ from control_plane.journal.journal import (
 )
 from control_plane.journal.lineage import Lineage
 from control_plane.journal.rows import (
+    HELLO,
     batch_row,
     conflict_row,
     effective_row,
     heard_row,
     heartbeat_row,
+    hello_row,
     lane_row,
     offer_row,
     presence_row,
@@ -52,6 +54,7 @@ from control_plane.journal.rows import (
     status_row,
     unpack_ranges,
 )
+from control_plane.store.bulk import Prepared
 from control_plane.store.engine import Store
 from control_plane.store.tables import (
     batch,
@@ -59,6 +62,7 @@ from control_plane.store.tables import (
     config_status,
     conflict,
     declare,
+    dictionary,
     effective_config,
     heartbeat,
     hello,
@@ -68,7 +72,7 @@ from control_plane.store.tables import (
     repeat,
     session,
 )
-from control_plane.store.upsert import bulk_insert, bulk_upsert, upsert
+from control_plane.store.upsert import bulk_insert, bulk_upsert, prepared_upsert, upsert
 from protos.columns import Dictionary, dictionary_id
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
@@ -98,11 +102,8 @@ class SqlJournal:
         self._upsert_heartbeat: Insert = beat.on_conflict_do_update(
             index_elements=["gateway", "epoch", "lane"], set_={name: beat.excluded[name] for name in said}
         )
-        here = insert(presence)
-        fresh = ("session", "connected_ms", "heard_ms", "left_ms", "version", "running", "why", "server", "paced")
-        self._upsert_presence: Insert = here.on_conflict_do_update(
-            index_elements=["gateway"], set_={name: here.excluded[name] for name in fresh}
-        )
+        here = [column.name for column in presence.columns]
+        self._upsert_presence = prepared_upsert(presence, here, kept=["heartbeat"])
         self._update_presence = (
             update(presence)
             .where(presence.c.gateway == bindparam("of"), presence.c.session == bindparam("in_session"))
@@ -115,10 +116,20 @@ class SqlJournal:
                 paced=func.coalesce(bindparam("pace", type_=Text), presence.c.paced),
             )
         )
-        fence = insert(session)
-        self._next_session = fence.on_conflict_do_update(
-            index_elements=["gateway"], set_={"session": session.c.session + 1}
-        ).returning(session.c.session)
+        fence = insert(session).values(gateway=bindparam("gateway"), session=1)
+        self._next_session = Prepared(
+            fence.on_conflict_do_update(index_elements=["gateway"], set_={"session": session.c.session + 1}).returning(
+                session.c.session
+            )
+        )
+        self._epochs = epochs.Epochs()
+        mine: BindParameter[str] = bindparam("of_gateway")
+        self._lanes_of = Prepared(select(lane).where(lane.c.gateway == mine, lane.c.epoch == bindparam("of_epoch")))
+        self._schemas_of = Prepared(
+            select(declare.c.schema).where(declare.c.gateway == mine, declare.c.epoch == bindparam("of_epoch"))
+        )
+        self._dictionaries_of = Prepared(select(dictionary.c.id).where(dictionary.c.gateway == mine))
+        self._insert_hello = Prepared(insert(hello).returning(hello.c.id), HELLO)
 
     # --- sessions ------------------------------------------------------------------------------------
 
@@ -127,45 +138,31 @@ class SqlJournal:
     ) -> SessionStart:
         with self._store.write() as connection:
             in_order(self._store, connection)
-            pause = epochs.pause(connection, gateway, hello_, now_ms=now_ms, released_ms=released_ms)
+            pause = self._epochs.pause(connection, gateway, hello_, now_ms=now_ms, released_ms=released_ms)
             if pause is not None and not pause.fresh:
                 return SessionStart(session=0, lanes={}, schemas=frozenset(), paused_ms=pause.since_ms, note=pause.why)
-            number = connection.execute(self._next_session, {"gateway": gateway, "session": 1}).scalar_one()
+            number = self._next_session.one(connection, gateway=gateway).session
             if pause is not None:  # the token is taken: whoever is connected is fenced
                 return SessionStart(
                     session=number, lanes={}, schemas=frozenset(), paused_ms=pause.since_ms, note=pause.why
                 )
-            lanes = self._lanes(connection, gateway, hello_.epoch)
-            why = epochs.why_new(connection, gateway, hello_, lanes)
-            made = connection.execute(
-                hello.insert(),
-                {
-                    "gateway": gateway,
-                    "session": number,
-                    "epoch": hello_.epoch,
-                    "opens": hello_.opens,
-                    "run_id": hello_.run_id,
-                    "boot": hello_.boot,
-                    "boot_id": hello_.boot_id,
-                    "received_ms": now_ms,
-                    "body": hello_.SerializeToString(),
-                    "why": why or None,
-                },
-            )
+            lanes, brought = self._lanes(connection, gateway, hello_.epoch)
+            why = self._epochs.why_new(connection, gateway, hello_, lanes, brought)
+            said = hello_row(gateway, number, hello_, now_ms, why or None)
+            hello_id = self._insert_hello.one(connection, **said).id
             row = presence_row(gateway, number, hello_, now_ms, self._server)
-            connection.execute(self._upsert_presence, row | ({"left_ms": now_ms, "why": ORDERED} if why else {}))
+            self._upsert_presence(connection, **row | ({"left_ms": now_ms, "why": ORDERED} if why else {}))
             if not why:
-                (hello_id,) = made.inserted_primary_key or (0,)
                 self._begin(connection, gateway, hello_, hello_id)
-            known = select(declare.c.schema).where(declare.c.gateway == gateway, declare.c.epoch == hello_.epoch)
-            schemas = frozenset(connection.execute(known).scalars())
-            dictionaries = names(connection, gateway)
+            of = {"of_gateway": gateway, "of_epoch": hello_.epoch}
+            schemas = frozenset(row.schema for row in self._schemas_of(connection, **of))
+            dictionaries = frozenset(row.id for row in self._dictionaries_of(connection, of_gateway=gateway))
         return SessionStart(
             session=number, lanes=lanes, schemas=schemas, dictionaries=dictionaries, new_epoch=bool(why), note=why
         )
 
     def _begin(self, connection: Connection, gateway: str, said: wire.Hello, hello_id: int) -> None:
-        epochs.accepted(connection, gateway, said, hello_id)
+        self._epochs.accepted(connection, gateway, said, hello_id)
         self._lineages.pop(gateway, None)
         if said.predecessor_epoch:
             self._lineages[gateway] = epochs.lineage_of(connection, gateway)
@@ -184,12 +181,14 @@ class SqlJournal:
         with self._store.write() as connection:
             return connection.execute(update(presence).where(*open_ones).values(left_ms=left_ms, why=why)).rowcount
 
-    def _lanes(self, connection: Connection, gateway: str, epoch: int) -> dict[int, LaneMark]:
-        query = select(lane).where(lane.c.gateway == gateway, lane.c.epoch == epoch)
-        return {
+    def _lanes(self, connection: Connection, gateway: str, epoch: int) -> tuple[dict[int, LaneMark], int]:
+        """What is held, and the newest session in which batches of this epoch came."""
+        rows = self._lanes_of(connection, of_gateway=gateway, of_epoch=epoch)
+        marks = {
             row.lane: LaneMark(gateway, epoch, row.lane, row.cum, unpack_ranges(row.above), row.max_seen)
-            for row in connection.execute(query)
+            for row in rows
         }
+        return marks, max((int(row.session) for row in rows), default=0)
 
     # --- appending -----------------------------------------------------------------------------------
 

@@ -26,9 +26,9 @@ from msgspec import Struct
 from numpy.typing import NDArray
 from pcodec import ChunkConfig, standalone
 
-from control_plane.projections.bulk import Bulk, Float64, Table, absent
+from control_plane.projections.bulk import Bools, Bulk, Float64, Table, absent
 from control_plane.projections.decode import scaled
-from control_plane.projections.varints import Int64, join
+from control_plane.projections.varints import Int64, join, ranges
 from protos.columns import BodyError
 from protos.comboio.v1 import batch_pb2 as pb
 
@@ -97,10 +97,14 @@ def pack_ints(values: Int64) -> bytes:
     """Any int64, in the shortest of the forms."""
     if values.size and (values == values[0]).all():
         return bytes([CONSTANT]) + _varints(values[:1])
-    deltas = bytes([DELTAS]) + _varints(np.diff(values, prepend=0))
-    if values.size < SHORT:
-        return deltas
-    return min(deltas, bytes([PCO_INTS]) + bytes(standalone.simple_compress(values, _CONFIG)), key=len)
+    steps = np.empty_like(values)
+    steps[:1] = values[:1]
+    np.subtract(values[1:], values[:-1], out=steps[1:])
+    if values.size >= SHORT:
+        packed = standalone.simple_compress(values, _CONFIG)
+        if len(packed) < _varint_bytes(steps):
+            return bytes([PCO_INTS]) + bytes(packed)
+    return bytes([DELTAS]) + _varints(steps)
 
 
 def pack_floats(values: Float64) -> bytes:
@@ -149,6 +153,15 @@ def _varints(values: Int64) -> bytes:
     return message[at + 1 :]
 
 
+def _varint_bytes(values: Int64) -> int:
+    """The length of that payload, without making it."""
+    left = (values << 1 ^ values >> 63).view(np.uint64)
+    total = left.size
+    while more := int(np.count_nonzero(left := left >> np.uint64(7))):
+        total += more
+    return total
+
+
 def _ints(data: bytes) -> Int64:
     found: Int64 = _decompressed(data, np.int64)
     return found
@@ -184,8 +197,9 @@ def pack(parts: Sequence[Part]) -> tuple[bytes, bytes]:
     total = sum(len(part.received_ms) for part in parts)
     before = 0
     for part in parts:
+        odd = _marked(part.bulk)
         for group in np.unique(part.bulk.group).tolist():
-            section, found = _section(part, group, before, total)
+            section, found = _section(part, group, before, total, odd)
             sections.append(section)
             pieces += found
         before += len(part.received_ms)
@@ -194,26 +208,25 @@ def pack(parts: Sequence[Part]) -> tuple[bytes, bytes]:
     return toc + _CRC.pack(zlib.crc32(toc)), b"".join(pieces)
 
 
-def _section(part: Part, group: int, before: int, total: int) -> tuple[Section, list[bytes]]:
+def _section(part: Part, group: int, before: int, total: int, odd: Bools | None) -> tuple[Section, list[bytes]]:
+    """`odd`: see `_marked`."""
     bulk = part.bulk
     occurrences = np.flatnonzero(bulk.group == group)
     rows = bulk.rows[occurrences]
-    at = _ranges(bulk.row0[occurrences], rows)
+    at = ranges(bulk.row0[occurrences], rows)
     times = bulk.times[at]
     per_batch = np.zeros(total, np.int64)
     np.add.at(per_batch, bulk.batch[occurrences] + before, rows)
     device = b"" if bulk.device_ms is None or not bulk.device_ms[at].any() else pack_ints(bulk.device_ms[at])
     first = np.searchsorted(bulk.col_occ, occurrences)
     width = int(np.searchsorted(bulk.col_occ, occurrences[0], side="right") - first[0])
+    # An occurrence's columns follow one another: row by row, `where` is one column of all of them.
+    where = ranges(bulk.val0[first], rows) + np.repeat(rows, rows) * np.arange(width)[:, np.newaxis]
     strings: dict[str, int] = {}
-    columns: list[bytes] = []
-    odd: dict[int, Odd] = {}
-    for column in range(width):
-        where = _ranges(bulk.val0[first + column], rows)
-        series = int(bulk.series[first[0] + column])
-        columns.append(_column(bulk, series, where, bulk.batch[occurrences], rows, strings))
-        if (found := _odd(bulk, where)) is not None:
-            odd[column] = found
+    columns = [
+        _column(bulk, int(bulk.series[first[0] + column]), where[column], bulk.batch[occurrences], rows, strings)
+        for column in range(width)
+    ]
     pieces = [pack_ints(times), pack_ints(per_batch), device, *columns]
     section = Section(
         schema=part.schema,
@@ -226,7 +239,7 @@ def _section(part: Part, group: int, before: int, total: int) -> tuple[Section, 
         device=len(device),
         columns=[len(one) for one in columns],
         crc32=zlib.crc32(b"".join(pieces)),
-        odd=odd,
+        odd=_odd(bulk, where, odd) if odd is not None else {},
         strings=list(strings),
     )
     return section, pieces
@@ -243,26 +256,31 @@ def _column(bulk: Bulk, series: int, where: Int64, batch: Int64, rows: Int64, st
     return pack_ints(ints)
 
 
-def _odd(bulk: Bulk, where: Int64) -> Odd | None:
+def _marked(bulk: Bulk) -> Bools | None:
+    """Which readings are not just a number; None: all are."""
+    if not bulk.xpos.size and bulk.quality is None:
+        return None
+    marked = np.zeros(bulk.values.size, bool) if bulk.quality is None else bulk.quality != 0
+    marked[bulk.xpos] = True
+    return marked
+
+
+def _odd(bulk: Bulk, where: Int64, marked: Bools) -> dict[int, Odd]:
+    """Of each column that has such readings."""
+    return {column: _odd_column(bulk, where[column]) for column in np.flatnonzero(marked[where].any(axis=1)).tolist()}
+
+
+def _odd_column(bulk: Bulk, where: Int64) -> Odd:
     xpos = np.flatnonzero(np.isin(where, bulk.xpos)) if bulk.xpos.size else where[:0]
     quality = bulk.quality[where] if bulk.quality is not None else None
     if quality is not None and not quality.any():
         quality = None
-    if not xpos.size and quality is None:
-        return None
     return Odd(
         exceptions=int(xpos.size),
         xpos=pack_ints(xpos) if xpos.size else b"",
         xval=pack_floats(bulk.values[where][xpos]) if xpos.size else b"",
         quality=pack_ints(quality.astype(np.int64)) if quality is not None else b"",
     )
-
-
-def _ranges(starts: Int64, lengths: Int64) -> Int64:
-    """starts[0], starts[0]+1, … of each length, one after another."""
-    ends = np.cumsum(lengths)
-    found: Int64 = np.repeat(starts - (ends - lengths), lengths) + np.arange(int(ends[-1]) if ends.size else 0)
-    return found
 
 
 # --- reading ---------------------------------------------------------------------------------------------

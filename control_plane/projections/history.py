@@ -8,11 +8,14 @@ import numpy as np
 from sqlalchemy import Connection
 
 from control_plane.projections.projection import Decoded, Portion
+from control_plane.store.bulk import BulkWrite
 from control_plane.store.tables import history, series
-from control_plane.store.upsert import bulk_insert, insert
+from control_plane.store.upsert import Insert, bulk_insert, insert
 from protos.columns import BodyError
 from protos.comboio.v1 import batch_pb2 as pb
 
+IDENTITY = ("key", "gateway", "sensor", "name")
+REGISTERED = (*IDENTITY, "unit", "type", "period_ms", "attrs", "epoch", "schema", "group_id", "series_id")
 INDEXED = ("batch_id", "gateway", "epoch", "boot", "schema", "first_mono_ms", "last_mono_ms", "groups")
 
 
@@ -20,6 +23,7 @@ class HistoryProjection:
     def __init__(self) -> None:
         self._declared: set[tuple[str, int, int]] = set()
         self._write = bulk_insert(history, INDEXED)
+        self._register = BulkWrite(_newest, REGISTERED)
 
     def forget(self) -> None:
         self._declared.clear()
@@ -30,7 +34,7 @@ class HistoryProjection:
             for envelope, said in zip(decoded.envelopes, decoded.declares, strict=True):
                 key = (envelope.gateway, envelope.epoch, envelope.schema)
                 if key not in self._declared:
-                    _register(connection, envelope.gateway, envelope.epoch, said)
+                    self._register(connection, _series(envelope.gateway, envelope.epoch, said))
                     self._declared.add(key)
 
 
@@ -78,17 +82,14 @@ def _fits(what: str, text: str, limit: int) -> None:
         raise BodyError(f"a {what} of {len(text)} characters, or with a NUL inside, where {limit} fit")
 
 
-def _register(connection: Connection, gateway: str, epoch: int, declare: pb.Declare) -> None:
-    """Remember the newest declaration of each series.
-
-    A group declared later wins, and a schema declared later too, however late a batch of the older one comes.
-    """
+def _series(gateway: str, epoch: int, declare: pb.Declare) -> list[dict[str, object]]:
+    """Rows of `series`; a group declared later wins."""
     newest = {
         f"{gateway}/{group.sensor}/{one.name}": (group, one)
         for group in sorted(declare.groups, key=lambda g: g.id)
         for one in group.series
     }
-    rows = [
+    return [
         {
             "key": key,
             "gateway": gateway,
@@ -97,7 +98,7 @@ def _register(connection: Connection, gateway: str, epoch: int, declare: pb.Decl
             "unit": one.unit,
             "type": one.type,
             "period_ms": group.period_ms,
-            "attrs": json.dumps(dict(one.attrs), sort_keys=True),
+            "attrs": json.dumps(dict(one.attrs), sort_keys=True) if one.attrs else "{}",
             "epoch": epoch,
             "schema": declare.schema,
             "group_id": group.id,
@@ -105,13 +106,13 @@ def _register(connection: Connection, gateway: str, epoch: int, declare: pb.Decl
         }
         for key, (group, one) in newest.items()
     ]
-    if not rows:
-        return
+
+
+def _newest(connection: Connection) -> Insert:
+    """A schema declared later wins, however late a batch of the older one comes."""
     fresh = insert(connection, series)
-    names = ("unit", "type", "period_ms", "attrs", "epoch", "schema", "group_id", "series_id")
-    upsert = fresh.on_conflict_do_update(
+    return fresh.on_conflict_do_update(
         index_elements=["key"],
-        set_={name: fresh.excluded[name] for name in names},
+        set_={name: fresh.excluded[name] for name in REGISTERED if name not in IDENTITY},
         where=(series.c.epoch != fresh.excluded.epoch) | (series.c.schema < fresh.excluded.schema),
     )
-    connection.execute(upsert, rows)

@@ -33,13 +33,13 @@ from control_plane.projections.originals import Originals
 from control_plane.projections.projection import Bad, Decoded, Envelope, Portion, Projection
 from control_plane.projections.vanished import Vanished
 from control_plane.store.engine import Store
-from control_plane.store.tables import batch, cursor, declare
+from control_plane.store.tables import PROJECTED, batch, cursor, declare
 from control_plane.store.upsert import upsert
 from protos import columns
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.ranges import Ranges
 
-CURSOR = "telemetry"
+CURSOR = PROJECTED
 MAX_BATCHES = 512
 MAX_READINGS = 400_000
 ANY = 1 << 20

@@ -92,10 +92,10 @@ def coarser(steps: Steps, step_ms: int) -> Steps:
     """The same in longer steps."""
     if not steps.series.size:
         return steps
-    order = np.lexsort((steps.start_ms, steps.series))
-    one = steps.only(order.astype(np.int64))
+    one = _sorted(steps)
     start = one.start_ms // step_ms * step_ms
-    fresh = np.append([True], (start[1:] != start[:-1]) | (one.series[1:] != one.series[:-1]))
+    fresh = np.ones(start.size, bool)
+    fresh[1:] = (start[1:] != start[:-1]) | (one.series[1:] != one.series[:-1])
     first = np.flatnonzero(fresh)
     final = np.append(first[1:], [start.size]) - 1
     return Steps(
@@ -110,6 +110,13 @@ def coarser(steps: Steps, step_ms: int) -> Steps:
     )
 
 
+def _sorted(steps: Steps) -> Steps:
+    """By series and time; of equals the order stays."""
+    series, start = steps.series, steps.start_ms
+    falls = (series[1:] < series[:-1]) | ((series[1:] == series[:-1]) & (start[1:] < start[:-1]))
+    return steps.only(np.lexsort((start, series)).astype(np.int64)) if falls.any() else steps
+
+
 def joined(parts: Iterable[Steps]) -> Steps:
     """Of the same or of other series; no step may be in two of them."""
     parts = [part for part in parts if part.series.size]
@@ -121,21 +128,19 @@ def joined(parts: Iterable[Steps]) -> Steps:
         to = np.array([number.setdefault(name, len(number)) for name in part.names], np.int64)
         series.append(to[part.series])
     columns = [np.concatenate(columns) for columns in zip(*(part.columns()[1:] for part in parts), strict=True)]
-    whole = Steps(list(number), np.concatenate(series), *columns)
-    return whole.only(np.lexsort((whole.start_ms, whole.series)).astype(np.int64))
+    return _sorted(Steps(list(number), np.concatenate(series), *columns))
 
 
 def pack(steps: Steps, step_ms: int) -> bytes:
     """Sorted steps, of `step_ms` each."""
-    used = np.unique(steps.series)
-    counts = np.array([int((steps.series == number).sum()) for number in used], np.int64)
-    powers = [_power(steps.only(steps.series == number)) for number in used]
+    used, begins, counts = np.unique(steps.series, return_index=True, return_counts=True)
+    powers = _powers(steps, begins, counts).tolist()
     scale = np.repeat([POWERS[power] if power != REAL else 0.0 for power in powers], counts)
     whole = steps.only(scale > 0)
     least = _scaled(whole.least, scale[scale > 0])
     real = steps.only(scale == 0)
     packed = _Packed(
-        names=[steps.names[number] for number in used],
+        names=[steps.names[number] for number in used.tolist()],
         steps=pack_ints(counts),
         power=powers,
         index=pack_ints(steps.start_ms // step_ms),
@@ -184,18 +189,29 @@ def names(body: bytes) -> list[str]:
     return _decoder.decode(body).names
 
 
-def _power(steps: Steps) -> int:
-    """The least power of ten in which all of them are whole, sums as well; REAL if there is none."""
-    numbers = np.concatenate([steps.least, steps.greatest, steps.last])
-    most = max(float(np.abs(numbers).max()), float(np.abs(steps.total).max()))
+def _powers(steps: Steps, begins: Int64, counts: Int64) -> Int64:
+    """Per series the least power of ten in which all of it is whole, sums as well; REAL where there is none."""
+    found = np.full(begins.size, REAL, np.int64)
+    if not begins.size:
+        return found
+    numbers = np.stack([steps.least, steps.greatest, steps.last])
+    most = np.maximum.reduceat(np.maximum(np.abs(numbers).max(axis=0), np.abs(steps.total)), begins)
+    minus = np.logical_or.reduceat((np.signbit(numbers) & (numbers == 0)).any(axis=0), begins)
+    left = np.flatnonzero(~minus)
     for power, scale in enumerate(POWERS):
-        if most * scale >= EXACT or np.signbit(numbers[numbers == 0]).any():
+        left = left[most[left] * scale < EXACT]
+        if not left.size:
             break
-        total = steps.total * scale
-        exact = np.abs(total - np.rint(total)) <= SUM_ERROR * np.maximum(1.0, np.abs(total))
-        if exact.all() and (np.rint(numbers * scale) / scale == numbers).all():
-            return power
-    return REAL
+        sizes = counts[left]
+        ends = np.cumsum(sizes)
+        rows = np.repeat(begins[left] - (ends - sizes), sizes) + np.arange(int(ends[-1]))
+        some, total = numbers[:, rows], steps.total[rows] * scale
+        good = np.abs(total - np.rint(total)) <= SUM_ERROR * np.maximum(1.0, np.abs(total))
+        good &= (np.rint(some * scale) / scale == some).all(axis=0)
+        whole = np.logical_and.reduceat(good, ends - sizes)
+        found[left[whole]] = power
+        left = left[~whole]
+    return found
 
 
 def _scaled(numbers: Float64, scale: Float64) -> Int64:

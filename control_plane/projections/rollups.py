@@ -1,4 +1,4 @@
-"""Rollups: made of sealed chunks, read where they still say what the readings say, and nowhere else.
+"""Rollups: made of sealed chunks (by the `roller`), read where they still say what the readings say, and nowhere else.
 
 Invariants
 1. A step is taken from a rollup only if the same chunks, by the same anchors, would give it again: `standing` compares
@@ -23,11 +23,11 @@ from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, FromClause, delete, func, select
+from sqlalchemy import ColumnElement, Connection, FromClause, func, select
 
 from control_plane.projections import rollup
-from control_plane.projections.chunk import pack_ints, unpack_ints
-from control_plane.projections.reading import HistoryReader, Key, Piece, series_of
+from control_plane.projections.chunk import unpack_ints
+from control_plane.projections.reading import HistoryReader, Key
 from control_plane.projections.rollup import DAY_MS, HOUR_MS, MINUTE_MS, NOTHING, QUARTER_MS, Steps
 from control_plane.projections.varints import Int64
 from control_plane.projections.walltime import WallTime, load_all
@@ -35,13 +35,11 @@ from control_plane.store.engine import Store
 from control_plane.store.tables import chunk as chunks
 from control_plane.store.tables import history, rolled
 from control_plane.store.tables import rollup as rollups
-from control_plane.store.upsert import upsert
 
 STEP_MS = (MINUTE_MS, HOUR_MS, QUARTER_MS, DAY_MS)
 """Of each level. Quarters of days draw a year: of hours there are 365 rows to be read for it, of quarters twelve."""
 HOURS, DAYS = 1, 3
 MINUTE_READINGS = 120
-HOURS_AT_ONCE = 6
 Boot = tuple[int, int]  # (epoch, boot)
 
 
@@ -98,10 +96,10 @@ def standing(connection: Connection, gateway: str) -> Standing:
             continue
         known = made.get(boot)
         if known is None:
-            unrolled |= set(_hours(wall, first_ms, last_ms))
+            unrolled |= set(hours_of(wall, first_ms, last_ms))
             continue
         for part in wall.moved(known.wall, first_ms, last_ms):
-            unrolled |= {*_hours(wall, *part), *_hours(known.wall, *part)}
+            unrolled |= {*hours_of(wall, *part), *hours_of(known.wall, *part)}
         if newest[boot] > known.chunk:
             unrolled |= set(_spans(connection, chunks, gateway, boot, wall, chunks.c.id > known.chunk))
     unsealed: set[int] = set()
@@ -149,10 +147,10 @@ def _spans(
     c = table.c
     mine = (c.gateway == gateway, c.epoch == boot[0], c.boot == boot[1], which)
     for first_ms, last_ms in connection.execute(select(c.first_mono_ms, c.last_mono_ms).where(*mine)):
-        yield from _hours(wall, first_ms, last_ms)
+        yield from hours_of(wall, first_ms, last_ms)
 
 
-def _hours(wall: WallTime, first_ms: int, last_ms: int) -> Iterable[int]:
+def hours_of(wall: WallTime, first_ms: int, last_ms: int) -> Iterable[int]:
     low, high = wall.wall_span(first_ms, last_ms)
     return range(low // HOUR_MS * HOUR_MS, high + 1, HOUR_MS)
 
@@ -202,7 +200,7 @@ class Chart:
         if from_ms >= to_ms:
             return NOTHING
         if level < 0:
-            return _folded(self._reader, self._gateway, self._names, from_ms, to_ms)
+            return folded(self._reader, self._gateway, self._names, from_ms, to_ms)
         step_ms = STEP_MS[level]
         first, last = -(-from_ms // step_ms) * step_ms, to_ms // step_ms * step_ms
         if first >= last:
@@ -257,7 +255,7 @@ class Chart:
         for names, run in groupby(wanted, key=lambda one: one[1]):
             keys = {name: self._names[name] for name in sorted(names)}
             for begin, end in _joined(hour for hour, _ in run):
-                yield _folded(self._reader, self._gateway, keys, max(first, begin), min(last, end))
+                yield folded(self._reader, self._gateway, keys, max(first, begin), min(last, end))
 
 
 def _joined(hours: Iterable[int]) -> Iterator[tuple[int, int]]:
@@ -272,7 +270,7 @@ def _joined(hours: Iterable[int]) -> Iterator[tuple[int, int]]:
         yield run[0], run[-1] + HOUR_MS
 
 
-def _folded(reader: HistoryReader, gateway: str, names: Mapping[str, Key], from_ms: int, to_ms: int) -> Steps:
+def folded(reader: HistoryReader, gateway: str, names: Mapping[str, Key], from_ms: int, to_ms: int) -> Steps:
     """Minutes, from readings."""
     read = reader.read(gateway, list(names.values()), from_ms=from_ms, to_ms=to_ms)
     parts = []
@@ -282,126 +280,3 @@ def _folded(reader: HistoryReader, gateway: str, names: Mapping[str, Key], from_
         series = np.zeros(len(one.times_ms), np.int64)
         parts.append(rollup.fold([name], series, np.array(one.times_ms, np.int64), values, MINUTE_MS))
     return rollup.joined(parts)
-
-
-# --- making ----------------------------------------------------------------------------------------------
-
-
-class Roller:
-    """A loop of the worker: rolls up what was sealed. `sealed` names gateways to look at."""
-
-    def __init__(self, *, telemetry: Store, reader: HistoryReader) -> None:
-        self._telemetry = telemetry
-        self._reader = reader
-        self._waiting: dict[str, None] = {}
-        self._looked = False
-
-    def sealed(self, gateway: str) -> None:
-        """Something of it was sealed: look at it, and at what else has changed. Called from another thread."""
-        self._waiting[gateway] = None
-
-    def step(self) -> bool:
-        """Roll up some hours of one gateway. True if there is more to do."""
-        if not self._looked:
-            self._waiting |= dict.fromkeys(self._behind())
-            self._looked = True
-        gateway = next(iter(self._waiting), None)
-        if gateway is None:
-            return False
-        del self._waiting[gateway]  # first: what is sealed meanwhile asks again
-        self._roll(gateway)
-        return bool(self._waiting)
-
-    def _behind(self) -> list[str]:
-        """Gateways with chunks that no rollup holds."""
-        mine = (rolled.c.gateway == chunks.c.gateway, rolled.c.epoch == chunks.c.epoch, rolled.c.boot == chunks.c.boot)
-        query = select(chunks.c.gateway).outerjoin(rolled, mine[0] & mine[1] & mine[2])
-        late = query.where((rolled.c.chunk.is_(None)) | (rolled.c.chunk < chunks.c.id)).distinct()
-        with self._telemetry.read() as connection:
-            return list(connection.execute(late).scalars())
-
-    def _roll(self, gateway: str) -> None:
-        with self._telemetry.read(snapshot=True) as connection:
-            now = standing(connection, gateway)
-        todo = sorted(now.unrolled - now.unsealed)
-        for start in range(0, len(todo), HOURS_AT_ONCE):
-            some = todo[start : start + HOURS_AT_ONCE]
-            made = {hour: self._minutes(gateway, hour) for hour in some}
-            with self._telemetry.write() as connection:
-                for hour, steps in made.items():
-                    _write(connection, gateway, hour, steps)
-        with self._telemetry.write() as connection:
-            _remember(connection, gateway, now)
-
-    def _minutes(self, gateway: str, hour: int) -> Steps:
-        pieces = list(self._reader.pieces(gateway, from_ms=hour, to_ms=hour + HOUR_MS))
-        if len({piece.origin[0] for piece in pieces}) > 1 or any(piece.thinned is not None for piece in pieces):
-            return self._one_by_one(gateway, pieces, hour)
-        return rollup.joined(_merged(pieces, hour))
-
-    def _one_by_one(self, gateway: str, pieces: Sequence[Piece], hour: int) -> Steps:
-        """Where the same rows may be there twice."""
-        keys = {key for piece in pieces for key in series_of(piece.table, None).values()}
-        names = {"/".join(key): key for key in sorted(keys)}
-        return _folded(self._reader, gateway, names, hour, hour + HOUR_MS)
-
-
-def _merged(pieces: Sequence[Piece], hour: int) -> Iterator[Steps]:
-    """One part for each series."""
-    times: dict[Key, list[Int64]] = {}
-    values: dict[Key, list[np.ndarray]] = {}
-    for piece in pieces:
-        bulk, names = piece.bulk, series_of(piece.table, None)
-        walls = piece.wall.to_wall(bulk.times)
-        for occurrence, series in enumerate(bulk.series.tolist()):
-            group = int(bulk.col_occ[occurrence])
-            row, rows, first = int(bulk.row0[group]), int(bulk.rows[group]), int(bulk.val0[occurrence])
-            times.setdefault(names[series], []).append(walls[row : row + rows])
-            values.setdefault(names[series], []).append(bulk.values[first : first + rows])
-    for key, some in times.items():
-        at, numbers = np.concatenate(some), np.concatenate(values[key])
-        inside = (at >= hour) & (at < hour + HOUR_MS)
-        series = np.zeros(int(inside.sum()), np.int64)
-        yield rollup.fold(["/".join(key)], series, at[inside], numbers[inside], MINUTE_MS)
-
-
-def _write(connection: Connection, gateway: str, hour: int, minutes: Steps) -> None:
-    hours = rollup.coarser(minutes, HOUR_MS)
-    dense = {hours.names[number] for number in hours.series[hours.count > MINUTE_READINGS].tolist()}
-    _put(connection, gateway, 0, hour, minutes.of(dense), always=bool(minutes.series.size))
-    fresh = hours
-    for level in range(HOURS, len(STEP_MS)):
-        fresh = _changed(connection, gateway, level, hour, fresh)
-
-
-def _changed(connection: Connection, gateway: str, level: int, hour: int, fresh: Steps) -> Steps:
-    """Put the step that holds the hour where it was; returns the stretch in steps of the next level."""
-    step_ms, start = STEP_MS[level], STRETCH[level](hour)
-    mine = (rollups.c.gateway == gateway, rollups.c.level == level, rollups.c.start_ms == start)
-    body = connection.execute(select(rollups.c.body).where(*mine)).scalar_one_or_none()
-    before = rollup.unpack(body, step_ms) if body is not None else NOTHING
-    at = hour // step_ms * step_ms
-    whole = rollup.joined([before.only(before.start_ms != at), fresh.within(at, at + step_ms)])
-    _put(connection, gateway, level, start, whole)
-    return rollup.coarser(whole, STEP_MS[min(level + 1, DAYS)])
-
-
-def _put(connection: Connection, gateway: str, level: int, start: int, steps: Steps, *, always: bool = False) -> None:
-    if steps.series.size or always:
-        row = {"gateway": gateway, "level": level, "start_ms": start, "body": rollup.pack(steps, STEP_MS[level])}
-        upsert(connection, rollups, [row])
-        return
-    mine = (rollups.c.gateway == gateway, rollups.c.level == level, rollups.c.start_ms == start)
-    connection.execute(delete(rollups).where(*mine))
-
-
-def _remember(connection: Connection, gateway: str, now: Standing) -> None:
-    rows = []
-    for (epoch, boot), newest in now.newest.items():
-        wall = now.walls.get((epoch, boot))
-        if wall is not None:
-            mono, at = wall.points()
-            packed = pack_ints(np.concatenate([mono, at]))
-            key = {"gateway": gateway, "epoch": epoch, "boot": boot}
-            rows.append(key | {"chunk": newest, "points": int(mono.size), "anchors": packed})
-    upsert(connection, rolled, rows)

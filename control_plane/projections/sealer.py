@@ -12,12 +12,13 @@ QUIET_S. What is open is known in memory; a new worker finds it in the index.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import structlog
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from control_plane.clock import Clock
 from control_plane.projections import chunk
@@ -35,6 +36,36 @@ MOST_BATCHES = 2000
 MOST_READINGS = 500_000
 """Of one chunk: some 60 bytes each while it is made."""
 AT_ONCE = 500
+
+_HOUR = (history.c.first_mono_ms // HOUR_MS).label("hour")
+_OF = (history.c.gateway, history.c.epoch, history.c.boot, _HOUR)
+_OPEN = (history.c.chunk.is_(None), thinned.c.batch_id.is_(None))
+_CAME = (
+    select(*_OF, func.count().label("batches"), func.max(history.c.batch_id).label("newest"))
+    .outerjoin(thinned, thinned.c.batch_id == history.c.batch_id)
+    .where(history.c.batch_id > bindparam("seen"), *_OPEN)
+    .group_by(*_OF)
+)
+_BATCHES = (
+    select(history.c.batch_id, history.c.schema)
+    .outerjoin(thinned, thinned.c.batch_id == history.c.batch_id)
+    .where(
+        history.c.gateway == bindparam("gateway"),
+        history.c.epoch == bindparam("epoch"),
+        history.c.boot == bindparam("boot"),
+        history.c.last_mono_ms >= bindparam("begin"),
+        history.c.first_mono_ms.between(bindparam("begin"), bindparam("last")),
+        *_OPEN,
+    )
+    .order_by(history.c.batch_id)
+    .limit(MOST_BATCHES)
+)
+_INSERT = chunks.insert().returning(chunks.c.id)
+_MARK = (
+    update(history)
+    .where(history.c.batch_id.in_(bindparam("some", expanding=True)), history.c.chunk.is_(None))
+    .values(chunk=bindparam("into"))
+)
 
 log = structlog.get_logger("control_plane.sealer")
 
@@ -74,33 +105,31 @@ class Sealer:
         self._open: dict[Hour, _Open] = {}
         self._newest: dict[tuple[str, int, int], int] = {}
         self._seen = 0
+        self._over: deque[Hour] = deque()
+        """Found at the last look, and not sealed yet."""
 
     def step(self) -> bool:
         """Seal one hour, or a part of one. True if more are over."""
-        self._look()
-        due = self._due()
-        hour = next(due, None)
-        if hour is None:
+        if not self._over:
+            self._look()
+            self._over.extend(self._due())
+        if not self._over:
             return False
+        hour = self._over.popleft()
         try:
             self._seal(hour)
         except BodyError as error:
             log.error("seal.failed", gateway=hour.gateway, hour=hour.hour, error=str(error))
             self._open[hour].touched_ms = self._clock.now_ms() + self._quiet_ms  # they stay readable as they came
-        return next(due, None) is not None
+        else:
+            if hour in self._open:
+                self._over.append(hour)  # there was more of it than one chunk takes
+        return bool(self._over)
 
     def _look(self) -> None:
         """Count what was indexed since."""
-        hour = (history.c.first_mono_ms // HOUR_MS).label("hour")
-        of = (history.c.gateway, history.c.epoch, history.c.boot, hour)
-        query = (
-            select(*of, func.count().label("batches"), func.max(history.c.batch_id).label("newest"))
-            .outerjoin(thinned, thinned.c.batch_id == history.c.batch_id)
-            .where(history.c.batch_id > self._seen, history.c.chunk.is_(None), thinned.c.batch_id.is_(None))
-            .group_by(*of)
-        )
         with self._telemetry.read() as connection:
-            rows = connection.execute(query).fetchall()
+            rows = connection.execute(_CAME, {"seen": self._seen}).fetchall()
         now_ms = self._clock.now_ms()
         for row in rows:
             key = Hour(row.gateway, row.epoch, row.boot, row.hour)
@@ -131,23 +160,9 @@ class Sealer:
 
     def _batches(self, hour: Hour) -> Sequence[Any]:
         begin_ms = hour.hour * HOUR_MS
-        query = (
-            select(history.c.batch_id, history.c.schema)
-            .outerjoin(thinned, thinned.c.batch_id == history.c.batch_id)
-            .where(
-                history.c.gateway == hour.gateway,
-                history.c.epoch == hour.epoch,
-                history.c.boot == hour.boot,
-                history.c.last_mono_ms >= begin_ms,
-                history.c.first_mono_ms.between(begin_ms, begin_ms + HOUR_MS - 1),
-                history.c.chunk.is_(None),
-                thinned.c.batch_id.is_(None),
-            )
-            .order_by(history.c.batch_id)
-            .limit(MOST_BATCHES)
-        )
+        named = {"gateway": hour.gateway, "epoch": hour.epoch, "boot": hour.boot}
         with self._telemetry.read() as connection:
-            return connection.execute(query).fetchall()
+            return connection.execute(_BATCHES, named | {"begin": begin_ms, "last": begin_ms + HOUR_MS - 1}).fetchall()
 
     def _parts(self, hour: Hour, rows: Sequence[Any]) -> tuple[list[chunk.Part], list[int]]:
         """As many of the batches as make one chunk, decoded, and their ids."""
@@ -171,13 +186,10 @@ class Sealer:
         return parts, ids
 
     def _write(self, connection: Connection, hour: Hour, ids: Sequence[int], row: dict[str, Any]) -> None:
-        key = connection.execute(chunks.insert().returning(chunks.c.id), row).scalar_one()
+        key = connection.execute(_INSERT, row).scalar_one()
         marked = 0
         for start in range(0, len(ids), AT_ONCE):
-            some = history.c.batch_id.in_(ids[start : start + AT_ONCE])
-            marked += connection.execute(
-                update(history).where(some, history.c.chunk.is_(None)).values(chunk=key)
-            ).rowcount
+            marked += connection.execute(_MARK, {"some": ids[start : start + AT_ONCE], "into": key}).rowcount
         if marked != len(ids):
             raise RuntimeError(f"{hour.gateway}: another worker sealed this hour as well")  # rolls back
 

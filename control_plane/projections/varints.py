@@ -71,6 +71,13 @@ def positions(lengths: Int64) -> Int64:
     return np.arange(int(ends[-1]) if ends.size else 0) - np.repeat(ends - lengths, lengths)
 
 
+def ranges(starts: Int64, lengths: Int64) -> Int64:
+    """starts[0], starts[0]+1, … of each length, one after another."""
+    ends = np.cumsum(lengths)
+    found: Int64 = np.repeat(starts - (ends - lengths), lengths) + np.arange(int(ends[-1]) if ends.size else 0)
+    return found
+
+
 def sums(values: Int64, lengths: Int64) -> Int64:
     """Sums of consecutive stretches; a stretch may be empty."""
     running = np.concatenate(([0], np.cumsum(values)))

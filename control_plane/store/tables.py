@@ -282,6 +282,8 @@ effective_config = Table(
 
 # --- telemetry: written by the worker ----------------------------------------------------------------
 
+PROJECTED = "telemetry"
+"""The cursor by which batches were projected."""
 cursor = Table(
     "cursor",
     telemetry,

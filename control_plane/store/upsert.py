@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
-from control_plane.store.bulk import BulkWrite
+from control_plane.store.bulk import BulkWrite, Prepared
 
 Insert = sqlite.Insert | postgresql.Insert
 
@@ -35,6 +35,15 @@ def bulk_insert(table: Table, names: Sequence[str]) -> BulkWrite:
 
 def bulk_upsert(table: Table, names: Sequence[str], *, kept: Sequence[str] = ()) -> BulkWrite:
     """As `upsert`, of rows with exactly `names`; `kept` stay as they are in a row that is there."""
+    return BulkWrite(_upserting(table, names, kept), names)
+
+
+def prepared_upsert(table: Table, names: Sequence[str], *, kept: Sequence[str] = ()) -> Prepared:
+    """The same for one row."""
+    return Prepared(_upserting(table, names, kept), names)
+
+
+def _upserting(table: Table, names: Sequence[str], kept: Sequence[str]) -> Callable[[Connection], Insert]:
     key = [column.name for column in table.primary_key]
 
     def statement(connection: Connection) -> Insert:
@@ -42,7 +51,7 @@ def bulk_upsert(table: Table, names: Sequence[str], *, kept: Sequence[str] = ())
         changed = {name: fresh.excluded[name] for name in names if name not in key and name not in kept}
         return fresh.on_conflict_do_update(index_elements=key, set_=changed)
 
-    return BulkWrite(statement, names)
+    return statement
 
 
 def keep_first(connection: Connection, table: Table, row: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 FOLDER = Path(__file__).parents[2] / "systemd"
 UNITS = sorted(FOLDER.glob("*.service"))
-ROLES = ("ingest", "web", "worker")
+ROLES = ("history", "ingest", "web", "worker")
 
 
 def tool(name: str) -> str:

@@ -12,11 +12,15 @@ import pytest
 from sqlalchemy import func, select, update
 
 from control_plane import worker as module
+from control_plane.journal.journal import BatchEntry, LaneMark
+from control_plane.journal.sql import SqlJournal
 from control_plane.store.engine import Stores
 from control_plane.store.leases import leases_of
-from control_plane.store.tables import cursor, lease
+from control_plane.store.tables import PROJECTED, cursor, lease
 from control_plane.store.upsert import upsert
-from control_plane.worker import Duty, Loop, threaded, work
+from control_plane.worker import LOOK_EVERY_S, MANY_WAITING, Behind, Duty, Loop, threaded, work
+from protos.comboio.v1 import batch_pb2 as pb
+from tests.control_plane.sealing import EPOCH, GATEWAY, batch, hello
 from tests.gateway.uplink.plane import until
 
 PATIENCE_S = 60.0
@@ -123,3 +127,22 @@ async def test_a_database_that_does_not_answer_for_a_while_costs_nothing(
     one.stop.set()
     await task
     assert one.builds == 1
+
+
+def test_sealing_steps_back_while_many_batches_wait_to_be_projected(stores: Stores) -> None:
+    now_s, fleet = [0.0], SqlJournal(stores.journal)
+    behind = Behind(journal=stores.journal, telemetry=stores.telemetry, monotonic_s=lambda: now_s[0])
+    step = behind.looking(lambda: False)
+    session = fleet.open_session(GATEWAY, hello(), now_ms=1).session
+    mark = LaneMark(GATEWAY, EPOCH, pb.TELEMETRY, 1, (), 1)
+    waiting = MANY_WAITING + 1
+    fleet.commit([BatchEntry(GATEWAY, session, batch(seq + 1, 7), 1, mark) for seq in range(waiting)])
+    step()
+    assert behind()
+    with stores.telemetry.write() as connection:
+        upsert(connection, cursor, [{"name": PROJECTED, "position": waiting}])
+    step()
+    assert behind(), "it looks now and then only"
+    now_s[0] += LOOK_EVERY_S
+    step()
+    assert not behind()

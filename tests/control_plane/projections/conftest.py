@@ -24,7 +24,7 @@ from control_plane.projections.history import HistoryProjection
 from control_plane.projections.ledger import LedgerProjection
 from control_plane.projections.projector import Projector
 from control_plane.projections.reading import HistoryReader
-from control_plane.projections.rollups import Roller
+from control_plane.projections.roller import Roller
 from control_plane.projections.sealer import Sealer
 from control_plane.projections.state import StateProjection
 from control_plane.store.engine import Stores

@@ -47,6 +47,7 @@ def run_ingest(settings: Settings, ready: Callable[[], None], *, slot: int = 1) 
     from control_plane.ingest.server import Admission, serve
     from control_plane.journal.dictionaries import Issued
     from control_plane.journal.sql import SqlJournal
+    from control_plane.retention.policies import Policies
     from control_plane.store.leases import Alive
     from control_plane.store.shared_clock import clock_of
 
@@ -59,7 +60,8 @@ def run_ingest(settings: Settings, ready: Callable[[], None], *, slot: int = 1) 
         limit = PeerLimit(per_minute=settings.identity_limits.per_minute, monotonic_s=time.monotonic)
         service = IdentityService(enroller=enrolment, limit=limit)
         stop = stop_requested()
-        journal = SqlJournal(stores.journal, server=name)
+        policies = Policies(business=stores.business, defaults=settings.retention)
+        journal = SqlJournal(stores.journal, server=name, kept_as=policies.kept_as)
         journal.everyone_left(now_ms=clock.now_ms(), why="this server was not running")
         with serving(settings.identity, service, credentials=door.identity()):
             asyncio.run(
@@ -116,7 +118,8 @@ def run_worker(settings: Settings, ready: Callable[[], None]) -> None:
 
         duties = [
             Duty("projections", lambda held: _projecting(held, clock, behind)),
-            Duty("history", lambda held: _sealing(held, clock, behind)),
+            Duty("history", lambda held: _sealing(held, clock, behind, settings)),
+            Duty("retention", lambda held: _dropping(held, clock, settings)),
             Duty("reconcile", reconciling),
             Duty("fleet", lambda held: _managing(held, clock, settings)),
         ]
@@ -167,24 +170,47 @@ def _projecting(held: Stores, clock: Clock, behind: Behind) -> list[Loop]:
     ]
 
 
-def _sealing(held: Stores, clock: Clock, behind: Behind) -> list[Loop]:
+def _sealing(held: Stores, clock: Clock, behind: Behind, settings: Settings) -> list[Loop]:
     from control_plane.projections.again import Anew
     from control_plane.projections.reading import HistoryReader
     from control_plane.projections.rollups import Roller
     from control_plane.projections.sealer import Sealer
+    from control_plane.retention.policies import Policies
+    from control_plane.retention.rolling import Places
     from control_plane.worker import Loop, threaded
 
     reader = HistoryReader(journal=held.journal, telemetry=held.telemetry)
-    roller = Roller(telemetry=held.telemetry, reader=reader)
+    policies = Policies(business=held.business, defaults=settings.retention)
+    roller = Roller(telemetry=held.telemetry, reader=reader, place=Places(policies))
 
     def sealing() -> Callable[[], bool]:
-        return Sealer(telemetry=held.telemetry, reader=reader, clock=clock, sealed=roller.sealed).step
+        sealer = Sealer(
+            telemetry=held.telemetry, reader=reader, clock=clock, sealed=roller.sealed, kept_as=policies.kept_as
+        )
+        return sealer.step
 
     return [
         # What came is answered for first; sealing what is over saves bytes and can wait, though not for ever.
         Loop("sealing", threaded(Anew(held.telemetry, sealing).step), idle_s=5.0, yields=behind),
         Loop("rollups", threaded(roller.step), idle_s=5.0, yields=behind),
     ]
+
+
+def _dropping(held: Stores, clock: Clock, settings: Settings) -> list[Loop]:
+    from control_plane.projections.reading import HistoryReader
+    from control_plane.retention.dropping import Retention
+    from control_plane.retention.evidence import Evidence
+    from control_plane.retention.policies import Policies
+    from control_plane.worker import Loop, threaded
+
+    reader = HistoryReader(journal=held.journal, telemetry=held.telemetry)
+    retention = Retention(
+        stores=held,
+        policies=Policies(business=held.business, defaults=settings.retention),
+        evidence=Evidence(stores=held, reader=reader),
+        clock=clock,
+    )
+    return [Loop("retention", threaded(retention.step), idle_s=60.0)]
 
 
 def _managing(held: Stores, clock: Clock, settings: Settings) -> list[Loop]:

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, select
 from control_plane.api.binding import Permission, Route
 from control_plane.api.paging import Page, PageQuery, moment, page
 from control_plane.fleet.rights import Caller
+from control_plane.projections.kept import READINGS, since
 from control_plane.projections.walltime import load_all
 from control_plane.reconcile.watermark import watermark_ms
 from control_plane.store.engine import Store
@@ -34,6 +35,8 @@ class CompletenessItem(msgspec.Struct, frozen=True, kw_only=True):
     watermark: datetime | None
     """Nothing before it changes any more: the lower of both lanes'."""
     lanes: list[LaneItem]
+    not_kept_before: datetime | None = None
+    """Of readings that came before, none or not all are kept any more; null: all are."""
 
 
 class CompletenessQuery(PageQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -82,4 +85,5 @@ def _item(connection: Connection, row: Any) -> CompletenessItem:
             )
         )
     mark = moment(watermark_ms(connection, row.gateway))
-    return CompletenessItem(gateway=row.gateway, epoch=row.epoch, watermark=mark, lanes=lanes)
+    gone = moment(since(connection, row.gateway).get(READINGS))
+    return CompletenessItem(gateway=row.gateway, epoch=row.epoch, watermark=mark, lanes=lanes, not_kept_before=gone)

@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, FromClause, Row, delete, func, select
+from sqlalchemy import ColumnElement, Connection, FromClause, Row, Table, delete, func, select
 
 from control_plane.projections import rollup
 from control_plane.projections.chunk import pack_ints, unpack_ints
+from control_plane.projections.kept import whole_from_ms
 from control_plane.projections.reading import HistoryReader, Key, Piece, series_of
 from control_plane.projections.rollup import DAY_MS, HOUR_MS, MINUTE_MS, NOTHING, Steps
 from control_plane.projections.varints import Int64
@@ -99,6 +100,8 @@ def standing(connection: Connection, gateway: str) -> Standing:
     unsealed: set[int] = set()
     for boot, wall in walls.items():
         unsealed |= set(_spans(connection, history, gateway, boot, wall, history.c.chunk.is_(None)))
+    if whole_ms := whole_from_ms(connection, gateway):  # before it there is more in the rollups than in what is left
+        unrolled, unsealed = ({hour for hour in some if hour >= whole_ms} for some in (unrolled, unsealed))
     return Standing(walls, made, newest, unrolled, unsealed)
 
 
@@ -253,10 +256,19 @@ def _folded(reader: HistoryReader, gateway: str, names: Mapping[str, Key], from_
 # --- making ----------------------------------------------------------------------------------------------
 
 
+Place = Callable[[Connection, str, int, int], Table]
+"""Where the row of (gateway, level, start_ms) is written; where else it may stand is cleared of it."""
+
+
+def undivided(_connection: Connection, _gateway: str, _level: int, _start_ms: int) -> Table:
+    return rollups
+
+
 class Roller:
     """A loop of the worker: rolls up what was sealed. `sealed` names gateways to look at."""
 
-    def __init__(self, *, telemetry: Store, reader: HistoryReader) -> None:
+    def __init__(self, *, telemetry: Store, reader: HistoryReader, place: Place = undivided) -> None:
+        self._place = place
         self._telemetry = telemetry
         self._reader = reader
         self._waiting: dict[str, None] = {}
@@ -295,7 +307,7 @@ class Roller:
             made = {hour: self._minutes(gateway, hour) for hour in some}
             with self._telemetry.write() as connection:
                 for hour, steps in made.items():
-                    _write(connection, gateway, hour, steps)
+                    _write(connection, self._place, gateway, hour, steps)
         with self._telemetry.write() as connection:
             _remember(connection, gateway, now)
 
@@ -331,15 +343,17 @@ def _merged(pieces: Sequence[Piece], hour: int) -> Iterator[Steps]:
         yield rollup.fold(["/".join(key)], series, at[inside], numbers[inside], MINUTE_MS)
 
 
-def _write(connection: Connection, gateway: str, hour: int, minutes: Steps) -> None:
+def _write(connection: Connection, place: Place, gateway: str, hour: int, minutes: Steps) -> None:
     hours = rollup.coarser(minutes, HOUR_MS)
     dense = {hours.names[number] for number in hours.series[hours.count > MINUTE_READINGS].tolist()}
-    _put(connection, gateway, 0, hour, minutes.of(dense), always=bool(minutes.series.size))
-    days = _changed(connection, gateway, 1, hour, hours, HOUR_MS)
-    _changed(connection, gateway, 2, hour, days, DAY_MS)
+    _put(connection, place, gateway, 0, hour, minutes.of(dense), always=bool(minutes.series.size))
+    days = _changed(connection, place, gateway, 1, hour, hours, HOUR_MS)
+    _changed(connection, place, gateway, 2, hour, days, DAY_MS)
 
 
-def _changed(connection: Connection, gateway: str, level: int, hour: int, fresh: Steps, step_ms: int) -> Steps:
+def _changed(
+    connection: Connection, place: Place, gateway: str, level: int, hour: int, fresh: Steps, step_ms: int
+) -> Steps:
     """Put the step that holds the hour where it was; returns the stretch in steps of the next level."""
     start = STRETCH[level](hour)
     mine = (rollups.c.gateway == gateway, rollups.c.level == level, rollups.c.start_ms == start)
@@ -347,17 +361,20 @@ def _changed(connection: Connection, gateway: str, level: int, hour: int, fresh:
     before = rollup.unpack(body, step_ms) if body is not None else NOTHING
     at = hour // step_ms * step_ms
     whole = rollup.joined([before.only(before.start_ms != at), fresh.within(at, at + step_ms)])
-    _put(connection, gateway, level, start, whole)
+    _put(connection, place, gateway, level, start, whole)
     return rollup.coarser(whole, STEP_MS[min(level + 1, 2)])
 
 
-def _put(connection: Connection, gateway: str, level: int, start: int, steps: Steps, *, always: bool = False) -> None:
+def _put(
+    connection: Connection, place: Place, gateway: str, level: int, start: int, steps: Steps, *, always: bool = False
+) -> None:
+    table = place(connection, gateway, level, start)
     if steps.series.size or always:
         row = {"gateway": gateway, "level": level, "start_ms": start, "body": rollup.pack(steps, STEP_MS[level])}
-        upsert(connection, rollups, [row])
+        upsert(connection, table, [row])
         return
-    mine = (rollups.c.gateway == gateway, rollups.c.level == level, rollups.c.start_ms == start)
-    connection.execute(delete(rollups).where(*mine))
+    mine = (table.c.gateway == gateway, table.c.level == level, table.c.start_ms == start)
+    connection.execute(delete(table).where(*mine))
 
 
 def _remember(connection: Connection, gateway: str, now: Standing) -> None:

@@ -55,7 +55,7 @@ BATCH_S = 60
 YEAR_DAYS = 365
 SERIES = 20
 ASKED = 40
-DAY_MS = 86_400_000
+HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 START_MS = 1_700_000_000_000 // DAY_MS * DAY_MS
 COMMITTED = 200
 
@@ -76,9 +76,7 @@ class Kept:
         session = journal.open_session(GATEWAY, boot, now_ms=START_MS).session
         mark = LaneMark(GATEWAY, epoch, pb.TELEMETRY, 0, (), 0)
         entries: list[Entry] = [DeclareEntry(GATEWAY, session, source.declare, START_MS)]
-        anchor = pb.Anchor(boot=BOOT, mono_ms=from_ms, wall_ms=START_MS, err_ms=5, source=pb.CLOCK_NTP)
-        told = pb.Event(kind=pb.EVENT_ANCHOR, detail=anchor.SerializeToString())
-        body, count = encode(source.schema, boot=BOOT, blocks=[], events=[(from_ms, told)])
+        body, count = encode(source.schema, boot=BOOT, blocks=[], events=list(_anchors(from_ms, to_ms)))
         urgent = LaneMark(GATEWAY, epoch, pb.URGENT, 0, (), 0)
         entries.append(
             BatchEntry(GATEWAY, session, _batch(source, pb.URGENT, 1, body, count, from_ms), START_MS, urgent)
@@ -131,6 +129,15 @@ class Kept:
             except OperationalError:  # a SQLite without dbstat: what the columns hold
                 sizes = sum((func.length(c) for c in table.c if c.name in {"toc", "body", "anchors"}), start=0)
                 return int(connection.execute(select(func.sum(sizes))).scalar() or 0)
+
+
+def _anchors(from_ms: int, to_ms: int) -> Iterator[tuple[int, pb.Event]]:
+    """One an hour, as gateways make them: a clock that is 20 ppm slow, told to some ms."""
+    chance = random.Random(7)
+    for mono_ms in range(from_ms, to_ms, HOUR_MS):
+        wall_ms = START_MS + mono_ms + (mono_ms - from_ms) // 50_000 + chance.randrange(-2, 3)
+        anchor = pb.Anchor(boot=BOOT, mono_ms=mono_ms, wall_ms=wall_ms, err_ms=5, source=pb.CLOCK_NTP)
+        yield mono_ms, pb.Event(kind=pb.EVENT_ANCHOR, detail=anchor.SerializeToString())
 
 
 def _whole(part: object) -> None:

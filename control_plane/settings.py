@@ -102,7 +102,7 @@ class RetentionSection(Frozen, frozen=True, kw_only=True):
     hours_days: Days = 0.0
     """Rollups of an hour."""
     days_days: Days = 0.0
-    """Rollups of a day."""
+    """Rollups of a day, and of quarters of one."""
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:

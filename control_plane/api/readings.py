@@ -24,7 +24,7 @@ from control_plane.projections.kept import since as since_of
 from control_plane.projections.lost import placed_gaps
 from control_plane.projections.reading import HistoryReader, Readings
 from control_plane.projections.rollup import DAY_MS, HOUR_MS, MINUTE_MS, Steps
-from control_plane.projections.rollups import Charts
+from control_plane.projections.rollups import DAYS, HOURS, STEP_MS, Charts
 from control_plane.store.engine import Store
 from control_plane.store.tables import series
 from protos.comboio.v1 import batch_pb2 as pb
@@ -40,6 +40,7 @@ QUALITY = {
 }
 STEPS_MS = (1_000, 5_000, 15_000, 60_000, 300_000, 900_000, 3_600_000, 21_600_000, DAY_MS, 7 * DAY_MS)
 MOST_AS_OF = 500_000
+COUNTED_BY_HOURS_MS = 5 * DAY_MS
 Value = float | int | bool | str | None
 
 
@@ -175,7 +176,7 @@ class ReadingsRoutes:
 
     def _check_short(self, rows: list[Any], from_ms: int, to_ms: int) -> None:
         """Rollups hold what came late too, so that every reading has to be looked at."""
-        many = sum(int(one.count.sum()) for one in self._steps(rows, from_ms, to_ms, 1).values())
+        many = sum(int(one.count.sum()) for one, _ in self._steps(rows, from_ms, to_ms, HOURS).values())
         if many > MOST_AS_OF:
             wrong = FieldProblem("?as_of", f"asks for {many} readings; at most {MOST_AS_OF}: ask for less at a time")
             raise Problem(422, "That is too much to look at one by one.", errors=[wrong])
@@ -186,32 +187,37 @@ class ReadingsRoutes:
         """By rollups, unless the stretch is so short or holds so little that its readings do. `gone`: some of them."""
         if to_ms - from_ms <= 2 * HOUR_MS and not gone:
             return None
-        hours = self._steps(rows, from_ms, to_ms, 1)
-        many = max(int(one.count.sum()) for one in hours.values())
+        counted = HOURS if to_ms - from_ms <= COUNTED_BY_HOURS_MS else DAYS
+        counts = self._steps(rows, from_ms, to_ms, counted)
+        many = max(int(one.count.sum()) for one, _ in counts.values())
         step = _step_ms(many, to_ms - from_ms, max_points)
-        if gone:  # the finest of which there is as much as of hours
-            step = self._kept_step(rows, from_ms, to_ms, step or MINUTE_MS, hours)
+        if gone:
+            step = self._kept_step(rows, from_ms, to_ms, step or MINUTE_MS, counts)
         if step is None or step < MINUTE_MS:
             return None
-        level = 0 if step < HOUR_MS else 1 if step < DAY_MS else 2
-        found = hours if level == 1 else self._steps(rows, from_ms, to_ms, level)
-        gateways = dict.fromkeys(row.gateway for row in rows)
-        errors = {name: self._charts.error_ms(name, from_ms=from_ms, to_ms=to_ms) for name in gateways}
-        return step, [_of_steps(row, found[row.key], step, from_ms, to_ms, errors[row.gateway]) for row in rows]
+        level = max(level for level, of_level_ms in enumerate(STEP_MS) if of_level_ms <= step)
+        found = self._steps(rows, from_ms, to_ms, level)
+        return step, [_of_steps(row, *found[row.key], step, from_ms, to_ms) for row in rows]
 
-    def _kept_step(self, rows: list[Any], from_ms: int, to_ms: int, step: int, hours: dict[str, Steps]) -> int | None:
-        minutes = self._steps(rows, from_ms, to_ms, 0) if step < HOUR_MS else hours
-        if all(int(minutes[key].count.sum()) >= int(hours[key].count.sum()) for key in hours):
-            return max(step, MINUTE_MS)
-        return max(step, HOUR_MS)
+    def _kept_step(
+        self, rows: list[Any], from_ms: int, to_ms: int, step: int, counted: dict[str, tuple[Steps, int]]
+    ) -> int:
+        """The shortest of at least `step` of which there is as much as was counted."""
+        for level, of_level_ms in enumerate(STEP_MS[:-1]):
+            if STEP_MS[level + 1] > step:
+                found = self._steps(rows, from_ms, to_ms, level)
+                if all(int(found[key][0].count.sum()) >= int(one.count.sum()) for key, (one, _) in counted.items()):
+                    return max(step, of_level_ms)
+        return max(step, DAY_MS)
 
-    def _steps(self, rows: list[Any], from_ms: int, to_ms: int, level: int) -> dict[str, Steps]:
-        found: dict[str, Steps] = {}
+    def _steps(self, rows: list[Any], from_ms: int, to_ms: int, level: int) -> dict[str, tuple[Steps, int]]:
+        """By key: the steps, and how far their readings may be from the truth, in ms."""
+        found: dict[str, tuple[Steps, int]] = {}
         for gateway in dict.fromkeys(row.gateway for row in rows):
             mine = [row for row in rows if row.gateway == gateway]
-            keys = [(row.sensor, row.name) for row in mine]
-            steps = self._charts.steps(gateway, keys, from_ms=from_ms, to_ms=to_ms, level=level)
-            found |= {row.key: steps.of({f"{row.sensor}/{row.name}"}) for row in mine}
+            with self._charts.of(gateway, [(row.sensor, row.name) for row in mine]) as chart:
+                steps, err_ms = chart.steps(level, from_ms, to_ms), chart.error_ms(from_ms, to_ms)
+            found |= {row.key: (steps.of({f"{row.sensor}/{row.name}"}), err_ms) for row in mine}
         return found
 
     def _read(self, rows: list[Any], from_ms: int, to_ms: int, as_of_ms: int | None) -> dict[str, Readings]:
@@ -237,7 +243,7 @@ def _not_kept(since: dict[str, int], step_ms: int | None, from_ms: int) -> datet
     """`step_ms`: of what was made of rollups; None: of readings."""
     what = READINGS
     if step_ms is not None:
-        what = LEVELS[0 if step_ms < HOUR_MS else 1 if step_ms < DAY_MS else 2]
+        what = LEVELS[max(level for level, of_level_ms in enumerate(STEP_MS) if of_level_ms <= step_ms)]
     return moment(since[what]) if since.get(what, 0) > from_ms else None
 
 
@@ -268,7 +274,7 @@ def _series_item(row: Any) -> SeriesItem:
     return SeriesItem(row.key, row.gateway, row.sensor, row.name, row.unit, row.period_ms, json.loads(row.attrs))
 
 
-def _of_steps(row: Any, found: Steps, step_ms: int, from_ms: int, to_ms: int, err_ms: int) -> SeriesReadings:
+def _of_steps(row: Any, found: Steps, err_ms: int, step_ms: int, from_ms: int, to_ms: int) -> SeriesReadings:
     made = rollup.coarser(found, step_ms)
     expected = max(1, (to_ms - from_ms) // max(1, row.period_ms))
     return SeriesReadings(

@@ -11,7 +11,7 @@ from control_plane.store.tables import kept
 from control_plane.store.upsert import insert
 
 READINGS = "readings"
-LEVELS = ("1m", "1h", "1d")
+LEVELS = ("1m", "1h", "6h", "1d")
 """Rollups, by level."""
 AT_ONCE = 500
 

@@ -3,8 +3,8 @@
 Of finite numbers only, as everywhere in charts: text and missing values count for nothing here.
 
 A row of the store holds the steps of all series of one gateway in one stretch (an hour's minutes, a day's hours, a
-month's days), packed together. Numbers that are whole in some power of ten, as nearly all are, are kept as integers,
-relative to the least; the sum of such is exact.
+month's quarters of days or its days), packed together. Numbers that are whole in some power of ten, as nearly all are,
+are kept as integers, relative to the least; the sum of such is exact.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from control_plane.projections.bulk import Bools, Float64
 from control_plane.projections.chunk import pack_floats, pack_ints, unpack_floats, unpack_ints
 from control_plane.projections.varints import Int64
 
-MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
+MINUTE_MS, HOUR_MS, QUARTER_MS, DAY_MS = 60_000, 3_600_000, 21_600_000, 86_400_000
+"""QUARTER: of a day."""
 POWERS = tuple(10.0**n for n in range(7))
 EXACT = float(1 << 53)
 SUM_ERROR = 1e-9

@@ -17,17 +17,19 @@ the readings themselves. A reader that finds none reads those.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, FromClause, Row, Table, delete, func, select
+from sqlalchemy import ColumnElement, Connection, FromClause, Table, delete, func, select
 
 from control_plane.projections import rollup
 from control_plane.projections.chunk import pack_ints, unpack_ints
 from control_plane.projections.kept import whole_from_ms
 from control_plane.projections.reading import HistoryReader, Key, Piece, series_of
-from control_plane.projections.rollup import DAY_MS, HOUR_MS, MINUTE_MS, NOTHING, Steps
+from control_plane.projections.rollup import DAY_MS, HOUR_MS, MINUTE_MS, NOTHING, QUARTER_MS, Steps
 from control_plane.projections.varints import Int64
 from control_plane.projections.walltime import WallTime, load_all
 from control_plane.store.engine import Store
@@ -36,8 +38,9 @@ from control_plane.store.tables import history, rolled
 from control_plane.store.tables import rollup as rollups
 from control_plane.store.upsert import upsert
 
-STEP_MS = (MINUTE_MS, HOUR_MS, DAY_MS)
-"""Of each level."""
+STEP_MS = (MINUTE_MS, HOUR_MS, QUARTER_MS, DAY_MS)
+"""Of each level. Quarters of days draw a year: of hours there are 365 rows to be read for it, of quarters twelve."""
+HOURS, DAYS = 1, 3
 MINUTE_READINGS = 120
 HOURS_AT_ONCE = 6
 Boot = tuple[int, int]  # (epoch, boot)
@@ -50,6 +53,7 @@ def month_start(at_ms: int) -> int:
 STRETCH: tuple[Callable[[int], int], ...] = (
     lambda at_ms: at_ms // HOUR_MS * HOUR_MS,
     lambda at_ms: at_ms // DAY_MS * DAY_MS,
+    month_start,
     month_start,
 )
 """Where the stretch begins whose steps of that level are one row."""
@@ -70,6 +74,8 @@ class Standing:
     made: dict[Boot, Made]
     newest: dict[Boot, int]
     """The newest chunk of each boot."""
+    chunked: list[tuple[Boot, int, int]]
+    """First and last ms of each boot's chunks."""
     unrolled: set[int]
     """Hours (start, UTC) whose chunks or anchors have changed since."""
     unsealed: set[int]
@@ -84,8 +90,10 @@ def standing(connection: Connection, gateway: str) -> Standing:
     walls = load_all(connection, gateway)
     made = dict(_made(connection, gateway))
     unrolled: set[int] = set()
-    newest = _newest(connection, gateway)
-    for boot, first_ms, last_ms in _extents(connection, chunks, gateway):
+    newest: dict[Boot, int] = {}
+    chunked: list[tuple[Boot, int, int]] = []
+    for boot, first_ms, last_ms, newest[boot] in _chunked(connection, gateway):
+        chunked.append((boot, first_ms, last_ms))
         wall = walls.get(boot)
         if wall is None:
             continue
@@ -98,11 +106,12 @@ def standing(connection: Connection, gateway: str) -> Standing:
         if newest[boot] > known.chunk:
             unrolled |= set(_spans(connection, chunks, gateway, boot, wall, chunks.c.id > known.chunk))
     unsealed: set[int] = set()
-    for boot, wall in walls.items():
-        unsealed |= set(_spans(connection, history, gateway, boot, wall, history.c.chunk.is_(None)))
+    for boot, _, _ in _unchunked(connection, gateway):
+        if (wall := walls.get(boot)) is not None:
+            unsealed |= set(_spans(connection, history, gateway, boot, wall, history.c.chunk.is_(None)))
     if whole_ms := whole_from_ms(connection, gateway):  # before it there is more in the rollups than in what is left
         unrolled, unsealed = ({hour for hour in some if hour >= whole_ms} for some in (unrolled, unsealed))
-    return Standing(walls, made, newest, unrolled, unsealed)
+    return Standing(walls, made, newest, chunked, unrolled, unsealed)
 
 
 def _made(connection: Connection, gateway: str) -> Iterator[tuple[Boot, Made]]:
@@ -112,18 +121,22 @@ def _made(connection: Connection, gateway: str) -> Iterator[tuple[Boot, Made]]:
         yield (row.epoch, row.boot), Made(row.chunk, WallTime.through(points))
 
 
-def _extents(connection: Connection, table: FromClause, gateway: str) -> Iterator[tuple[Boot, int, int]]:
-    """(boot, first ms, last ms) of each that has rows there."""
-    c = table.c
-    query = select(c.epoch, c.boot, func.min(c.first_mono_ms), func.max(c.last_mono_ms)).where(c.gateway == gateway)
-    for epoch, boot, first_ms, last_ms in connection.execute(query.group_by(c.epoch, c.boot)):
+def _chunked(connection: Connection, gateway: str) -> Iterator[tuple[Boot, int, int, int]]:
+    """(boot, first ms, last ms, newest chunk) of each that has chunks."""
+    c = chunks.c
+    ends = func.min(c.first_mono_ms), func.max(c.last_mono_ms), func.max(c.id)
+    query = select(c.epoch, c.boot, *ends).where(c.gateway == gateway).group_by(c.epoch, c.boot)
+    for epoch, boot, first_ms, last_ms, newest in connection.execute(query):
+        yield (epoch, boot), first_ms, last_ms, newest
+
+
+def _unchunked(connection: Connection, gateway: str) -> Iterator[tuple[Boot, int, int]]:
+    """(boot, first ms, last ms) of each that has readings which no chunk has yet."""
+    c = history.c
+    query = select(c.epoch, c.boot, func.min(c.first_mono_ms), func.max(c.last_mono_ms))
+    mine = query.where(c.gateway == gateway, c.chunk.is_(None)).group_by(c.epoch, c.boot)
+    for epoch, boot, first_ms, last_ms in connection.execute(mine):
         yield (epoch, boot), first_ms, last_ms
-
-
-def _newest(connection: Connection, gateway: str) -> dict[Boot, int]:
-    query = select(chunks.c.epoch, chunks.c.boot, func.max(chunks.c.id)).where(chunks.c.gateway == gateway)
-    grouped = query.group_by(chunks.c.epoch, chunks.c.boot)
-    return {(epoch, boot): newest for epoch, boot, newest in connection.execute(grouped)}
 
 
 def _looked_at(wall: WallTime, low: int, high: int) -> Int64:
@@ -157,35 +170,38 @@ class Charts:
         self._telemetry = telemetry
         self._reader = reader
 
-    def steps(self, gateway: str, keys: Sequence[Key], *, from_ms: int, to_ms: int, level: int) -> Steps:
-        """Steps of STEP_MS[level] within from_ms..to_ms, its ends in finer ones where they fall within a step."""
+    @contextmanager
+    def of(self, gateway: str, keys: Sequence[Key]) -> Iterator[Chart]:
+        """As things stand at one instant. Keep it under 5 s."""
         with self._telemetry.read(snapshot=True) as connection:
-            return _Read(connection, self._reader, gateway, keys).of(level, from_ms, to_ms)
-
-    def error_ms(self, gateway: str, *, from_ms: int, to_ms: int) -> int:
-        """How far a reading of that time may be from the truth, at worst."""
-        worst = 0
-        with self._telemetry.read(snapshot=True) as connection:
-            walls = load_all(connection, gateway)
-            for table in (chunks, history):
-                for boot, first_ms, last_ms in _extents(connection, table, gateway):
-                    if (wall := walls.get(boot)) is not None:
-                        low, high = wall.mono_span(from_ms, to_ms)
-                        low, high = max(low, first_ms), min(high, last_ms)
-                        if low <= high:
-                            worst = max(worst, int(wall.errors_ms(_looked_at(wall, low, high)).max()))
-        return worst
+            yield Chart(connection, self._reader, gateway, keys)
 
 
-class _Read:
+class Chart:
+    """Of series of one gateway; see `Charts.of`."""
+
     def __init__(self, connection: Connection, reader: HistoryReader, gateway: str, keys: Sequence[Key]) -> None:
         self._connection = connection
         self._reader = reader
         self._gateway = gateway
         self._names = {"/".join(key): key for key in keys}
-        self._stale = sorted(standing(connection, gateway).stale)
+        self._standing = standing(connection, gateway)
+        self._stale = sorted(self._standing.stale)
 
-    def of(self, level: int, from_ms: int, to_ms: int) -> Steps:
+    def error_ms(self, from_ms: int, to_ms: int) -> int:
+        """How far a reading of that time may be from the truth, at worst."""
+        worst, walls = 0, self._standing.walls
+        ends = [*self._standing.chunked, *_unchunked(self._connection, self._gateway)]
+        for boot, first_ms, last_ms in ends:
+            if (wall := walls.get(boot)) is not None:
+                low, high = wall.mono_span(from_ms, to_ms)
+                low, high = max(low, first_ms), min(high, last_ms)
+                if low <= high:
+                    worst = max(worst, int(wall.errors_ms(_looked_at(wall, low, high)).max()))
+        return worst
+
+    def steps(self, level: int, from_ms: int, to_ms: int) -> Steps:
+        """Steps of STEP_MS[level] within from_ms..to_ms, its ends in finer ones where they fall within a step."""
         if from_ms >= to_ms:
             return NOTHING
         if level < 0:
@@ -193,11 +209,11 @@ class _Read:
         step_ms = STEP_MS[level]
         first, last = -(-from_ms // step_ms) * step_ms, to_ms // step_ms * step_ms
         if first >= last:
-            return self.of(level - 1, from_ms, to_ms)
-        parts = [self.of(level - 1, from_ms, first), self.of(level - 1, last, to_ms)]
+            return self.steps(level - 1, from_ms, to_ms)
+        parts = [self.steps(level - 1, from_ms, first), self.steps(level - 1, last, to_ms)]
         holes = self._holes(level, first, last)
         for begin, end in holes:
-            parts.append(rollup.coarser(self.of(level - 1, begin, end), step_ms))
+            parts.append(rollup.coarser(self.steps(level - 1, begin, end), step_ms))
         parts += self._rolled(level, first, last, holes)
         return rollup.joined(parts)
 
@@ -217,28 +233,46 @@ class _Read:
 
     def _rolled(self, level: int, first: int, last: int, holes: Sequence[tuple[int, int]]) -> Iterator[Steps]:
         begin = STRETCH[level](first)
-        query = select(rollups).where(
+        query = select(rollups.c.start_ms, rollups.c.body).where(
             rollups.c.gateway == self._gateway,
             rollups.c.level == level,
             rollups.c.start_ms >= begin,
             rollups.c.start_ms < last,
         )
-        for row in self._connection.execute(query.order_by(rollups.c.start_ms)):
-            found = rollup.unpack(row.body, STEP_MS[level]).of(self._names)
+        left: list[tuple[int, frozenset[str]]] = []
+        for start_ms, body in self._connection.execute(query.order_by(rollups.c.start_ms)):
+            if level == 0:
+                left.append((start_ms, frozenset(self._names) - set(rollup.names(body))))
+                if len(left[-1][1]) == len(self._names):
+                    continue
+            found = rollup.unpack(body, STEP_MS[level]).of(self._names)
             found = found.within(first, last)
             for hole in holes:
                 found = found.only((found.start_ms < hole[0]) | (found.start_ms >= hole[1]))
             yield found
-            if level == 0:
-                yield from self._sparse(row, first, last, holes)
+        yield from self._sparse(left, first, last, holes)
 
-    def _sparse(self, row: Row[tuple[int]], first: int, last: int, holes: Sequence[tuple[int, int]]) -> Iterator[Steps]:
-        """Minutes of the series that the hour's row leaves out."""
-        names = set(rollup.names(row.body))
-        left = {name: key for name, key in self._names.items() if name not in names}
-        begin, end = max(first, row.start_ms), min(last, row.start_ms + HOUR_MS)
-        if left and begin < end and not any(low <= begin < high for low, high in holes):
-            yield _folded(self._reader, self._gateway, left, begin, end)
+    def _sparse(
+        self, hours: Sequence[tuple[int, frozenset[str]]], first: int, last: int, holes: Sequence[tuple[int, int]]
+    ) -> Iterator[Steps]:
+        """Minutes of the series that the hours' rows leave out: of neighbouring hours by one look at the readings."""
+        wanted = [one for one in hours if one[1] and not any(low <= one[0] < high for low, high in holes)]
+        for names, run in groupby(wanted, key=lambda one: one[1]):
+            keys = {name: self._names[name] for name in sorted(names)}
+            for begin, end in _joined(hour for hour, _ in run):
+                yield _folded(self._reader, self._gateway, keys, max(first, begin), min(last, end))
+
+
+def _joined(hours: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Stretches of hours without a hole, given in order."""
+    run: list[int] = []
+    for hour in hours:
+        if run and hour != run[-1] + HOUR_MS:
+            yield run[0], run[-1] + HOUR_MS
+            run = []
+        run.append(hour)
+    if run:
+        yield run[0], run[-1] + HOUR_MS
 
 
 def _folded(reader: HistoryReader, gateway: str, names: Mapping[str, Key], from_ms: int, to_ms: int) -> Steps:
@@ -347,22 +381,21 @@ def _write(connection: Connection, place: Place, gateway: str, hour: int, minute
     hours = rollup.coarser(minutes, HOUR_MS)
     dense = {hours.names[number] for number in hours.series[hours.count > MINUTE_READINGS].tolist()}
     _put(connection, place, gateway, 0, hour, minutes.of(dense), always=bool(minutes.series.size))
-    days = _changed(connection, place, gateway, 1, hour, hours, HOUR_MS)
-    _changed(connection, place, gateway, 2, hour, days, DAY_MS)
+    fresh = hours
+    for level in range(HOURS, len(STEP_MS)):
+        fresh = _changed(connection, place, gateway, level, hour, fresh)
 
 
-def _changed(
-    connection: Connection, place: Place, gateway: str, level: int, hour: int, fresh: Steps, step_ms: int
-) -> Steps:
+def _changed(connection: Connection, place: Place, gateway: str, level: int, hour: int, fresh: Steps) -> Steps:
     """Put the step that holds the hour where it was; returns the stretch in steps of the next level."""
-    start = STRETCH[level](hour)
+    step_ms, start = STEP_MS[level], STRETCH[level](hour)
     mine = (rollups.c.gateway == gateway, rollups.c.level == level, rollups.c.start_ms == start)
     body = connection.execute(select(rollups.c.body).where(*mine)).scalar_one_or_none()
     before = rollup.unpack(body, step_ms) if body is not None else NOTHING
     at = hour // step_ms * step_ms
     whole = rollup.joined([before.only(before.start_ms != at), fresh.within(at, at + step_ms)])
     _put(connection, place, gateway, level, start, whole)
-    return rollup.coarser(whole, STEP_MS[min(level + 1, 2)])
+    return rollup.coarser(whole, STEP_MS[min(level + 1, DAYS)])
 
 
 def _put(

@@ -12,12 +12,13 @@ A boot that never had an anchor may lie between its neighbours (see `placing`).
 from __future__ import annotations
 
 import zlib
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import BigInteger, Connection, Select, cast, func, select
 
 from control_plane.store.tables import anchor
 from control_plane.store.tables import boot as boots
@@ -26,6 +27,10 @@ Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 DRIFT = 100e-6
 """How much a crystal may be off, in ms per ms, over the temperatures a vehicle sees."""
+
+
+KEPT_ANCHORS = 100_000
+"""Of each database connection: 24 bytes each."""
 
 
 class Anchored(NamedTuple):
@@ -53,7 +58,10 @@ class WallTime:
     @classmethod
     def through(cls, points: tuple[Int64, Int64]) -> WallTime:
         """The same mapping, without what is known of its error."""
-        return cls([Anchored(mono, wall, 0) for mono, wall in zip(*(p.tolist() for p in points), strict=True)])
+        found = cls(())
+        found._mono, found._wall = (column.astype(np.float64) for column in points)
+        found._err = np.zeros(found._mono.size)
+        return found
 
     def wall_span(self, first_ms: int, last_ms: int) -> tuple[int, int]:
         """The least and the greatest wall time of that stretch of the boot's clock, both included."""
@@ -63,6 +71,8 @@ class WallTime:
 
     def moved(self, before: WallTime, first_ms: int, last_ms: int) -> list[tuple[int, int]]:
         """Stretches of that part of the boot's clock which this mapping places otherwise than the one before."""
+        if np.array_equal(self._mono, before._mono) and np.array_equal(self._wall, before._wall):
+            return []
         bends = np.concatenate([[first_ms, last_ms], self._mono, before._mono]).clip(first_ms, last_ms)
         bends = np.unique(bends.astype(np.int64))
         apart = self.to_wall(bends) != before.to_wall(bends)
@@ -155,15 +165,44 @@ def load(connection: Connection, gateway: str, epoch: int, boot: int) -> WallTim
 
 def load_all(connection: Connection, gateway: str, *, placed: bool = True) -> dict[tuple[int, int], WallTime]:
     """(epoch, boot) → mapping, for one gateway; with `placed` also of boots that only their neighbours place."""
+    found = dict(_anchored(connection, gateway))
+    if placed:
+        for row in connection.execute(_without_anchor(gateway)):
+            if (row.epoch, row.boot) not in found:
+                found[row.epoch, row.boot] = WallTime([Anchored(0, row.wall_ms, row.err_ms)])
+    return found
+
+
+class _Kept(NamedTuple):
+    """Mappings of a gateway, and of what they were made: anchors are never changed, so that their sums tell."""
+
+    made_of: tuple[int, int]
+    walls: dict[tuple[int, int], WallTime]
+
+
+def _anchored(connection: Connection, gateway: str) -> dict[tuple[int, int], WallTime]:
+    """Kept beside the database connection: an hour has an anchor, a year thousands, and every chart asks for all."""
+    mine = anchor.c.gateway == gateway
+    sums = select(func.count(), cast(func.coalesce(func.sum(anchor.c.mono_ms), 0), BigInteger)).where(mine)
+    count, total = connection.execute(sums).one()
+    made_of = int(count), int(total)
+    kept: OrderedDict[str, _Kept] = connection.info.setdefault(__name__, OrderedDict())
+    known = kept.pop(gateway, None)
+    if known is None or known.made_of != made_of:
+        known = _Kept(made_of, _read(connection, gateway))
+    kept[gateway] = known
+    while len(kept) > 1 and sum(one.made_of[0] for one in kept.values()) > KEPT_ANCHORS:
+        kept.popitem(last=False)
+    return known.walls
+
+
+def _read(connection: Connection, gateway: str) -> dict[tuple[int, int], WallTime]:
     query = select(anchor.c.epoch, anchor.c.boot, anchor.c.mono_ms, anchor.c.wall_ms, anchor.c.err_ms).where(
         anchor.c.gateway == gateway
     )
     found: dict[tuple[int, int], list[Anchored]] = {}
     for epoch, boot, *rest in connection.execute(query):
         found.setdefault((epoch, boot), []).append(Anchored(*rest))
-    if placed:
-        for row in connection.execute(_without_anchor(gateway)):
-            found.setdefault((row.epoch, row.boot), [Anchored(0, row.wall_ms, row.err_ms)])
     return {key: WallTime(anchors) for key, anchors in found.items()}
 
 

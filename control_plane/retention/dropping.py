@@ -40,7 +40,7 @@ UNIT_BYTES = 256 * 1024 * 1024
 MOST_UNITS = 64
 PUT_OFF_MS = 60_000
 AT_ONCE = 500
-SPAN_MS = (3_600_000, DAY_MS, 31 * DAY_MS)
+SPAN_MS = (3_600_000, DAY_MS, 31 * DAY_MS, 31 * DAY_MS)
 """What a row of a rollup covers, by level."""
 
 log = structlog.get_logger("control_plane.retention")
@@ -123,7 +123,7 @@ class Retention:
 
     def _divide_rollups(self, keeps: dict[str, Keep]) -> None:
         """Once; further units are made where they are written."""
-        limited = any(_of(rollup.name, level, keep) is not None for keep in keeps.values() for level in range(3))
+        limited = any(_of(rollup.name, level, keep) is not None for keep in keeps.values() for level in range(len(SPAN_MS)))
         with self.stores.telemetry.read() as connection:
             known = any(unit.ends_ms is not None for unit in units.all_of(connection, rollup.name))
         if limited and not known:
@@ -257,13 +257,13 @@ def _of(family: str, level: int, keep: Keep) -> int | None:
         return keep.raw_ms
     if family == chunk.name:
         return keep.readings_ms
-    return (keep.minutes_ms, keep.hours_ms, keep.days_ms)[level]
+    return (keep.minutes_ms, keep.hours_ms, keep.days_ms, keep.days_ms)[level]
 
 
 def _is_over(unit: Unit, keeps: dict[str, Keep], now_ms: int) -> bool:
     """Unit 0 holds everybody's: the longest time counts."""
     if unit.number == BASE:
-        levels = range(3) if unit.family == rollup.name else range(1)
+        levels = range(len(SPAN_MS)) if unit.family == rollup.name else range(1)
         times = [_of(unit.family, level, keep) for keep in keeps.values() for level in levels]
     else:
         times = [_of(unit.family, unit.level, keeps.get(unit.kept_as, keeps[""]))]

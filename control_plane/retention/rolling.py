@@ -9,7 +9,7 @@ from control_plane.store import units
 from control_plane.store.tables import rollup
 from control_plane.store.units import BASE, Unit
 
-LEAST_MS = (DAY_MS, 31 * DAY_MS, 366 * DAY_MS)
+LEAST_MS = (DAY_MS, 31 * DAY_MS, 366 * DAY_MS, 366 * DAY_MS)
 """A unit takes in rollups of at least so much time, by level: a row covers an hour, a day or a month."""
 SHARE = 12
 
@@ -50,7 +50,7 @@ def _take_out(connection: Connection, unit: Unit, gateway: str, level: int, star
 
 
 def _bounds(level: int, start_ms: int, keep: Keep | None) -> tuple[int, int]:
-    keep_ms = None if keep is None else (keep.minutes_ms, keep.hours_ms, keep.days_ms)[level]
+    keep_ms = None if keep is None else (keep.minutes_ms, keep.hours_ms, keep.days_ms, keep.days_ms)[level]
     span_ms = max(LEAST_MS[level], (keep_ms or 0) // SHARE)
     begins_ms = start_ms // span_ms * span_ms
     return begins_ms, begins_ms + span_ms

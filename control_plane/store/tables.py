@@ -310,6 +310,12 @@ history = Table(
     Column("groups", LargeBinary, nullable=False, comment="ids of the groups inside: little-endian uint32"),
     Column("chunk", BigInteger, nullable=True, comment="chunk.id that holds its readings too; null: not sealed yet"),
     Index(None, "gateway", "epoch", "boot", "last_mono_ms"),
+    Index(
+        "ix_history_unsealed",
+        *("gateway", "epoch", "boot", "last_mono_ms", "first_mono_ms"),
+        sqlite_where=text("chunk IS NULL"),
+        postgresql_where=text("chunk IS NULL"),
+    ),
     comment="Which batch holds which minutes. The readings stay in the batch as it came.",
 )
 
@@ -326,7 +332,7 @@ chunk = Table(
     Column("sealed_ms", BigInteger, nullable=False),
     Column("toc", LargeBinary, nullable=False, comment="see projections/chunk.py"),
     Column("body", LargeBinary, nullable=False),
-    Index(None, "gateway", "epoch", "boot", "last_mono_ms"),
+    Index(None, "gateway", "epoch", "boot", "last_mono_ms", "first_mono_ms"),
     comment="The readings of one boot's hour, sealed column by column. What came late has a chunk of its own.",
 )
 
@@ -347,7 +353,12 @@ rollup = Table(
     "rollup",
     telemetry,
     Column("gateway", String(16), nullable=False),
-    Column("level", Integer, nullable=False, comment="0: minutes of an hour, 1: hours of a day, 2: days of a month"),
+    Column(
+        "level",
+        Integer,
+        nullable=False,
+        comment="0: an hour's minutes, 1: a day's hours, 2: a month's quarters of days, 3: a month's days",
+    ),
     Column("start_ms", BigInteger, nullable=False, comment="of the hour, the day or the month, UTC"),
     Column("body", LargeBinary, nullable=False, comment="see projections/rollup.py"),
     PrimaryKeyConstraint("gateway", "level", "start_ms"),
@@ -591,7 +602,7 @@ kept = Table(
     "kept",
     telemetry,
     Column("gateway", String(16), nullable=False),
-    Column("what", String(8), nullable=False, comment="readings, 1m, 1h, 1d"),
+    Column("what", String(8), nullable=False, comment="readings, 1m, 1h, 6h, 1d"),
     Column("from_ms", BigInteger, nullable=False, comment="what had come before is not kept any more"),
     PrimaryKeyConstraint("gateway", "what"),
     comment="From when on there is something, where retention has dropped what was before.",

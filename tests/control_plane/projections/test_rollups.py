@@ -10,7 +10,7 @@ from sqlalchemy import delete, select
 
 from control_plane.projections import rollups
 from control_plane.projections.rollup import DAY_MS, HOUR_MS, names
-from control_plane.projections.rollups import Charts, Roller, standing
+from control_plane.projections.rollups import STEP_MS, Charts, Roller, standing
 from control_plane.store.tables import rolled, rollup
 from tests.control_plane.conftest import START_MS
 from tests.control_plane.projections.conftest import Road
@@ -19,12 +19,12 @@ from tests.control_plane.sealing import EPOCH, GATEWAY, batch, declare, urgent
 
 KEYS = [("probe", "temperature"), ("door", "open")]
 SPAN_MS = 40 * HOUR_MS
-LEVELS = range(3)
+LEVELS = range(len(STEP_MS))
 
 
 def told(road: Road, level: int, from_ms: int = START_MS - HOUR_MS, to_ms: int = START_MS + SPAN_MS) -> list[Any]:
-    charts = Charts(telemetry=road.stores.telemetry, reader=road.reader())
-    steps = charts.steps(GATEWAY, KEYS, from_ms=from_ms, to_ms=to_ms, level=level)
+    with Charts(telemetry=road.stores.telemetry, reader=road.reader()).of(GATEWAY, KEYS) as chart:
+        steps = chart.steps(level, from_ms, to_ms)
     names = [steps.names[number] for number in steps.series.tolist()]
     columns = [column.tolist() for column in steps.columns()[1:]]
     return sorted(zip(names, *([round(one, 6) for one in column] for column in columns), strict=True))
@@ -79,7 +79,7 @@ def days(road: Road) -> Road:
 
 def test_rollups_say_what_the_readings_say(days: Road) -> None:
     before = levels(days)
-    assert [sum(row[2] for row in one) for one in before] == [18 * (720 + 120)] * 3
+    assert [sum(row[2] for row in one) for one in before] == [18 * (720 + 120)] * len(LEVELS)
     assert (len(before[0]), len(before[1])) == (2 * 36 * 60, 2 * 36)
     assert stale(days)
     days.seal()

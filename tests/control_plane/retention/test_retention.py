@@ -158,13 +158,13 @@ def test_rollups_go_by_level(kept: Kept, box: Gateway) -> None:
     levels = [row.level for row in kept.rows(rollup)]
     assert levels.count(1) == 6
     assert levels.count(0) < 6
-    assert levels.count(2) >= 1
+    assert levels.count(3) >= 1
     for _ in range(80):
         kept.forward(days=1)
         kept.drop()
     levels = [row.level for row in kept.rows(rollup)]
     assert levels.count(0) == levels.count(1) == 0
-    assert levels.count(2) >= 1
+    assert levels.count(3) >= 1
     assert [unit.number for unit in kept.units(rollup) if unit.level == 0] == [BASE]
 
 

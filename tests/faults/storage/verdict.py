@@ -31,7 +31,9 @@ class Verdict:
 
 
 @dataclass
-class _Books:
+class Books:
+    """What was said, line by line, in one life after another."""
+
     rows: dict[int, tuple[int, int, int, int]] = field(default_factory=dict)  # n → (epoch, group, boot, mono)
     lost: list[tuple[int, int, int, int]] = field(default_factory=list)
     events: set[int] = field(default_factory=set)
@@ -103,7 +105,7 @@ def judge(
     With `damage` (bytes changed at rest) nothing was promised, and what a server finds missing by its numbers counts
     as recorded.
     """
-    books, promised = _Books(), set[int]()
+    books, promised = Books(), set[int]()
     for life in lives:
         known = set(books.rows)
         for line in life:
@@ -119,7 +121,7 @@ def judge(
     return _balance(books, held, last, set() if damage else promised, damage=damage)
 
 
-def _balance(books: _Books, held: dict[Any, Any], last: dict[str, Any], promised: set[int], *, damage: bool) -> Verdict:
+def _balance(books: Books, held: dict[Any, Any], last: dict[str, Any], promised: set[int], *, damage: bool) -> Verdict:
     verdict = Verdict(changed=books.changed)
     has = {key: content for key, content in books.seen.items() if key in books.acked or key in held}
     delivered: defaultdict[int, int] = defaultdict(int)
@@ -179,7 +181,7 @@ def _balance(books: _Books, held: dict[Any, Any], last: dict[str, Any], promised
     return verdict
 
 
-def _covers(gap: Sequence[Any], books: _Books, epoch: int, group: int, at: tuple[int, int]) -> bool:
+def _covers(gap: Sequence[Any], books: Books, epoch: int, group: int, at: tuple[int, int]) -> bool:
     gap_epoch, _, seqs, gap_group, from_boot, from_mono, to_boot, to_mono, *_ = gap
     if seqs or books.root(gap_epoch) != epoch or gap_group not in {0, group}:
         return False

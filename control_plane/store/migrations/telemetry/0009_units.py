@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "telemetry_0009"
-down_revision = "telemetry_0007"
+down_revision = "telemetry_0008"
 branch_labels = None
 depends_on = None
 
@@ -32,7 +32,7 @@ def upgrade() -> None:
     op.create_table(
         "kept",
         sa.Column("gateway", sa.String(length=16), nullable=False),
-        sa.Column("what", sa.String(length=8), nullable=False, comment="readings, 1m, 1h, 1d"),
+        sa.Column("what", sa.String(length=8), nullable=False, comment="readings, 1m, 1h, 6h, 1d"),
         sa.Column("from_ms", sa.BigInteger(), nullable=False, comment="what had come before is not kept any more"),
         sa.PrimaryKeyConstraint("gateway", "what", name=op.f("pk_kept")),
         comment="From when on there is something, where retention has dropped what was before.",

@@ -63,8 +63,8 @@ AREA_OF = {
     "me": Area.SELF,
     "live": Area.SELF,
 }
-"""By the first word of the path; a gateway's configuration is configuration, its commands are commands, what events rest
-on is data, and each kind of live message has its own area."""
+"""By the first word of the path; a gateway's configuration is configuration, its commands are commands, what events
+rest on is data, and each kind of live message has its own area."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,9 @@ class Retention:
 
     def _divide_rollups(self, keeps: dict[str, Keep]) -> None:
         """Once; further units are made where they are written."""
-        limited = any(_of(rollup.name, level, keep) is not None for keep in keeps.values() for level in range(len(SPAN_MS)))
+        limited = any(
+            _of(rollup.name, level, keep) is not None for keep in keeps.values() for level in range(len(SPAN_MS))
+        )
         with self.stores.telemetry.read() as connection:
             known = any(unit.ends_ms is not None for unit in units.all_of(connection, rollup.name))
         if limited and not known:

@@ -77,7 +77,7 @@ def test_readings_behind_an_event_are_decoded_again_when_everything_else_is_gone
         assert hashlib.sha256(carried).hexdigest() == one.sha256
         body = columns.unpack(pb.Codec.Value(one.codec), carried, body_len=one.body_len)
         values += [
-            value / 100 for block in columns.decode(schema, body, count=one.count).blocks for value in block.columns[0]
+            value for block in columns.decode(schema, body, count=one.count).blocks for value in block.columns[0]
         ]
     assert values == list(WARM[2:])
     assert max(values) == json.loads(excursion[1].data)["peak"]

@@ -65,9 +65,9 @@ class BufferMachine(RuleBasedStateMachine):
         self.start(self.folder / "0")
 
     def start(self, folder: Path) -> None:
-        before = [line for life in self.lives for line in life]
-        said = self.folder / f"{self.number}.said"
-        self.life = Life(folder, self.rng, self.clock, 1_000_000 * (self.number + 1), said, before)
+        self.life = Life(
+            folder, self.rng, self.clock, 1_000_000 * (self.number + 1), self.folder / f"{self.number}.said"
+        )
         self.do(self.life.open())
 
     def do(self, act: Awaitable[Any]) -> Any:

@@ -42,13 +42,10 @@ class Lab:
         self._shim = Shim()
         self._folder = folder.resolve()
         self.root = self._folder / "box"
-        self._lived: list[Any] = []
-        """What was said in the lives of the case so far."""
 
     def run(self, kind: str, case: str) -> dict[str, Any]:
         shutil.rmtree(self._folder, ignore_errors=True)
         self.root.mkdir(parents=True)
-        self._lived = []
         started = time.monotonic()
         try:
             verdict, what = getattr(self, kind)(case, random.Random(f"{kind}/{case}"))
@@ -98,7 +95,6 @@ class Lab:
             calls = recording.read(self._folder / "recording")
             at = rng.randint(0, len(calls))
             lives.append(recording.said(calls[:at]))
-            self._lived = [line for life in lives for line in life]
             before.take(calls[:at])
             shutil.rmtree(self.root)
             before.cut(rng, self.root)
@@ -183,7 +179,6 @@ class Lab:
         code = os.waitstatus_to_exitcode(status)
         if code not in {0, KILLED}:
             raise CaseError((self._folder / "error").read_text() if code == 1 else f"exit {code}")
-        self._lived += _said(told)
         return _said(told)
 
     def _be(
@@ -192,7 +187,7 @@ class Lab:
         try:
             self._shim.watch(self.root, self._folder / "recording")
             rng = random.Random(script)
-            life = Life(self.root / "buffer", rng, clock, 1_000_000 * (number + 1), told, self._lived)
+            life = Life(self.root / "buffer", rng, clock, 1_000_000 * (number + 1), told)
             asyncio.run(asyncio.wait_for(do(life), PATIENCE_S))
         except BaseException:
             (self._folder / "error").write_text(traceback.format_exc())

@@ -25,7 +25,6 @@ from protos import columns
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.config import BufferSection
 from protos.ranges import Ranges
-from tests.faults.storage.verdict import Books
 from tests.gateway.buffer.boxes import TurnedClock
 
 FAST = GroupShape(
@@ -48,8 +47,6 @@ class Life:
     clock: TurnedClock
     numbers_from: int
     said: Path
-    before: Sequence[Sequence[Any]] = ()
-    """What was said in the lives before."""
     buffer: DiskBuffer = field(init=False)
     groups: list[tuple[int, GroupShape]] = field(default_factory=list)
 
@@ -57,15 +54,10 @@ class Life:
         # what is large, and how much a segment takes: few bodies of these scripts are as large as those of a day
         bodies.INLINE_BYTES, bodies.SEGMENT_BYTES = self.rng.choice([(16, 300), (60, 2000), (2048, 262144)])
         self._n = self.numbers_from
-        self._books = Books()
-        for line in self.before:
-            self._books.take(line)
         self._fd = os.open(self.said, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     def say(self, *what: object) -> None:
-        line = json.dumps(what).encode() + b"\n"
-        os.write(self._fd, line)
-        self._books.take(json.loads(line))
+        os.write(self._fd, json.dumps(what).encode() + b"\n")
 
     async def open(self, shapes: Sequence[GroupShape] = (FAST, SLOW)) -> DiskBuffer:
         settings = BufferSection(keep_acknowledged_h=0, sync_every_s=0.05)
@@ -172,7 +164,7 @@ class Life:
     async def thin(self) -> None:
         """As under pressure, one step: what was seen and not acknowledged was not received, the server said since."""
         await self.see()
-        await self.buffer.welcomed(1, self._received())
+        await self.buffer.welcomed(1, {lane: state.acked for lane, state in self.buffer._store.lanes.items()})
         with (
             mock.patch.object(thinning, "STEPS_MS", (2_000, 10_000)),
             mock.patch.multiple(thinner, SAVES_AT_LEAST=-9.0, STRETCHES=0),
@@ -189,30 +181,20 @@ class Life:
         await self.open([shape for _, shape in self.groups])
 
     async def begin_epoch(self) -> None:
-        """The server has all that it acknowledged, and orders a new epoch."""
+        """The server has all that was acknowledged, and orders a new epoch."""
         anchor = pb.Anchor(boot=self.buffer.opening.boot, mono_ms=self.clock.mono, wall_ms=self.clock.wall)
         self.buffer.event(pb.EVENT_ANCHOR, anchor.SerializeToString())
         await self.buffer._seal_urgent()
         await self.see()
-        received = self._received()
+        store = self.buffer._store
         held = {int(view.lane): view.held for view in await self.buffer.views()}
         kept = {
-            lane: [seq for first, last in seqs for seq in range(first, last + 1) if seq not in received[lane]]
+            lane: [seq for first, last in seqs for seq in range(first, last + 1) if seq not in store.lanes[lane].acked]
             for lane, seqs in held.items()
         }
         self.say("order", self.buffer.opening.epoch, kept)
-        await self.buffer.begin_epoch(received)
+        await self.buffer.begin_epoch({lane: state.acked for lane, state in store.lanes.items()})
         self.say("epoch", self.buffer.opening.epoch)
-
-    def _received(self) -> dict[int, Ranges]:
-        """What the server has: all that it ever acknowledged, whether or not the word of it was written down here."""
-        epoch, books = self.buffer.opening.epoch, self._books
-        return {
-            lane: Ranges(
-                (seq, seq) for seq in range(1, state.next_seq) if books.named((epoch, lane, seq)) in books.acked
-            )
-            for lane, state in self.buffer._store.lanes.items()
-        }
 
     async def live(self, acts: int, *, ordered: bool = False) -> None:
         """A script of so many acts, drawn by the seed; `ordered`: changes of epoch among them."""

@@ -31,9 +31,7 @@ class Verdict:
 
 
 @dataclass
-class Books:
-    """What was said, line by line, in one life after another."""
-
+class _Books:
     rows: dict[int, tuple[int, int, int, int]] = field(default_factory=dict)  # n → (epoch, group, boot, mono)
     lost: list[tuple[int, int, int, int]] = field(default_factory=list)
     events: set[int] = field(default_factory=set)
@@ -105,7 +103,7 @@ def judge(
     With `damage` (bytes changed at rest) nothing was promised, and what a server finds missing by its numbers counts
     as recorded.
     """
-    books, promised = Books(), set[int]()
+    books, promised = _Books(), set[int]()
     for life in lives:
         known = set(books.rows)
         for line in life:
@@ -121,12 +119,13 @@ def judge(
     return _balance(books, held, last, set() if damage else promised, damage=damage)
 
 
-def _balance(books: Books, held: dict[Any, Any], last: dict[str, Any], promised: set[int], *, damage: bool) -> Verdict:
+def _balance(books: _Books, held: dict[Any, Any], last: dict[str, Any], promised: set[int], *, damage: bool) -> Verdict:
     verdict = Verdict(changed=books.changed)
     has = {key: content for key, content in books.seen.items() if key in books.acked or key in held}
     delivered: defaultdict[int, int] = defaultdict(int)
     gaps, events, notes = [], defaultdict[int, int](int), []
     told = set[tuple[int, int, int]]()
+    whole = {row[1] for content in has.values() if not content[5] for row in content[1]}
     for key, (_, rows, its_gaps, its_events, its_notes, its_replaces) in has.items():
         told |= {books.named((*key[:2], seq)) for first, final in its_replaces for seq in range(first, final + 1)}
         gaps += [(key[0], *gap) for gap in its_gaps]
@@ -134,7 +133,8 @@ def _balance(books: Books, held: dict[Any, Any], last: dict[str, Any], promised:
         for event in its_events:
             events[event] += 1
         for group, n, boot, mono in rows:
-            delivered[n] += 1
+            # A thinned batch may hold what came whole, where an ack was not written down: the server keeps the whole.
+            delivered[n] += not (its_replaces and n in whole)
             if books.rows.get(n) != (books.root(key[0]), group, boot, mono):
                 verdict.invented.append([n, group, boot, mono, books.rows.get(n)])
     by_gap = {
@@ -181,7 +181,7 @@ def _balance(books: Books, held: dict[Any, Any], last: dict[str, Any], promised:
     return verdict
 
 
-def _covers(gap: Sequence[Any], books: Books, epoch: int, group: int, at: tuple[int, int]) -> bool:
+def _covers(gap: Sequence[Any], books: _Books, epoch: int, group: int, at: tuple[int, int]) -> bool:
     gap_epoch, _, seqs, gap_group, from_boot, from_mono, to_boot, to_mono, *_ = gap
     if seqs or books.root(gap_epoch) != epoch or gap_group not in {0, group}:
         return False

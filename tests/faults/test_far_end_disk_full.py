@@ -85,7 +85,7 @@ async def test_nothing_is_acknowledged_that_is_not_on_the_disk_and_all_comes_onc
                 there, before = count_batches(stores.journal), len(told.errors)
                 filler = full(small, stores)
                 await card.sealed(3)
-                await until(lambda before=before: len(told.errors) > before, within_s=PATIENCE_S)  # type: ignore[misc]
+                await until(lambda before=before: len(told.errors) > before, within_s=PATIENCE_S)
                 assert "full" in told.errors[-1]
                 assert await card.waiting() >= 3, "something was acknowledged that no disk holds"
                 assert count_batches(stores.journal) == there

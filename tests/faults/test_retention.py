@@ -100,7 +100,7 @@ def test_a_machine_whose_clock_is_a_year_ahead_drops_nothing_early(
         pytest.skip("one machine has one clock")
     now_ms = time.time_ns() // 1_000_000
     made = Kept(stores, raw_days=2.0)
-    made.clock.at_ms = now_ms - 3 * DAY_MS
+    made.clock.at_ms = now_ms - 5 * DAY_MS // 2
     made.drop()
     made.deliver(box, [box.anchors((1, 0, WALL0_MS), complete=FAR), box.readings(steady(1, 4, 4, 4))])
     made.settle()
@@ -109,7 +109,7 @@ def test_a_machine_whose_clock_is_a_year_ahead_drops_nothing_early(
     made.drop()
     made.forward(days=1)
     made.deliver(box, [box.readings(steady(9, 5))])
-    made.drop()  # what came first is closed since a day
+    made.drop()  # what came first is closed since a day and a half
     made.settle()
     before = made.rows(batch)
     real = time.time_ns

@@ -71,7 +71,7 @@ def test_readings_behind_an_event_are_decoded_again_when_everything_else_is_gone
     declared = base64.b64decode(said.body)
     assert declared == kept_declare(box)
     schema = Schema.from_declare(pb.Declare.FromString(declared))
-    values: list[float] = []
+    values: list[Any] = []
     for one in found.batches:
         carried = base64.b64decode(one.body)
         assert hashlib.sha256(carried).hexdigest() == one.sha256

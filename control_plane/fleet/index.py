@@ -196,6 +196,7 @@ def _row(one: Standing, groups: Sequence[str], expected_ms: int | None) -> dict[
         "clock_source": None if said is None else said.clock_source,
         "clock_err_ms": None if said is None else said.clock_err_ms,
         "sensors_silent": None if said is None else said.sensors_silent,
+        "paced": None if said is None else said.paced,
     }
 
 

@@ -336,4 +336,5 @@ def _said(row: Any) -> Presence | None:
         clock_source=row.clock_source,
         clock_err_ms=row.clock_err_ms,
         sensors_silent=row.sensors_silent,
+        paced=row.paced or "",
     )

@@ -439,6 +439,7 @@ gateway_index = Table(
     Column("clock_source", Integer, nullable=True),
     Column("clock_err_ms", BigInteger, nullable=True),
     Column("sensors_silent", BigInteger, nullable=True),
+    Column("paced", Text, nullable=True, comment="why ingest slows it down; null or empty: it does not"),
     comment="What a fleet is filtered and sorted by: one row per gateway of what the three stores say of it.",
 )
 

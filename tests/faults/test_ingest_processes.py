@@ -100,7 +100,7 @@ def test_gateways_that_are_revoked_lose_their_streams_in_every_process(two: Up, 
             enrolment = Enrolment(stores=stores, authority=Authority.open(two.data_dir), clock=SystemClock())
             for box in fleet.boxes[1:]:
                 enrolment.revoke(box.gateway)
-        until(lambda: fleet.story.goodbyes.get("revoked") == GATEWAYS - 1, "a revoked stream went on")
+        until(lambda: fleet.story.goodbyes.get("revoked", 0) >= GATEWAYS - 1, "a revoked stream went on")
         acked = [box.tally.acked for box in fleet.boxes]
         until(lambda: fleet.boxes[0].tally.acked > acked[0] + 5, "the gateway that was not revoked was cut off")
         assert [box.tally.acked for box in fleet.boxes[1:]] == acked[1:], "a revoked gateway was let in again"

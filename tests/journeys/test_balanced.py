@@ -229,7 +229,8 @@ def who(stores: Stores) -> dict[str, str]:
 def projected(stores: Stores) -> bool:
     with stores.journal.read() as connection:
         newest = connection.execute(text("SELECT max(id) FROM journal.batch")).scalar_one()
-        position = connection.execute(text("SELECT max(position) FROM telemetry.cursor")).scalar_one()
+        read = text("SELECT position FROM telemetry.cursor WHERE name = 'telemetry'")
+        position = connection.execute(read).scalar()
     return bool(newest == position)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, func, select
 
+from control_plane.projections.projector import CURSOR
 from control_plane.store.engine import Stores
 from control_plane.store.tables import batch, cursor, dictionary
 from protos.comboio.v1 import batch_pb2 as pb
@@ -40,7 +41,8 @@ def projected(up: Up) -> bool:
         with stores.journal.read() as connection:
             newest = connection.execute(select(func.max(batch.c.id))).scalar_one()
         with stores.telemetry.read() as connection:
-            return bool(connection.execute(select(cursor.c.position)).scalar_one() == newest)
+            position = connection.execute(select(cursor.c.position).where(cursor.c.name == CURSOR)).scalar()
+    return bool(position == newest)
 
 
 def dictionaries(up: Up) -> list[tuple[bytes, int]]:

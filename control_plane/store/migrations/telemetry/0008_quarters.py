@@ -1,4 +1,4 @@
-"""Rollups in quarters of days, and indexes by which charts see how things stand at a glance.
+"""Rollups in quarters of days, indexes by which charts see how things stand at a glance, and who is slowed down.
 
 Rollups that are there are made again: they follow from the chunks.
 """
@@ -28,3 +28,7 @@ def upgrade() -> None:
     op.create_index("ix_chunk_gateway_epoch_boot_last_mono_ms_first_mono_ms", "chunk", covered)
     unsealed = sa.text("chunk IS NULL")
     op.create_index("ix_history_unsealed", "history", covered, sqlite_where=unsealed, postgresql_where=unsealed)
+    slowed = sa.Column(
+        "paced", sa.Text(), nullable=True, comment="why ingest slows it down; null or empty: it does not"
+    )
+    op.add_column("gateway_index", slowed)

@@ -23,6 +23,7 @@ T = TypeVar("T")
 Seconds = Annotated[float, Meta(ge=0)]
 PositiveSeconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
+Days = Annotated[float, Meta(ge=0, le=36_500)]
 HARD_BODY_LIMIT_BYTES = 16 * 1024 * 1024
 
 
@@ -89,6 +90,26 @@ class IngestSection(Frozen, frozen=True, kw_only=True):
     """Of one gateway's batches; who sent so much is slowed down to that average. 0 = no limit."""
 
 
+class RetentionSection(Frozen, frozen=True, kw_only=True):
+    """Days; 0 = for ever. A group of gateways may have others: `comboio retention`."""
+
+    raw_days: Days = 30.0
+    """Batches as they came. What readings are sealed from, events' evidence apart."""
+    readings_days: Days = 0.0
+    """Readings, since they were sealed."""
+    minutes_days: Days = 0.0
+    """Rollups of a minute."""
+    hours_days: Days = 0.0
+    """Rollups of an hour."""
+    days_days: Days = 0.0
+    """Rollups of a day, and of quarters of one."""
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            if 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name}: at least 1 day, or 0 for ever")
+
+
 class ConfigurationSection(Frozen, frozen=True, kw_only=True):
     probation_s: Annotated[int, Meta(ge=1, le=600)] = 60
     """A pushed configuration proves itself this long before it is kept."""
@@ -130,6 +151,7 @@ class Settings(Frozen, frozen=True, kw_only=True):
     integrations: str = "integrations"
     """Folder of destinations, one <name>.toml each; relative to this file's folder, or to data_dir without a file."""
     ingest: IngestSection = IngestSection()
+    retention: RetentionSection = RetentionSection()
     configuration: ConfigurationSection = ConfigurationSection()
     identity_limits: IdentitySection = IdentitySection()
     web: WebSection = WebSection()

@@ -51,6 +51,7 @@ def run_ingest(settings: Settings, ready: Callable[[], None], *, slot: int = 1) 
     from control_plane.ingest.server import Admission, serve
     from control_plane.journal.dictionaries import Issued
     from control_plane.journal.sql import SqlJournal
+    from control_plane.retention.policies import Policies
     from control_plane.store.leases import Alive
     from control_plane.store.shared_clock import clock_of
 
@@ -63,7 +64,8 @@ def run_ingest(settings: Settings, ready: Callable[[], None], *, slot: int = 1) 
         limit = PeerLimit(per_minute=settings.identity_limits.per_minute, monotonic_s=time.monotonic)
         service = IdentityService(enroller=enrolment, limit=limit)
         stop = stop_requested()
-        journal = SqlJournal(stores.journal, server=name)
+        policies = Policies(business=stores.business, defaults=settings.retention)
+        journal = SqlJournal(stores.journal, server=name, kept_as=policies.kept_as)
         journal.everyone_left(now_ms=clock.now_ms(), why="this server was not running")
         with serving(settings.identity, service, credentials=door.identity()):
             asyncio.run(
@@ -120,11 +122,12 @@ def run_worker(settings: Settings, ready: Callable[[], None], *, history: bool =
 
         duties = [
             Duty("projections", lambda held: _projecting(held, clock)),
+            Duty("retention", lambda held: _dropping(held, clock, settings)),
             Duty("reconcile", reconciling),
             Duty("fleet", lambda held: _managing(held, clock, settings)),
         ]
         if history:
-            duties.append(Duty("history", lambda held: _sealing(held, clock)))
+            duties.append(Duty("history", lambda held: _sealing(held, clock, settings)))
 
         async def run() -> None:
             connectors = [WebhookConnector(target) for target in targets]
@@ -164,7 +167,7 @@ def run_history(settings: Settings, ready: Callable[[], None]) -> None:
     with running_on(settings), Stores(settings.database_url) as stores, clock_of(stores) as clock:
         same_keys(stores.business, Authority.open(settings.data))
         leases = leases_of(stores, holder=process_name("history"))
-        duties = [Duty("history", lambda held: _sealing(held, clock))]
+        duties = [Duty("history", lambda held: _sealing(held, clock, settings))]
         asyncio.run(work([], duties=duties, leases=leases, stop=stop_requested(), ready=step_back))
 
 
@@ -193,25 +196,48 @@ def _projecting(held: Stores, clock: Clock) -> list[Loop]:
     ]
 
 
-def _sealing(held: Stores, clock: Clock) -> list[Loop]:
+def _sealing(held: Stores, clock: Clock, settings: Settings) -> list[Loop]:
     from control_plane.projections.again import Anew
     from control_plane.projections.reading import HistoryReader
     from control_plane.projections.roller import Roller
     from control_plane.projections.sealer import Sealer
+    from control_plane.retention.policies import Policies
+    from control_plane.retention.rolling import Places
     from control_plane.worker import Behind, Loop, threaded
 
     behind = Behind(journal=held.journal, telemetry=held.telemetry)
     reader = HistoryReader(journal=held.journal, telemetry=held.telemetry)
-    roller = Roller(telemetry=held.telemetry, reader=reader)
+    policies = Policies(business=held.business, defaults=settings.retention)
+    roller = Roller(telemetry=held.telemetry, reader=reader, place=Places(policies))
 
     def sealing() -> Callable[[], bool]:
-        return Sealer(telemetry=held.telemetry, reader=reader, clock=clock, sealed=roller.sealed).step
+        sealer = Sealer(
+            telemetry=held.telemetry, reader=reader, clock=clock, sealed=roller.sealed, kept_as=policies.kept_as
+        )
+        return sealer.step
 
     return [
         # What came is answered for first; sealing what is over saves bytes and can wait, though not for ever.
         Loop("sealing", threaded(behind.looking(Anew(held.telemetry, sealing).step)), idle_s=5.0, yields=behind),
         Loop("rollups", threaded(behind.looking(roller.step)), idle_s=5.0, yields=behind),
     ]
+
+
+def _dropping(held: Stores, clock: Clock, settings: Settings) -> list[Loop]:
+    from control_plane.projections.reading import HistoryReader
+    from control_plane.retention.dropping import Retention
+    from control_plane.retention.evidence import Evidence
+    from control_plane.retention.policies import Policies
+    from control_plane.worker import Loop, threaded
+
+    reader = HistoryReader(journal=held.journal, telemetry=held.telemetry)
+    retention = Retention(
+        stores=held,
+        policies=Policies(business=held.business, defaults=settings.retention),
+        evidence=Evidence(stores=held, reader=reader),
+        clock=clock,
+    )
+    return [Loop("retention", threaded(retention.step), idle_s=60.0)]
 
 
 def _managing(held: Stores, clock: Clock, settings: Settings) -> list[Loop]:

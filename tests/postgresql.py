@@ -63,6 +63,9 @@ class Cluster:
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()",
                 (database,),
             )
+            units = "SELECT n.nspname, c.relname FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid"
+            for schema, name in connection.execute(units + " JOIN pg_namespace n ON n.oid = c.relnamespace").fetchall():
+                connection.execute(f'DROP TABLE {schema}."{name}"'.encode())
             found = connection.execute("SELECT schemaname, sequencename FROM pg_sequences").fetchall()
             statements += [f"ALTER SEQUENCE {schema}.{name} RESTART" for schema, name in found]
             connection.execute(";".join(statements).encode())

@@ -46,6 +46,7 @@ AREA_OF = {
     "assets": Area.FLEET,
     "places": Area.FLEET,
     "groups": Area.FLEET,
+    "retention": Area.FLEET,
     "health": Area.FLEET,
     "config": Area.CONFIGURATION,
     "series": Area.DATA,
@@ -62,8 +63,8 @@ AREA_OF = {
     "me": Area.SELF,
     "live": Area.SELF,
 }
-"""By the first word of the path; a gateway's configuration is configuration, its commands are commands, and each kind
-of live message has its own area."""
+"""By the first word of the path; a gateway's configuration is configuration, its commands are commands, what events
+rest on is data, and each kind of live message has its own area."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +89,12 @@ class Download:
     media_type: str
     name: str
     close: Callable[[], None]
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def response(self) -> Response:
         response = Response(self.pieces, content_type=self.media_type)
         response.headers.update(
-            {"Cache-Control": "no-store", "Content-Disposition": f'attachment; filename="{self.name}"'}
+            {"Cache-Control": "no-store", "Content-Disposition": f'attachment; filename="{self.name}"', **self.headers}
         )
         response.call_on_close(self.close)
         return response
@@ -137,6 +139,8 @@ class Route:
         words = [word for word in self.path.split("/") if word and not word.startswith("{")]
         if "commands" in words:
             return Area.COMMANDS
+        if "evidence" in words:
+            return Area.DATA
         return Area.CONFIGURATION if "config" in words else AREA_OF[words[0]]
 
     @property

@@ -11,6 +11,7 @@ from control_plane.api.ledger import LostItem
 from control_plane.api.paging import Page, PageQuery, milliseconds, moment, page
 from control_plane.api.problems import FieldProblem, Problem
 from control_plane.fleet.rights import Caller
+from control_plane.projections.kept import READINGS, since
 from control_plane.projections.recorded import Account, Recorded, Trip
 from control_plane.projections.rollup import DAY_MS
 from control_plane.projections.walltime import load_all
@@ -81,6 +82,8 @@ class CompletenessItem(msgspec.Struct, frozen=True, kw_only=True):
     lanes: list[LaneItem]
     account: AccountItem | None
     """Of the stretch between `from` and `to`; null without them."""
+    not_kept_before: datetime | None = None
+    """Of readings that came before, none or not all are kept any more; null: all are."""
 
 
 class CompletenessQuery(PageQuery, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}):
@@ -210,4 +213,7 @@ def _item(connection: Connection, row: Any) -> CompletenessItem:
             )
         )
     mark = moment(watermark_ms(connection, row.gateway))
-    return CompletenessItem(gateway=row.gateway, epoch=row.epoch, watermark=mark, lanes=lanes, account=None)
+    gone = moment(since(connection, row.gateway).get(READINGS))
+    return CompletenessItem(
+        gateway=row.gateway, epoch=row.epoch, watermark=mark, lanes=lanes, account=None, not_kept_before=gone
+    )

@@ -13,16 +13,20 @@ from msgspec import Meta
 from control_plane.api import csv_file, parquet_file
 from control_plane.api.binding import Download, Permission, Route
 from control_plane.api.export_rows import Rows
-from control_plane.api.readings import known_series, quality_word, stretch_of
+from control_plane.api.readings import known_series, latest_since, quality_word, stretch_of
 from control_plane.clock import Clock
 from control_plane.errors import Retryable
 from control_plane.fleet.rights import Caller
+from control_plane.projections.kept import READINGS
 from control_plane.projections.reading import HistoryReader
 from control_plane.projections.stretches import Source, pages
+from control_plane.reconcile.versions import rfc3339
 from control_plane.store.engine import Store
 
 AT_ONCE = 2
 """Of one process: each holds one of its threads until it is done."""
+NOT_KEPT_BEFORE = "Comboio-Not-Kept-Before"
+"""Header of an answer that leaves out what retention has dropped: readings that came before are in no file."""
 FORMATS: dict[str, tuple[str, Callable[[Iterator[list[Rows]]], Iterator[bytes]]]] = {
     "csv": (csv_file.MEDIA_TYPE, csv_file.csv),
     "parquet": (parquet_file.MEDIA_TYPE, parquet_file.parquet),
@@ -62,11 +66,14 @@ class Exports:
         from_ms, to_ms = stretch_of(query.from_, query.to, self._clock)
         with self._telemetry.read() as connection:
             rows = list(known_series(connection, query.series, caller).values())
+            gone_ms = latest_since(connection, {row.gateway for row in rows}).get(READINGS, 0)
         if not self._places.acquire(blocking=False):
             raise Retryable("As many exports as this process makes at a time are under way.", after_s=30)
         media_type, written = FORMATS[query.format]
         made = written(self._pages(rows, from_ms, to_ms))
-        return Download(made, media_type, f"readings.{query.format}", close=_once(self._places.release))
+        said = {NOT_KEPT_BEFORE: rfc3339(gone_ms)} if gone_ms > from_ms else {}
+        name = f"readings.{query.format}"
+        return Download(made, media_type, name, close=_once(self._places.release), headers=said)
 
     def _pages(self, rows: list[Any], from_ms: int, to_ms: int) -> Iterator[list[Rows]]:
         """One gateway after another; a page is some hours of all of its series."""

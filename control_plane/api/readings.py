@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -19,6 +19,8 @@ from control_plane.api.problems import FieldProblem, Problem
 from control_plane.clock import Clock
 from control_plane.fleet.rights import EVERYTHING, Caller
 from control_plane.projections import rollup
+from control_plane.projections.kept import LEVELS, READINGS
+from control_plane.projections.kept import since as since_of
 from control_plane.projections.lost import placed_gaps
 from control_plane.projections.reading import HistoryReader, Readings
 from control_plane.projections.rollup import DAY_MS, HOUR_MS, MINUTE_MS, Steps
@@ -100,6 +102,8 @@ class ReadingsAnswer(msgspec.Struct, frozen=True, kw_only=True, rename={"from_":
     series: list[SeriesReadings]
     gaps: list[SeriesGap]
     """Of today, whatever `as_of` is."""
+    not_kept_before: datetime | None = None
+    """From then on all that came is kept, in this resolution; before, none or not all. Null: all that is asked for."""
     as_of: datetime | None = None
     """Null: everything that is known. Else readings received later are left out, and the clocks of the rest are
     today's: when an anchor came is not kept."""
@@ -147,12 +151,15 @@ class ReadingsRoutes:
         with self._telemetry.read() as connection:
             rows = list(known_series(connection, query.series, caller).values())
             gaps = [one for row in rows for one in _gaps(connection, row, from_ms, to_ms)]
+            since = latest_since(connection, {row.gateway for row in rows})
         as_of_ms = milliseconds(query.as_of, "?as_of") if query.as_of else None
         if as_of_ms is None:
-            step, made = self._rolled(rows, from_ms, to_ms, query.max_points) or (None, None)
+            gone = from_ms < since.get(READINGS, 0)
+            step, made = self._rolled(rows, from_ms, to_ms, query.max_points, gone=gone) or (None, None)
         else:
             step, made = None, None
             self._check_short(rows, from_ms, to_ms)
+        rolled = made is not None
         if made is None:
             found = self._read(rows, from_ms, to_ms, as_of_ms)
             step = _step_ms(max(len(r.times_ms) for r in found.values()), to_ms - from_ms, query.max_points)
@@ -163,6 +170,7 @@ class ReadingsRoutes:
             resolution=_resolution(step),
             series=made,
             gaps=gaps,
+            not_kept_before=_not_kept(since, step if rolled else None, from_ms),
             as_of=moment(as_of_ms),
         )
 
@@ -174,19 +182,33 @@ class ReadingsRoutes:
             raise Problem(422, "That is too much to look at one by one.", errors=[wrong])
 
     def _rolled(
-        self, rows: list[Any], from_ms: int, to_ms: int, max_points: int
+        self, rows: list[Any], from_ms: int, to_ms: int, max_points: int, *, gone: bool = False
     ) -> tuple[int, list[SeriesReadings]] | None:
-        """By rollups, unless the stretch is so short or holds so little that its readings do."""
-        if to_ms - from_ms <= 2 * HOUR_MS:
+        """By rollups, unless the stretch is so short or holds so little that its readings do. `gone`: some of them."""
+        if to_ms - from_ms <= 2 * HOUR_MS and not gone:
             return None
         counted = HOURS if to_ms - from_ms <= COUNTED_BY_HOURS_MS else DAYS
-        many = max(int(one.count.sum()) for one, _ in self._steps(rows, from_ms, to_ms, counted).values())
+        counts = self._steps(rows, from_ms, to_ms, counted)
+        many = max(int(one.count.sum()) for one, _ in counts.values())
         step = _step_ms(many, to_ms - from_ms, max_points)
+        if gone:
+            step = self._kept_step(rows, from_ms, to_ms, step or MINUTE_MS, counts)
         if step is None or step < MINUTE_MS:
             return None
         level = max(level for level, of_level_ms in enumerate(STEP_MS) if of_level_ms <= step)
         found = self._steps(rows, from_ms, to_ms, level)
         return step, [_of_steps(row, *found[row.key], step, from_ms, to_ms) for row in rows]
+
+    def _kept_step(
+        self, rows: list[Any], from_ms: int, to_ms: int, step: int, counted: dict[str, tuple[Steps, int]]
+    ) -> int:
+        """The shortest of at least `step` of which there is as much as was counted."""
+        for level, of_level_ms in enumerate(STEP_MS[:-1]):
+            if STEP_MS[level + 1] > step:
+                found = self._steps(rows, from_ms, to_ms, level)
+                if all(int(found[key][0].count.sum()) >= int(one.count.sum()) for key, (one, _) in counted.items()):
+                    return max(step, of_level_ms)
+        return max(step, DAY_MS)
 
     def _steps(self, rows: list[Any], from_ms: int, to_ms: int, level: int) -> dict[str, tuple[Steps, int]]:
         """By key: the steps, and how far their readings may be from the truth, in ms."""
@@ -206,6 +228,23 @@ class ReadingsRoutes:
             read = self._reader.read(gateway, keys, from_ms=from_ms, to_ms=to_ms, as_of_ms=as_of_ms)
             found |= {row.key: read[row.sensor, row.name] for row in mine}
         return found
+
+
+def latest_since(connection: Connection, gateways: Collection[str]) -> dict[str, int]:
+    """What → wall ms since when all of it is kept of all these gateways."""
+    found: dict[str, int] = {}
+    for gateway in gateways:
+        for what, from_ms in since_of(connection, gateway).items():
+            found[what] = max(found.get(what, 0), from_ms)
+    return found
+
+
+def _not_kept(since: dict[str, int], step_ms: int | None, from_ms: int) -> datetime | None:
+    """`step_ms`: of what was made of rollups; None: of readings."""
+    what = READINGS
+    if step_ms is not None:
+        what = LEVELS[max(level for level, of_level_ms in enumerate(STEP_MS) if of_level_ms <= step_ms)]
+    return moment(since[what]) if since.get(what, 0) > from_ms else None
 
 
 def stretch_of(from_: datetime | None, to: datetime | None, clock: Clock) -> tuple[int, int]:

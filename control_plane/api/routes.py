@@ -17,6 +17,7 @@ from control_plane.api.deliveries import Deliveries
 from control_plane.api.destinations import DestinationRoutes
 from control_plane.api.enrolment import EnrolmentDocument
 from control_plane.api.events import Events
+from control_plane.api.evidence import EvidenceRoutes
 from control_plane.api.export import Exports
 from control_plane.api.gaps import Gaps
 from control_plane.api.gateways import GatewayRoutes
@@ -29,6 +30,7 @@ from control_plane.api.me import MeRoutes
 from control_plane.api.places import PlaceRoutes
 from control_plane.api.prometheus.routes import PrometheusApi
 from control_plane.api.readings import ReadingsRoutes
+from control_plane.api.retention import RetentionRoutes
 from control_plane.api.sensors import SensorRoutes
 from control_plane.api.users import UserRoutes
 from control_plane.clock import Clock
@@ -48,6 +50,7 @@ from control_plane.fleet.users import Users
 from control_plane.projections.balances import Balances
 from control_plane.projections.reading import HistoryReader
 from control_plane.projections.recorded import Recorded
+from control_plane.retention.evidence import Evidence
 from control_plane.settings import Settings
 from control_plane.store.engine import Stores
 from firmware_configs.loader import Profiles
@@ -89,6 +92,7 @@ def routes(parts: Parts) -> tuple[Route, ...]:
         *AssetRoutes(assets=assets).routes(),
         *PlaceRoutes(places=Places(store=stores.business, clock=clock)).routes(),
         *GroupRoutes(store=stores.business, revisions=revisions).routes(),
+        *RetentionRoutes(store=stores.business, defaults=parts.settings.retention, clock=clock).routes(),
         *configuration(parts).routes(),
         *ReadingsRoutes(telemetry=stores.telemetry, reader=parts.reader, clock=clock).routes(),
         *Exports(telemetry=stores.telemetry, reader=parts.reader, clock=clock).routes(),
@@ -96,6 +100,7 @@ def routes(parts: Parts) -> tuple[Route, ...]:
         *Completeness(store=stores.telemetry, recorded=recorded).routes(),
         *Ledger(balances=balances).routes(),
         *Events(store=stores.business).routes(),
+        *EvidenceRoutes(stores=stores, evidence=Evidence(stores=stores, reader=parts.reader)).routes(),
         *Deliveries(store=stores.business, clock=clock).routes(),
         *LiveRoutes(stores=stores, clock=clock, broadcaster=parts.broadcaster).routes(),
         *DestinationRoutes(store=stores.business, folder=Path(parts.settings.integrations), clock=clock).routes(),

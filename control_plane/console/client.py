@@ -68,8 +68,8 @@ class Client:
             if cursor is None or len(items) >= limit:
                 return {"items": items, "next": cursor}
 
-    def download(self, path: str, into: BinaryIO, **query: Any) -> int:
-        """Write the answer's body as it comes; returns its bytes."""
+    def download(self, path: str, into: BinaryIO, **query: Any) -> tuple[int, str | None]:
+        """Write the answer's body as it comes; returns its bytes, and before when nothing is kept any more."""
         params = {name: value for name, value in query.items() if value is not None}
         url, headers = self._where(path)
         size = 0
@@ -81,11 +81,12 @@ class Client:
                 if not answer.is_success:
                     answer.read()
                     self._read(answer)
+                gone = answer.headers.get("Comboio-Not-Kept-Before")
                 for piece in answer.iter_bytes():
                     size += into.write(piece)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise Unreachable(f"{url}: {error}; what came of the file is not whole") from None
-        return size
+        return size, gone
 
     def _ask(self, method: str, path: str, **parts: Any) -> Any:
         url, headers = self._where(path)

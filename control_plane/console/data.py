@@ -180,6 +180,8 @@ def show_readings(answer: Any) -> None:
         ]
         found.sort(key=lambda row: row["at"])
         print(table(("time", *names), found) if found else "No readings in this time.")
+        if answer.get("not_kept_before"):
+            print(f"What came before {answer['not_kept_before']} is not kept any more at this resolution.")
         print()
 
 

@@ -29,15 +29,22 @@ def export(client: Client, options: Any) -> Any:
     if options.out is None:
         if form == "parquet":
             raise UsageError("a Parquet file needs --out FILE")
-        client.download("/readings/export", sys.stdout.buffer, **asked)
+        _, gone = client.download("/readings/export", sys.stdout.buffer, **asked)
+        _warn(gone)
         return None
     part = Path(f"{options.out}.part")
     try:
         with part.open("wb") as file:
-            size = client.download("/readings/export", file, **asked)
+            size, gone = client.download("/readings/export", file, **asked)
         part.replace(options.out)
     except OSError as error:
         raise UsageError(f"--out {options.out}: {error.strerror or error}") from None
     finally:
         part.unlink(missing_ok=True)
-    return {"file": str(options.out), "bytes": size}
+    _warn(gone)
+    return {"file": str(options.out), "bytes": size} | ({"not_kept_before": gone} if gone else {})
+
+
+def _warn(gone: str | None) -> None:
+    if gone:
+        print(f"comboio: readings that came before {gone} are not kept any more", file=sys.stderr)

@@ -19,6 +19,14 @@ SENSORS = rows(("gateway", "sensor", "name", "asset", "declared", "configured", 
 ASSETS = rows(("id", "kind", "name", "attrs"))
 PLACES = rows(("slug", "name", "outline"), of=lambda one: {**one, "outline": _outline(one)})
 GROUPS = rows(("slug", "name", "priority", "gateways"), of=lambda one: {**one, "gateways": len(one["members"])})
+KEPT = {
+    "raw_days": "batches as they came",
+    "readings_days": "readings",
+    "minutes_days": "rollups of a minute",
+    "hours_days": "rollups of an hour",
+    "days_days": "rollups of a day",
+}
+RETENTION = rows(("group", *KEPT), of=lambda one: {**one, "group": one["group"] or "(the server's setting)"})
 EVERYTHING = 100_000
 CIRCLE = ("lat", "lon", "radius_m")
 
@@ -29,6 +37,7 @@ def add(commands: Commands) -> None:
     _add_assets(commands)
     _add_places(commands)
     _add_groups(commands)
+    _add_retention(commands)
 
 
 def _add_gateways(commands: Commands) -> None:
@@ -222,6 +231,25 @@ def _add_groups(commands: Commands) -> None:
     save.add_argument("--add", action="append", default=[], metavar="GATEWAY")
     save.add_argument("--remove", action="append", default=[], metavar="GATEWAY")
     _one(action, "delete", lambda c, o: deleted(c, path("groups", o.id)), said("{deleted} is gone."), "delete a group")
+
+
+def _add_retention(commands: Commands) -> None:
+    def listed(client: Client, _options: Any) -> Any:
+        return client.listed("/retention", limit=EVERYTHING)
+
+    def put(client: Client, options: Any) -> Any:
+        where = path("retention", options.id)
+        before = client.find(where) or {"own": {}, "etag": '"0"'}
+        said = {name: getattr(options, name) for name in KEPT if getattr(options, name) is not None}
+        return client.put(where, before["own"] | said, if_match=before["etag"])
+
+    action = commands.family("retention", "how long what gateways sent is kept", run=listed, show=RETENTION)
+    _one(action, "show", lambda c, o: c.get(path("retention", o.id)), sheet, "one group's")
+    save = _one(action, "set", put, sheet, "give a group a retention of its own, in days; 0 = for ever")
+    for name, what in KEPT.items():
+        save.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="DAYS", help=what)
+    gone = said("{deleted} is kept as the server's setting says.")
+    _one(action, "delete", lambda c, o: deleted(c, path("retention", o.id)), gone, "as the server's setting says again")
 
 
 def _one(action: Command, name: str, run: Any, show: Any, text: str) -> Any:

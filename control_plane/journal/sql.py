@@ -12,7 +12,8 @@ Invariants
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import count
 
 from sqlalchemy import BindParameter, Connection, LargeBinary, Text, bindparam, case, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
@@ -54,7 +55,8 @@ from control_plane.journal.rows import (
     status_row,
     unpack_ranges,
 )
-from control_plane.store.bulk import Prepared
+from control_plane.store import units
+from control_plane.store.bulk import BulkWrite, Prepared
 from control_plane.store.engine import Store
 from control_plane.store.tables import (
     batch,
@@ -77,14 +79,18 @@ from protos.columns import Dictionary, dictionary_id
 from protos.comboio.v1 import batch_pb2 as pb
 from protos.comboio.v1 import link_pb2 as wire
 
+MOST_UNITS = 64
 ORDERED = "it was told to begin a new epoch"
 
 
 class SqlJournal:
     """See `Journal`. Used by one thread. `server` names the process whose streams it records."""
 
-    def __init__(self, store: Store, *, server: str = "") -> None:
+    def __init__(self, store: Store, *, server: str = "", kept_as: Callable[[str], str] = lambda _: "") -> None:
+        """`kept_as`: by whose retention a gateway's batches are kept."""
         self._server = server
+        self._kept_as = kept_as
+        self._into: dict[str, BulkWrite] = {}
         self._store = store
         self._lineages: dict[str, Lineage] = {}
         """Of gateways whose newest Hello named a predecessor: what they send may be here under another name."""
@@ -205,7 +211,7 @@ class SqlJournal:
             batches = [e for e in live if isinstance(e, BatchEntry)]
             if self._lineages:
                 batches = epochs.settle_known(connection, self._lineages, batches)
-            self._insert_batch(connection, [batch_row(e) for e in batches])
+            self._batches(connection, batches)
             self._duplicates(connection, [e for e in live if isinstance(e, DuplicateEntry)], done)
             rejects = [e for e in live if isinstance(e, RejectEntry)]
             if rejects:
@@ -225,6 +231,31 @@ class SqlJournal:
             if heard:
                 connection.execute(self._update_presence, heard)
         return done
+
+    def _batches(self, connection: Connection, entries: Sequence[BatchEntry]) -> None:
+        if not entries:
+            return
+        opened = units.opened(connection, batch.name)
+        if not opened:
+            self._insert_batch(connection, [batch_row(e) for e in entries])
+            return
+        numbers = count(units.newest_id(connection, batch.name) + 1) if self._store.sqlite else None
+        rows: dict[str, list[dict[str, object]]] = {}
+        for entry in entries:
+            kept_as = self._kept_as(entry.gateway)
+            row = batch_row(entry) | ({} if numbers is None else {"id": next(numbers)})
+            rows.setdefault(kept_as if kept_as in opened else "", []).append(row)
+        for kept_as, some in rows.items():
+            self._writing(connection, opened[kept_as])(connection, some)
+
+    def _writing(self, connection: Connection, unit: units.Unit) -> BulkWrite:
+        name = units.name_of(unit)
+        if name not in self._into:
+            if len(self._into) >= MOST_UNITS:  # of units that are closed, and perhaps gone
+                self._into.clear()
+            names_ = [column.name for column in batch.columns if column.name != "id" or self._store.sqlite]
+            self._into[name] = bulk_insert(units.table_of(connection, unit), names_)
+        return self._into[name]
 
     def _configuration(self, connection: Connection, live: Sequence[Entry]) -> None:
         offers = {e.gateway: offer_row(e) for e in live if isinstance(e, OfferEntry)}

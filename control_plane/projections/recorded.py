@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Row, and_, func, literal, select
 from control_plane.errors import Rejected
 from control_plane.projections.balances import Balances, Group, Line, Lost
 from control_plane.projections.decode import decode_many
+from control_plane.projections.kept import READINGS, since
 from control_plane.projections.lost import PlacedGap, placed_gaps
 from control_plane.projections.reading import HistoryReader, Key, Piece, Walls, series_of
 from control_plane.projections.walltime import load_all
@@ -54,8 +55,9 @@ class Missing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SensorAccount:
-    """In rows: a row is one read, of all its quantities. `late` and `repeated`: None where they were too many to count.
+    """In rows: a row is one read, of all its quantities.
 
+    `late` and `repeated` are None where they were too many to count, or are not kept any more.
     `expected` is what its gateway accounts for. `by_period` is what its period would have given; report policies make
     it less, and several groups of a sensor more.
     """
@@ -133,9 +135,12 @@ class Recorded:
     # --- counts ----------------------------------------------------------------------------------------
 
     def _within(self, trip: Trip, lines: Sequence[Line]) -> Counter[str] | None:
-        """Sensor → rows of the stretch itself; None where they are too many to look at."""
+        """Sensor → rows of the stretch itself; None where they are too many to look at, or not kept any more."""
         if sum(one.received for one in lines) > MOST_LOOKED_AT or trip.to_ms - trip.from_ms > LONGEST_LOOKED_AT_MS:
             return None
+        with self._telemetry.read() as connection:
+            if trip.from_ms < since(connection, trip.gateway).get(READINGS, 0):
+                return None
         keys = self._keys(trip)
         return +_rows(self._reader.pieces(trip.gateway, keys, from_ms=trip.from_ms, to_ms=trip.to_ms), keys, trip)
 
@@ -183,7 +188,7 @@ class Recorded:
         return +late
 
     def _repeated(self, trip: Trip, keys: Collection[Key]) -> Counter[str] | None:
-        """Rows that came again, as often as they did. None: too many batches to look at."""
+        """Rows that came again, as often as they did. None: too many batches to look at, or some not kept any more."""
         with self._telemetry.read() as connection:
             walls = load_all(connection, trip.gateway)
             near = {row.batch_id: row for row in _batches(connection, trip, walls)}
@@ -191,14 +196,16 @@ class Recorded:
         if len(times) > MOST_REPEATS:
             return None
         found: Counter[str] = Counter()
+        gone = set(times)
         for body in self._reader.bodies(trip.gateway, list(times)):
+            gone.discard(body.id)
             row = near[body.id]
             origin = (row.epoch, row.boot)
             table = self._reader.table(trip.gateway, row.epoch, row.schema)
             bulk = decode_many(table, [body.body], [body.readings])
             for sensor, count in _rows([Piece(origin, walls[origin], table, bulk, None)], keys, trip).items():
                 found[sensor] += count * times[body.id]
-        return found
+        return None if gone else found
 
     def _again(self, ids: Sequence[int]) -> Counter[int]:
         """Batch → how often it came beside the first time, under the same name or, in a new epoch, another."""

@@ -7,11 +7,11 @@ is written is computed before its transaction begins, which others may wait for.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import Connection, and_, bindparam, delete, or_, select
+from sqlalchemy import Connection, Table, and_, bindparam, delete, or_, select
 
 from control_plane.projections import rollup
 from control_plane.projections.chunk import pack_ints
@@ -35,12 +35,14 @@ from control_plane.store.engine import Store
 from control_plane.store.tables import chunk as chunks
 from control_plane.store.tables import rolled
 from control_plane.store.tables import rollup as rollups
-from control_plane.store.upsert import bulk_upsert
+from control_plane.store.upsert import bulk_upsert, upsert
 
 HOURS_AT_ONCE = 24
 MOST_READINGS = 1_000_000
 """Of the hours that are rolled up at once: some 60 bytes each."""
-Place = tuple[int, int]  # (level, start)
+Start = tuple[int, int]  # (level, start_ms)
+Place = Callable[[Connection, str, int, int], Table]
+"""Where the row of (gateway, level, start_ms) is written; where else it may stand is cleared of it."""
 
 _OVERLAPPING = select(chunks.c.id, chunks.c.first_mono_ms, chunks.c.last_mono_ms, chunks.c.readings).where(
     chunks.c.gateway == bindparam("gateway"),
@@ -75,11 +77,16 @@ class _Chunk(NamedTuple):
     hours: frozenset[int]
 
 
+def undivided(_connection: Connection, _gateway: str, _level: int, _start_ms: int) -> Table:
+    return rollups
+
+
 class Roller:
     """A loop of the worker: rolls up what was sealed. `sealed` names gateways to look at."""
 
-    def __init__(self, *, telemetry: Store, reader: HistoryReader) -> None:
+    def __init__(self, *, telemetry: Store, reader: HistoryReader, place: Place = undivided) -> None:
         self._telemetry = telemetry
+        self._place = place
         self._reader = reader
         self._waiting: dict[str, None] = {}
         self._looked = False
@@ -168,9 +175,9 @@ class Roller:
 
     # --- rows ----------------------------------------------------------------------------------------------
 
-    def _bodies(self, gateway: str, minutes: Steps, hours: Sequence[int]) -> dict[Place, bytes | None]:
+    def _bodies(self, gateway: str, minutes: Steps, hours: Sequence[int]) -> dict[Start, bytes | None]:
         """What the rows that hold these hours are to be; None: gone."""
-        bodies: dict[Place, bytes | None] = {}
+        bodies: dict[Start, bytes | None] = {}
         if not hours:
             return bodies
         fresh = rollup.coarser(minutes, HOUR_MS)
@@ -192,7 +199,7 @@ class Roller:
         level: int,
         fresh: Steps,
         hours: Sequence[int],
-        bodies: dict[Place, bytes | None],
+        bodies: dict[Start, bytes | None],
     ) -> Steps:
         """Put the steps that hold the hours where they were; the rows' whole stretches in steps of the next level."""
         step_ms = STEP_MS[level]
@@ -210,17 +217,21 @@ class Roller:
         coarse = STEP_MS[min(level + 1, len(STEP_MS) - 1)]
         return rollup.joined([rollup.coarser(whole, coarse) for whole in wholes])
 
-    def _write(self, connection: Connection, gateway: str, bodies: Mapping[Place, bytes | None]) -> None:
-        rows = [
-            {"gateway": gateway, "level": level, "start_ms": start, "body": body}
-            for (level, start), body in bodies.items()
-            if body is not None
-        ]
-        self._put(connection, rows)
+    def _write(self, connection: Connection, gateway: str, bodies: Mapping[Start, bytes | None]) -> None:
+        rows: dict[Table, list[dict[str, Any]]] = {}
         for (level, start), body in bodies.items():
+            table = self._place(connection, gateway, level, start)
             if body is None:
-                mine = (rollups.c.gateway == gateway, rollups.c.level == level, rollups.c.start_ms == start)
-                connection.execute(delete(rollups).where(*mine))
+                mine = (table.c.gateway == gateway, table.c.level == level, table.c.start_ms == start)
+                connection.execute(delete(table).where(*mine))
+            else:
+                row = {"gateway": gateway, "level": level, "start_ms": start, "body": body}
+                rows.setdefault(table, []).append(row)
+        for table, some in rows.items():
+            if table is rollups:
+                self._put(connection, some)
+            else:
+                upsert(connection, table, some)
 
 
 def _chunks(connection: Connection, gateway: str, now: Standing, todo: Sequence[int]) -> Iterator[_Chunk]:

@@ -27,6 +27,7 @@ from sqlalchemy import ColumnElement, Connection, FromClause, func, select
 
 from control_plane.projections import rollup
 from control_plane.projections.chunk import unpack_ints
+from control_plane.projections.kept import whole_from_ms
 from control_plane.projections.reading import HistoryReader, Key
 from control_plane.projections.rollup import DAY_MS, HOUR_MS, MINUTE_MS, NOTHING, QUARTER_MS, Steps
 from control_plane.projections.varints import Int64
@@ -106,6 +107,8 @@ def standing(connection: Connection, gateway: str) -> Standing:
     for boot, _, _ in _unchunked(connection, gateway):
         if (wall := walls.get(boot)) is not None:
             unsealed |= set(_spans(connection, history, gateway, boot, wall, history.c.chunk.is_(None)))
+    if whole_ms := whole_from_ms(connection, gateway):  # before it there is more in the rollups than in what is left
+        unrolled, unsealed = ({hour for hour in some if hour >= whole_ms} for some in (unrolled, unsealed))
     return Standing(walls, made, newest, chunked, unrolled, unsealed)
 
 

@@ -24,6 +24,7 @@ from control_plane.clock import Clock
 from control_plane.projections import chunk
 from control_plane.projections.decode import decode_many
 from control_plane.projections.reading import HistoryReader
+from control_plane.store import units
 from control_plane.store.engine import Store
 from control_plane.store.tables import chunk as chunks
 from control_plane.store.tables import history, thinned
@@ -96,7 +97,10 @@ class Sealer:
         sealed: Callable[[str], None] = lambda _: None,
         settle_s: float = SETTLE_S,
         quiet_s: float = QUIET_S,
+        kept_as: Callable[[str], str] = lambda _: "",
     ) -> None:
+        """`kept_as`: by whose retention a gateway's data are kept."""
+        self._kept_as = kept_as
         self._telemetry = telemetry
         self._reader = reader
         self._clock = clock
@@ -186,7 +190,9 @@ class Sealer:
         return parts, ids
 
     def _write(self, connection: Connection, hour: Hour, ids: Sequence[int], row: dict[str, Any]) -> None:
-        key = connection.execute(_INSERT, row).scalar_one()
+        table, number = units.into(connection, chunks.name, self._kept_as(hour.gateway))
+        statement = _INSERT if table is chunks else table.insert().returning(table.c.id)
+        key = connection.execute(statement, row | number).scalar_one()
         marked = 0
         for start in range(0, len(ids), AT_ONCE):
             marked += connection.execute(_MARK, {"some": ids[start : start + AT_ONCE], "into": key}).rowcount

@@ -24,6 +24,7 @@ from sqlalchemy import Connection, Row, func, or_, select
 
 from control_plane.clock import Clock
 from control_plane.projections.again import late
+from control_plane.projections.kept import whole_from_ms
 from control_plane.projections.reading import HistoryReader
 from control_plane.projections.walltime import WallTime, load_all
 from control_plane.reconcile import cold_chain, cold_chain_events
@@ -42,6 +43,8 @@ PROJECTED = "telemetry"  # the projector's cursor
 LATE = "history.late"
 ROWS = 2000
 KEPT_CHECKPOINTS = 96
+SELDOM_MS = 30 * 86_400_000
+KEPT_SELDOM = 24
 FAR_FUTURE_MS = 1 << 50
 NO_VALUE = (pb.QUALITY_BAD_COMM, pb.QUALITY_BAD_SENSOR)
 
@@ -199,11 +202,12 @@ class Reconciler:
             walls = load_all(connection, gateway)
             mark = watermark_ms(connection, gateway)
             starts = _boot_starts(connection, gateway)
+            whole_ms = whole_from_ms(connection, gateway)
         made, waiting = self._records.settle(gateway, walls, mark) if told else (0, False)
         expires = [round(self._clock.now_ms() + self._hold_max_s * 1000)] if waiting else []
         for subject in subjects:
             for rule in self._rules:
-                versions, expires_ms = self._subject(rule, subject, earliest, walls, mark, starts)
+                versions, expires_ms = self._subject(rule, subject, earliest, walls, mark, starts, whole_ms)
                 made += versions
                 expires += [expires_ms] if expires_ms is not None else []
         assert self._unsettled is not None
@@ -220,11 +224,13 @@ class Reconciler:
         walls: dict[tuple[int, int], WallTime],
         mark: int | None,
         starts: dict[tuple[int, int], int],
+        whole_ms: int,
     ) -> tuple[int, int | None]:
         """(versions made, when the first wait for a final one is over; None if all is final)."""
         resting = self._load_resting(rule.name, subject.key)
         changed_ms = _changed_from(resting, earliest, walls, starts)
-        resting.checkpoints = [c for c in resting.checkpoints if changed_ms is None or c.at_ms < changed_ms]
+        if changed_ms is not None:
+            resting.checkpoints = _left(resting.checkpoints, changed_ms, whole_ms)
         start = resting.checkpoints[-1] if resting.checkpoints else Checkpoint(at_ms=-1, state=State())
         state = msgspec.json.decode(msgspec.json.encode(start.state), type=State)
         seen = self._observations(subject, start.at_ms)
@@ -347,11 +353,29 @@ def _standing(
     ]
 
 
+def _left(checkpoints: list[Checkpoint], changed_ms: int, whole_ms: int) -> list[Checkpoint]:
+    """Those that something new at `changed_ms` leaves valid.
+
+    Where readings are not kept any more what was decided by them stands: the rule goes on from the first checkpoint
+    after them, or else from the last one there is, and what comes later of the time before decides nothing.
+    """
+    before = [one for one in checkpoints if one.at_ms < changed_ms]
+    if not checkpoints or not whole_ms or (before and before[-1].at_ms >= whole_ms):
+        return before
+    first = next((index for index, one in enumerate(checkpoints) if one.at_ms >= whole_ms), len(checkpoints) - 1)
+    return checkpoints[: first + 1]
+
+
 def _thin(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
-    """Keep the newest, and about one an hour before it."""
+    """Keep the newest, about one an hour before it, and one a month of what is longer ago."""
     kept: list[Checkpoint] = []
     for checkpoint in checkpoints:
         while len(kept) >= 2 and checkpoint.at_ms - kept[-2].at_ms < 3_600_000:
             kept.pop()
         kept.append(checkpoint)
-    return kept[-KEPT_CHECKPOINTS:]
+    old, recent = kept[:-KEPT_CHECKPOINTS], kept[-KEPT_CHECKPOINTS:]
+    seldom: list[Checkpoint] = []
+    for checkpoint in old:
+        if not seldom or checkpoint.at_ms - seldom[-1].at_ms >= SELDOM_MS:
+            seldom.append(checkpoint)
+    return [*seldom[-KEPT_SELDOM:], *recent]

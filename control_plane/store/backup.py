@@ -31,9 +31,18 @@ from sqlalchemy import Connection, Table, delete, text, update
 
 from control_plane.durable import replace_file, sync_folder
 from control_plane.errors import Misconfigured
+from control_plane.store import units
 from control_plane.store.content import cursors, lasting, names, newest
 from control_plane.store.engine import Stores
-from control_plane.store.tables import STORES, batch, command_result, reconcile_cursor, rule_checkpoint
+from control_plane.store.tables import (
+    STORES,
+    batch,
+    command_result,
+    kept,
+    reconcile_cursor,
+    rule_checkpoint,
+    telemetry_unit,
+)
 from control_plane.store.tables import telemetry as telemetry_tables
 from control_plane.store.transplant import count_on, driver, refuse_content, versions
 
@@ -162,13 +171,16 @@ def set_right(stores: Stores) -> list[str]:
     """
     notes = []
     with stores.journal.read() as connection:
-        last = newest(connection, batch, "id")
+        last = units.newest_id(connection, batch.name)
     with stores.telemetry.read() as telemetry, stores.business.read() as business:
         read = cursors(business, telemetry)
     if read.projected > last:
         with stores.telemetry.write() as connection:
             for table in telemetry_tables.sorted_tables:
-                connection.execute(delete(table))
+                if table.name in units.FAMILIES:
+                    units.clear(connection, table.name)
+                elif table.name not in {telemetry_unit.name, kept.name}:  # they say how it is, and what is gone
+                    connection.execute(delete(table))
         notes.append("the projections were ahead of the journal: they are made again from it")
     if max(read.projected, read.reconciled) > last:
         with stores.business.write() as connection:
@@ -242,6 +254,9 @@ def _load(folder: Path, target: Stores, manifest: Manifest) -> list[str]:
         for name, said in manifest.tables.items():
             _copy_in(connection, name, said, folder / f"{name}.copy.zst")
     target.migrate()
+    for store in (target.journal, target.telemetry):
+        with store.write() as connection:
+            units.fold(connection, store.name)
     notes = set_right(target)
     with target.telemetry.read() as telemetry, target.business.read() as business:
         read = cursors(business, telemetry)

@@ -280,6 +280,27 @@ effective_config = Table(
     comment="The document each gateway runs by, in its own words.",
 )
 
+_UNIT_COMMENT = "The tables into which another one is divided, each dropped as a whole: see store/units.py."
+
+
+def _unit(metadata: MetaData) -> Table:
+    return Table(
+        "unit",
+        metadata,
+        Column("family", String(16), nullable=False, comment="the table that is divided"),
+        Column("number", Integer, nullable=False, comment="0: what was there before it was divided; -1: evidence"),
+        Column("level", Integer, nullable=False, comment="of rollups; else 0"),
+        Column("kept_as", String(64), nullable=False, comment="slug of the group whose retention holds; empty: none"),
+        Column("begins_ms", BigInteger, nullable=False),
+        Column("ends_ms", BigInteger, nullable=True, comment="null: still written to"),
+        Column("first_id", BigInteger, nullable=False, comment="no id below it is given out from then on"),
+        PrimaryKeyConstraint("family", "number"),
+        comment=_UNIT_COMMENT,
+    )
+
+
+journal_unit = _unit(journal)
+
 # --- telemetry: written by the worker ----------------------------------------------------------------
 
 PROJECTED = "telemetry"
@@ -589,6 +610,18 @@ integrity = Table(
     Column("kind", String(40), nullable=False),
     Column("text", Text, nullable=False),
     Column("at_ms", BigInteger, nullable=False),
+)
+
+telemetry_unit = _unit(telemetry)
+
+kept = Table(
+    "kept",
+    telemetry,
+    Column("gateway", String(16), nullable=False),
+    Column("what", String(8), nullable=False, comment="readings, 1m, 1h, 6h, 1d"),
+    Column("from_ms", BigInteger, nullable=False, comment="what had come before is not kept any more"),
+    PrimaryKeyConstraint("gateway", "what"),
+    comment="From when on there is something, where retention has dropped what was before.",
 )
 
 # --- business: written by web and worker -------------------------------------------------------------
@@ -958,6 +991,15 @@ failed_attempt = Table(
     Column("failures", BigInteger, nullable=False),
     Column("until_ms", BigInteger, nullable=False, comment="by the database's clock"),
     comment="Attempts to log in that were refused, per address, where several processes count them together.",
+)
+
+retention = Table(
+    "retention",
+    business,
+    Column("slug", String(64), primary_key=True, comment="of a group of gateways"),
+    Column("body", Text, nullable=False, comment="JSON: days by what is kept; what is missing is as for the fleet"),
+    Column("version", BigInteger, nullable=False),
+    comment="How long what gateways of a group sent is kept, where that differs from the server's setting.",
 )
 
 STORES = {"journal": journal, "telemetry": telemetry, "business": business}

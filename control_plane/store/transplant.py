@@ -17,6 +17,7 @@ from control_plane.errors import Misconfigured
 from control_plane.store.content import Cursors, Tally, copy_types, counted, cursors, lasting, names
 from control_plane.store.engine import Stores
 from control_plane.store.tables import STORES, batch, command_result
+from control_plane.store.units import fold
 
 ROWS = 100
 """Read at once: a batch may have 16 MB."""
@@ -56,6 +57,10 @@ def transplant(source: Stores, target: Stores, *, arrived: Callable[[], None] = 
         if wrong:
             said = ", ".join(f"{one.store}.{one.table}: {one.there.rows} and {one.here.rows} rows" for one in wrong)
             raise Misconfigured(f"not everything arrived as it was, nothing was changed: {said}")
+        for name in ("journal", "telemetry"):
+            connection.execute(text(f"SET LOCAL search_path = {name}"))
+            fold(connection, name)
+        connection.execute(text("SET LOCAL search_path = business"))
         count_on(connection, cursors(found["business"], found["telemetry"]))
         arrived()
     return report

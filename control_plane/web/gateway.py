@@ -19,8 +19,10 @@ from control_plane.fleet.clones import Clones
 from control_plane.fleet.enrolment import Enrolment
 from control_plane.fleet.presence import Fleet, Standing
 from control_plane.projections.balances import Balances, Sum, summed
+from control_plane.projections.kept import READINGS, since
 from control_plane.projections.latest import LatestValue, latest_values
 from control_plane.projections.lost import PlacedGap, placed_gaps
+from control_plane.retention.policies import Keep, Policies
 from control_plane.store.engine import Store
 from control_plane.web.render import Renderer
 from control_plane.web.streams import stream
@@ -65,6 +67,11 @@ class Seen(NamedTuple):
     gaps: list[PlacedGap]
     sums: list[Sum]
     panel: ConfigPanel | None
+    keep: Keep
+    keep_group: str
+    """Whose retention holds; empty: the server's setting."""
+    gone_ms: int | None
+    """Readings that came before are not kept any more."""
 
 
 class GatewayPages:
@@ -77,6 +84,7 @@ class GatewayPages:
         events: Events,
         enrolment: Enrolment,
         clones: Clones,
+        policies: Policies,
         clock: Clock,
         renderer: Renderer,
         broadcaster: Broadcaster,
@@ -88,6 +96,7 @@ class GatewayPages:
         self._events = events
         self._enrolment = enrolment
         self._clones = clones
+        self._policies = policies
         self._clock = clock
         self._renderer = renderer
         self._broadcaster = broadcaster
@@ -142,9 +151,11 @@ class GatewayPages:
         with self._telemetry.read() as connection:
             values = latest_values(connection, gateway_id)
             gaps = placed_gaps(connection, gateway_id, from_ms=now_ms - DAY_MS, to_ms=now_ms)
+            gone_ms = since(connection, gateway_id).get(READINGS)
         lines = self._balances.lines(gateway_id, from_ms=now_ms - DAY_MS, to_ms=now_ms, limit=LINES_SUMMED)
         panel = self._config_view(gateway_id) if self._config_view is not None else None
-        return Seen(now_ms, standing, values, gaps, summed(lines), panel)
+        group, keep = self._policies.of(gateway_id)
+        return Seen(now_ms, standing, values, gaps, summed(lines), panel, keep, group, gone_ms)
 
 
 def _shown(seen: Seen) -> dict[str, Any]:
@@ -156,5 +167,8 @@ def _shown(seen: Seen) -> dict[str, Any]:
         "more_gaps": max(0, len(seen.gaps) - GAPS_SHOWN),
         "sums": seen.sums,
         "panel": seen.panel,
+        "keep": seen.keep,
+        "keep_group": seen.keep_group,
+        "gone_ms": seen.gone_ms,
         "now_ms": seen.now_ms,
     }

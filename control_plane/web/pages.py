@@ -18,6 +18,7 @@ from control_plane.fleet.commands import Commands
 from control_plane.fleet.presence import Fleet
 from control_plane.fleet.search import FleetSearch
 from control_plane.projections.balances import Balances
+from control_plane.retention.policies import Policies
 from control_plane.web.app import Pages
 from control_plane.web.charts import ChartData
 from control_plane.web.commands import DeviceCommands
@@ -68,6 +69,7 @@ def page_routes(
             events=events,
             enrolment=parts.enrolment,
             clones=Clones(stores=stores, clock=clock),
+            policies=Policies(business=stores.business, defaults=parts.settings.retention),
             clock=clock,
             renderer=renderer,
             broadcaster=parts.broadcaster,

@@ -127,6 +127,13 @@ def certificate_days(one: Standing, now_ms: int) -> int | None:
     return None if one.certificate_expires_ms is None else (one.certificate_expires_ms - now_ms) // DAY_MS
 
 
+def kept(words: Words, keep_ms: int | None) -> str:
+    """How long."""
+    if keep_ms is None:
+        return words.text("for ever")
+    return words.plural("%(n)s day", "%(n)s days", keep_ms // DAY_MS)
+
+
 def configuration(words: Words, one: Standing) -> str:
     """One or two words for a row."""
     return "–" if one.configuration is None else configuration_state(words, one.configuration)

@@ -144,3 +144,13 @@ def test_ages_are_told_in_one_unit() -> None:
         "soon": "soon",
     }
     assert {text: age(text, now) for text in told} == told
+
+
+def test_how_long_what_is_kept_is_told_and_changed(admin: None, comboio: Comboio) -> None:
+    comboio("groups", "set", "pharma")
+    comboio("retention", "set", "pharma", "--readings-days", "3650")
+    comboio("retention", "set", "pharma", "--raw-days", "0")
+    assert json.loads(comboio("retention", "show", "pharma", "--json"))["own"] == {"raw_days": 0, "readings_days": 3650}
+    assert "(the server's setting)" in comboio("retention")
+    assert "days" in comboio("retention", "set", "pharma", "--minutes-days", "0.1", status=1)
+    assert "as the server's setting" in comboio("retention", "delete", "pharma")

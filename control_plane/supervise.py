@@ -1,4 +1,4 @@
-"""`comboio-control up`: the three roles as children of one process.
+"""`comboio-control up`: the roles as children of one process.
 
 * A child is ready when it writes a byte to the pipe it inherited; a pipe that closes first is a failed start.
 * A child that ends is started again after 0.2 s, doubling to 10 s; ten quiet seconds make it young again.

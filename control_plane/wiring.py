@@ -3,7 +3,7 @@
 Each function reads top to bottom: that is the order of starting; its `with` blocks are the order of stopping.
 
 Nothing is shared between roles but the stores and the data folder. Imports stand inside, so that a role loads only
-what it runs: three processes start at once, on small machines.
+what it runs: four processes start at once, on small machines.
 """
 # ruff: noqa: PLC0415
 

@@ -30,6 +30,7 @@ FETCH = 200
 FEW_BOOTS = 4
 SAME_MS = 1000
 """The same instant of one boot may be mapped a little differently in two epochs, by other anchors."""
+UNSEALED = history.c.chunk.is_(None)
 Key = tuple[str, str]  # (sensor, quantity)
 Boot = tuple[str, int, int]  # (gateway, epoch, boot)
 Walls = Mapping[tuple[int, int], WallTime]  # of each (epoch, boot)
@@ -235,6 +236,25 @@ def series_of(table: Table, keys: Collection[Key] | None) -> dict[int, Key]:
     }
 
 
+class Column(NamedTuple):
+    """One series in a piece: its place among the piece's columns, in `bulk.times` and in `bulk.values`."""
+
+    key: Key
+    occurrence: int
+    rows: slice
+    numbers: slice
+
+
+def columns_of(piece: Piece, keys: Collection[Key]) -> Iterator[Column]:
+    """Those of these series."""
+    bulk, wanted = piece.bulk, series_of(piece.table, keys)
+    for occurrence in np.flatnonzero(np.isin(bulk.series, list(wanted))).tolist():
+        group = int(bulk.col_occ[occurrence])
+        row, rows, first = int(bulk.row0[group]), int(bulk.rows[group]), int(bulk.val0[occurrence])
+        key = wanted[int(bulk.series[occurrence])]
+        yield Column(key, occurrence, slice(row, row + rows), slice(first, first + rows))
+
+
 def _columns(table: Table, group_id: int, keys: Collection[Key] | None) -> list[int] | None:
     """Which columns of the group are asked for; None: all."""
     if keys is None:
@@ -256,6 +276,17 @@ def _overlapping(table: FromClause, boot: Boot, span: tuple[int, int]) -> tuple[
     )
 
 
+def extents(
+    connection: Connection, table: FromClause, gateway: str, which: ColumnElement[bool]
+) -> Iterator[tuple[tuple[int, int], int, int]]:
+    """((epoch, boot), first ms, last ms) of each boot that has such rows."""
+    c = table.c
+    query = select(c.epoch, c.boot, func.min(c.first_mono_ms), func.max(c.last_mono_ms))
+    grouped = query.where(c.gateway == gateway, which).group_by(c.epoch, c.boot)
+    for epoch, boot, first_ms, last_ms in connection.execute(grouped):
+        yield (epoch, boot), first_ms, last_ms
+
+
 _PIECE = select(func.substr(chunks.c.body, bindparam("first"), bindparam("bytes"))).where(
     chunks.c.id == bindparam("chunk")
 )
@@ -268,12 +299,10 @@ def _there(
     if len(walls) <= FEW_BOOTS:
         return sorted(walls.items())
     ends: dict[tuple[int, int], tuple[int, int]] = {}
-    for c, which in ((chunks.c, true()), (history.c, history.c.chunk.is_(None))):
-        query = select(c.epoch, c.boot, func.min(c.first_mono_ms), func.max(c.last_mono_ms))
-        grouped = query.where(c.gateway == gateway, which).group_by(c.epoch, c.boot)
-        for epoch, boot, first_ms, last_ms in connection.execute(grouped):
-            low, high = ends.get((epoch, boot), (first_ms, last_ms))
-            ends[epoch, boot] = min(low, first_ms), max(high, last_ms)
+    for table, which in ((chunks, true()), (history, UNSEALED)):
+        for boot, first_ms, last_ms in extents(connection, table, gateway, which):
+            low, high = ends.get(boot, (first_ms, last_ms))
+            ends[boot] = min(low, first_ms), max(high, last_ms)
     touched = []
     for key, wall in walls.items():
         begin_ms, end_ms = wall.mono_span(from_ms, to_ms)
@@ -286,41 +315,35 @@ def _unsealed(connection: Connection, boot: Boot, span: tuple[int, int]) -> Sequ
     query = (
         select(history.c.batch_id, history.c.schema, thinned.c.batch_id.label("thinned_id"))
         .outerjoin(thinned, thinned.c.batch_id == history.c.batch_id)
-        .where(*_overlapping(history, boot, span), history.c.chunk.is_(None))
+        .where(*_overlapping(history, boot, span), UNSEALED)
         .order_by(history.c.first_mono_ms)
     )
     return connection.execute(query).fetchall()
 
 
 def _take(piece: Piece, found: dict[Key, Readings], bounds: tuple[int, int]) -> None:
-    bulk, wanted = piece.bulk, series_of(piece.table, found)
-    times, errors = piece.wall.to_wall(bulk.times), piece.wall.errors_ms(bulk.times)
-    for occurrence in np.flatnonzero(np.isin(bulk.series, list(wanted))).tolist():
-        key = wanted[int(bulk.series[occurrence])]
-        group = int(bulk.col_occ[occurrence])
-        rows = slice(int(bulk.row0[group]), int(bulk.row0[group] + bulk.rows[group]))
+    times, errors = piece.wall.to_wall(piece.bulk.times), piece.wall.errors_ms(piece.bulk.times)
+    for column in columns_of(piece, found):
+        rows, readings = column.rows, found[column.key]
         within = (bounds[0] <= times[rows]) & (times[rows] < bounds[1])
         if piece.here is not None:
             within &= piece.here[rows]
-        _append(bulk, occurrence, times, piece.origin, found[key], within)
-        found[key].err_ms = max(found[key].err_ms, int(errors[rows][within].max(initial=0)))
+        _append(piece.bulk, column, times, piece.origin, readings, within)
+        readings.err_ms = max(readings.err_ms, int(errors[rows][within].max(initial=0)))
 
 
 def _append(
     bulk: Bulk,
-    occurrence: int,
+    column: Column,
     times: np.ndarray[tuple[int], np.dtype[np.int64]],
     origin: tuple[int, int],
     readings: Readings,
     within: NDArray[np.bool_],
 ) -> None:
-    group = int(bulk.col_occ[occurrence])
-    start, rows = int(bulk.row0[group]), int(bulk.rows[group])
-    walls = times[start : start + rows].tolist()
-    monos = bulk.times[start : start + rows].tolist()
-    values = exact(bulk, occurrence)
-    first = int(bulk.val0[occurrence])
-    quality = [0] * rows if bulk.quality is None else bulk.quality[first : first + rows].tolist()
+    walls = times[column.rows].tolist()
+    monos = bulk.times[column.rows].tolist()
+    values = exact(bulk, column.occurrence)
+    quality = [0] * len(walls) if bulk.quality is None else bulk.quality[column.numbers].tolist()
     for at, mono, value, code, wanted in zip(walls, monos, values, quality, within.tolist(), strict=True):
         if wanted:
             readings.times_ms.append(at)

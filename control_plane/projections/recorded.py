@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from sqlalchemy import Connection, Row, and_, func, literal, select
 
 from control_plane.errors import Rejected
@@ -22,7 +21,7 @@ from control_plane.projections.balances import Balances, Group, Line, Lost
 from control_plane.projections.decode import decode_many
 from control_plane.projections.kept import READINGS, since
 from control_plane.projections.lost import PlacedGap, placed_gaps
-from control_plane.projections.reading import HistoryReader, Key, Piece, Walls, series_of
+from control_plane.projections.reading import HistoryReader, Key, Piece, Walls, columns_of
 from control_plane.projections.walltime import load_all
 from control_plane.store.engine import Store
 from control_plane.store.tables import batch, boot, condition, gap, history, known, loss, repeat, series
@@ -249,15 +248,12 @@ def _rows(pieces: Iterable[Piece], keys: Collection[Key], trip: Trip) -> Counter
     """Sensor → rows within."""
     found: Counter[str] = Counter()
     for piece in pieces:
-        bulk, wanted = piece.bulk, series_of(piece.table, keys)
-        walls = piece.wall.to_wall(bulk.times)
+        walls = piece.wall.to_wall(piece.bulk.times)
         inside = (walls >= trip.from_ms) & (walls < trip.to_ms)
         if piece.here is not None:
             inside &= piece.here
-        for occurrence in np.flatnonzero(np.isin(bulk.series, list(wanted))).tolist():
-            group = int(bulk.col_occ[occurrence])
-            row, rows = int(bulk.row0[group]), int(bulk.rows[group])
-            found[wanted[int(bulk.series[occurrence])][0]] += int(inside[row : row + rows].sum())
+        for column in columns_of(piece, keys):
+            found[column.key[0]] += int(inside[column.rows].sum())
     return found
 
 

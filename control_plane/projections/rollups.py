@@ -28,7 +28,7 @@ from sqlalchemy import ColumnElement, Connection, FromClause, func, select
 from control_plane.projections import rollup
 from control_plane.projections.chunk import unpack_ints
 from control_plane.projections.kept import whole_from_ms
-from control_plane.projections.reading import HistoryReader, Key
+from control_plane.projections.reading import UNSEALED, HistoryReader, Key, extents
 from control_plane.projections.rollup import DAY_MS, HOUR_MS, MINUTE_MS, NOTHING, QUARTER_MS, Steps
 from control_plane.projections.varints import Int64
 from control_plane.projections.walltime import WallTime, load_all
@@ -104,9 +104,9 @@ def standing(connection: Connection, gateway: str) -> Standing:
         if newest[boot] > known.chunk:
             unrolled |= set(_spans(connection, chunks, gateway, boot, wall, chunks.c.id > known.chunk))
     unsealed: set[int] = set()
-    for boot, _, _ in _unchunked(connection, gateway):
+    for boot, _, _ in extents(connection, history, gateway, UNSEALED):
         if (wall := walls.get(boot)) is not None:
-            unsealed |= set(_spans(connection, history, gateway, boot, wall, history.c.chunk.is_(None)))
+            unsealed |= set(_spans(connection, history, gateway, boot, wall, UNSEALED))
     if whole_ms := whole_from_ms(connection, gateway):  # before it there is more in the rollups than in what is left
         unrolled, unsealed = ({hour for hour in some if hour >= whole_ms} for some in (unrolled, unsealed))
     return Standing(walls, made, newest, chunked, unrolled, unsealed)
@@ -126,15 +126,6 @@ def _chunked(connection: Connection, gateway: str) -> Iterator[tuple[Boot, int, 
     query = select(c.epoch, c.boot, *ends).where(c.gateway == gateway).group_by(c.epoch, c.boot)
     for epoch, boot, first_ms, last_ms, newest in connection.execute(query):
         yield (epoch, boot), first_ms, last_ms, newest
-
-
-def _unchunked(connection: Connection, gateway: str) -> Iterator[tuple[Boot, int, int]]:
-    """(boot, first ms, last ms) of each that has readings which no chunk has yet."""
-    c = history.c
-    query = select(c.epoch, c.boot, func.min(c.first_mono_ms), func.max(c.last_mono_ms))
-    mine = query.where(c.gateway == gateway, c.chunk.is_(None)).group_by(c.epoch, c.boot)
-    for epoch, boot, first_ms, last_ms in connection.execute(mine):
-        yield (epoch, boot), first_ms, last_ms
 
 
 def _looked_at(wall: WallTime, low: int, high: int) -> Int64:
@@ -189,7 +180,7 @@ class Chart:
     def error_ms(self, from_ms: int, to_ms: int) -> int:
         """How far a reading of that time may be from the truth, at worst."""
         worst, walls = 0, self._standing.walls
-        ends = [*self._standing.chunked, *_unchunked(self._connection, self._gateway)]
+        ends = [*self._standing.chunked, *extents(self._connection, history, self._gateway, UNSEALED)]
         for boot, first_ms, last_ms in ends:
             if (wall := walls.get(boot)) is not None:
                 low, high = wall.mono_span(from_ms, to_ms)

@@ -34,12 +34,20 @@ from control_plane.reconcile.versions import Wanted, settle
 from control_plane.reconcile.watermark import watermark_ms
 from control_plane.settings import ColdChainRule, Destination
 from control_plane.store.engine import Stores
-from control_plane.store.tables import batch, cursor, event, history, reconcile_cursor, rule_checkpoint, series
+from control_plane.store.tables import (
+    PROJECTED,
+    batch,
+    cursor,
+    event,
+    history,
+    reconcile_cursor,
+    rule_checkpoint,
+    series,
+)
 from control_plane.store.upsert import upsert
 from protos.comboio.v1 import batch_pb2 as pb
 
 CURSOR = "history"
-PROJECTED = "telemetry"  # the projector's cursor
 LATE = "history.late"
 ROWS = 2000
 KEPT_CHECKPOINTS = 96

@@ -17,7 +17,7 @@ from control_plane.api.prometheus.catalog import Known
 from control_plane.api.prometheus.expression import EXECUTION, OVER_TIME, QueryError
 from control_plane.api.prometheus.windows import Samples
 from control_plane.projections.bulk import Float64
-from control_plane.projections.reading import HistoryReader, Key, Piece, series_of
+from control_plane.projections.reading import HistoryReader, Key, Piece, columns_of
 from control_plane.projections.rollup import HOUR_MS, Steps
 from control_plane.projections.rollups import HOURS, MINUTE_READINGS, STEP_MS, Charts
 from control_plane.projections.varints import Int64
@@ -146,14 +146,10 @@ def _joined(pieces: Sequence[Piece], keys: Sequence[Key]) -> dict[Key, tuple[Int
     times: dict[Key, list[Int64]] = {key: [np.empty(0, np.int64)] for key in keys}
     values: dict[Key, list[Float64]] = {key: [np.empty(0)] for key in keys}
     for piece in pieces:
-        bulk, wanted = piece.bulk, series_of(piece.table, keys)
-        walls = piece.wall.to_wall(bulk.times)
-        for occurrence in np.flatnonzero(np.isin(bulk.series, list(wanted))).tolist():
-            group = int(bulk.col_occ[occurrence])
-            row, rows, first = int(bulk.row0[group]), int(bulk.rows[group]), int(bulk.val0[occurrence])
-            key = wanted[int(bulk.series[occurrence])]
-            times[key].append(walls[row : row + rows])
-            values[key].append(bulk.values[first : first + rows])
+        walls = piece.wall.to_wall(piece.bulk.times)
+        for column in columns_of(piece, keys):
+            times[column.key].append(walls[column.rows])
+            values[column.key].append(piece.bulk.values[column.numbers])
     return {key: (np.concatenate(times[key]), np.concatenate(values[key])) for key in times}
 
 

@@ -23,9 +23,8 @@ import httpx
 from benchmarks.figures import Figure
 from control_plane.clock import SystemClock
 from control_plane.reconcile.versions import Wanted, settle
-from control_plane.relay.connectors.webhook import WebhookConnector
+from control_plane.relay.connectors.webhook import WebhookConnector, WebhookDestination
 from control_plane.relay.deliver import Deliverer
-from control_plane.settings import Destination
 from control_plane.store.engine import Store, Stores
 
 EVENTS = 4_000
@@ -40,7 +39,7 @@ def figures() -> Iterator[Figure]:
     inserted, delivered, violations = [], [], 0
     for _ in range(RUNS):
         with tempfile.TemporaryDirectory() as folder, far_side(Path(folder)) as (url, secret_file):
-            destination = Destination(
+            destination = WebhookDestination(
                 name="sink",
                 url=f"{url}/webhook",
                 secret_file=str(secret_file),
@@ -57,7 +56,7 @@ def figures() -> Iterator[Figure]:
     yield Figure("relay.webhook", statistics.median(delivered), "events/s", remark)
 
 
-def insert(store: Store, destination: Destination) -> float:
+def insert(store: Store, destination: WebhookDestination) -> float:
     """Seconds for EVENTS events over KEYS keys, through the reconciler's own way of settling."""
     now_ms = SystemClock().now_ms()
     started = time.perf_counter()
@@ -78,7 +77,7 @@ def wanted(number: int, now_ms: int) -> Wanted:
     return Wanted(f"{number:036d}", TYPE, subject, now_ms + number, now_ms + number, data, final=True)
 
 
-async def deliver(store: Store, destination: Destination) -> float:
+async def deliver(store: Store, destination: WebhookDestination) -> float:
     """Seconds until nothing is due any more. Raises ValueError if that is not everything."""
     connector = WebhookConnector(destination)
     relay = Deliverer(store=store, destination=destination, connector=connector, clock=SystemClock())

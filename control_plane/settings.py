@@ -218,21 +218,17 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class Destination(Frozen, frozen=True, kw_only=True, tag_field="kind", tag="webhook"):
-    """One `integrations/<name>.toml`: where business events are delivered."""
+class Destination(Frozen, frozen=True, kw_only=True):
+    """What every `integrations/<name>.toml` may say; each kind of far side adds its own options to it."""
 
+    kind: str = "webhook"
+    """How events travel: a name of `CONNECTORS`."""
     name: str = ""
     """The file's name without .toml; may be left out."""
-    url: Annotated[str, Meta(pattern="^https?://", title="http:// or https:// URL")]
-    """Events are POSTed here, signed as Standard Webhooks."""
-    secret_file: str
-    """File with the signing secret (whsec_…); relative to this file's folder."""
     event_types: tuple[str, ...] = ()
     """Exact types, or prefixes ending in *; empty = all."""
     finality: Literal["final_only", "provisional_ok"] = "final_only"
     """Whether provisional versions are sent too."""
-    allow_private: bool = False
-    """Allow loopback and private addresses."""
     timeout_s: PositiveSeconds = 15.0
     """Longest wait for an answer."""
     retry: tuple[PositiveSeconds, ...] = (5.0, 30.0, 120.0, 600.0, 1800.0, 7200.0, 18_000.0, 36_000.0)
@@ -241,6 +237,11 @@ class Destination(Frozen, frozen=True, kw_only=True, tag_field="kind", tag="webh
     """After an unknown outcome, wait this long before asking or sending again."""
     concurrency: Annotated[int, Meta(ge=1, le=256)] = 4
     """Keys delivered at once."""
+
+    @property
+    def host(self) -> str | None:
+        """Who is written to, for people."""
+        return None
 
     def wants(self, event_type: str) -> bool:
         if not self.event_types:
@@ -260,28 +261,14 @@ def read(path: Path | None, **overrides: str | None) -> Settings:
     if path is None:
         usual = Path(given.get("data_dir", Settings().data_dir)) / "control.toml"
         path = usual if usual.exists() else None
-    raw = _toml(path) if path is not None else {}
-    settings = _converted(raw | given, Settings, path)
+    raw = toml(path) if path is not None else {}
+    settings = converted(raw | given, Settings, path)
     folder = (path.parent if path is not None else settings.data) / settings.integrations
     return msgspec.structs.replace(settings, integrations=str(folder.absolute()))
 
 
-def read_destinations(folder: Path) -> tuple[Destination, ...]:
-    """Every destination of `folder`, by name; an absent folder holds none. `secret_file` is absolute afterwards."""
-    return tuple(_destination(path) for path in sorted(folder.glob("*.toml")))
-
-
-def _destination(path: Path) -> Destination:
-    destination = _converted(_toml(path), Destination, path)
-    if destination.name not in {"", path.stem}:
-        raise Misconfigured(f"{path}: name: is {destination.name!r}, the file's name says {path.stem!r}")
-    secret = (path.parent / destination.secret_file).absolute()
-    if not secret.is_file():
-        raise Misconfigured(f"{path}: secret_file: there is no file {secret}")
-    return msgspec.structs.replace(destination, name=path.stem, secret_file=str(secret))
-
-
-def _toml(path: Path) -> dict[str, Any]:
+def toml(path: Path) -> dict[str, Any]:
+    """One file; raises Misconfigured with its path."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -290,7 +277,8 @@ def _toml(path: Path) -> dict[str, Any]:
         raise Misconfigured(f"{path}: {error}") from None
 
 
-def _converted(raw: dict[str, Any], kind: type[T], path: Path | None) -> T:
+def converted(raw: dict[str, Any], kind: type[T], path: Path | None) -> T:
+    """Strictly; raises Misconfigured with every mistake, one a line."""
     try:
         return convert(raw, kind)
     except DocumentError as error:

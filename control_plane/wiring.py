@@ -97,9 +97,8 @@ def run_worker(settings: Settings, ready: Callable[[], None], *, history: bool =
     from control_plane.fleet.authority import Authority
     from control_plane.projections.reading import HistoryReader
     from control_plane.reconcile.reconciler import Reconciler
-    from control_plane.relay.connectors.webhook import WebhookConnector
     from control_plane.relay.deliver import Deliverer
-    from control_plane.settings import read_destinations
+    from control_plane.relay.destinations import connect, read_destinations
     from control_plane.store.leases import leases_of
     from control_plane.store.shared_clock import clock_of
     from control_plane.worker import Duty, Loop, threaded, work
@@ -130,7 +129,7 @@ def run_worker(settings: Settings, ready: Callable[[], None], *, history: bool =
             duties.append(Duty("history", lambda held: _sealing(held, clock, settings)))
 
         async def run() -> None:
-            connectors = [WebhookConnector(target) for target in targets]
+            connectors = [connect(target) for target in targets]
             deliverers = [
                 Deliverer(store=stores.business, destination=target, connector=connector, clock=clock)
                 for target, connector in zip(targets, connectors, strict=True)

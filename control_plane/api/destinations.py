@@ -3,7 +3,6 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 from sqlalchemy import func, select
@@ -17,7 +16,8 @@ from control_plane.clock import Clock
 from control_plane.errors import Misconfigured, NotFound
 from control_plane.fleet.rights import Caller
 from control_plane.relay.books import resume
-from control_plane.settings import Destination, read_destinations
+from control_plane.relay.destinations import read_destinations
+from control_plane.settings import Destination
 from control_plane.store.engine import Store
 from control_plane.store.tables import OPEN_ROW, outbox
 
@@ -130,7 +130,7 @@ def _item(name: str, target: Destination | None, rows: list[Any]) -> Destination
     oldest_ms = min((row.oldest_ms for row in rows), default=None)
     return DestinationItem(
         name=name,
-        host=None if target is None else urlsplit(target.url).hostname,
+        host=None if target is None else target.host,
         finality=None if target is None else target.finality,
         event_types=[] if target is None else list(target.event_types),
         state=_standing(target, rows),

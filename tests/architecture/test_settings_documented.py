@@ -12,14 +12,16 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from control_plane.settings import Destination, Settings
+from control_plane.relay.connectors import CONNECTORS
+from control_plane.relay.destinations import options_of
+from control_plane.settings import Settings
 from protos.config import GatewayConfig
 from protos.strict import convert
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = [
     ("control_plane/control.example.toml", Settings),
-    ("control_plane/integrations.example/erp.toml", Destination),
+    *((f"control_plane/integrations.example/{kind}.toml", options_of(kind)) for kind in CONNECTORS),
     ("gateway/gateway.example.toml", GatewayConfig),
 ]
 # An example says more than the empty default.

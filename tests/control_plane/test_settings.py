@@ -6,6 +6,8 @@ import pytest
 
 from control_plane import settings as settings_file
 from control_plane.errors import Misconfigured
+from control_plane.relay.connectors.webhook import WebhookDestination
+from control_plane.relay.destinations import read_destinations
 from control_plane.settings import Address, ColdChainRule, Destination, Settings
 
 
@@ -90,14 +92,14 @@ def test_gateways_are_told_the_public_name_or_what_is_listened_on() -> None:
 
 def destination(tmp_path: Path, text: str) -> tuple[Destination, ...]:
     written(tmp_path, text, "erp.toml")
-    return settings_file.read_destinations(tmp_path)
+    return read_destinations(tmp_path)
 
 
 def test_a_destination_is_named_by_its_file(tmp_path: Path) -> None:
     written(tmp_path, "whsec_x", "erp.secret")
     (erp,) = destination(tmp_path, 'kind = "webhook"\nurl = "http://erp/"\nsecret_file = "erp.secret"')
     assert (erp.name, erp.secret_file, erp.finality) == ("erp", str(tmp_path / "erp.secret"), "final_only")
-    assert settings_file.read_destinations(tmp_path / "absent") == ()
+    assert read_destinations(tmp_path / "absent") == ()
 
 
 @pytest.mark.parametrize(
@@ -118,8 +120,15 @@ def test_a_wrong_destination_is_said_with_its_file(tmp_path: Path, text: str, sa
 
 
 def test_event_types_are_exact_or_prefixes() -> None:
-    chosen = Destination(url="http://a", secret_file="s", event_types=("comboio.trip.ended.v1", "comboio.cold_chain.*"))
+    chosen = WebhookDestination(
+        url="http://a", secret_file="s", event_types=("comboio.trip.ended.v1", "comboio.cold_chain.*")
+    )
     assert chosen.wants("comboio.trip.ended.v1")
     assert chosen.wants("comboio.cold_chain.excursion.opened.v1")
     assert not chosen.wants("comboio.trip.ended.v2")
-    assert Destination(url="http://a", secret_file="s").wants("anything")
+    assert WebhookDestination(url="http://a", secret_file="s").wants("anything")
+
+
+def test_an_unknown_kind_is_said_with_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match="there is no connector 'webhok'; did you mean webhook?"):
+        destination(tmp_path, 'kind = "webhok"')

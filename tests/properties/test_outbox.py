@@ -21,8 +21,8 @@ from sqlalchemy import Connection, select
 from control_plane.reconcile.versions import Wanted, settle
 from control_plane.relay.books import replay
 from control_plane.relay.connector import Found, Outcome, Parcel
+from control_plane.relay.connectors.webhook import WebhookDestination
 from control_plane.relay.deliver import Deliverer
-from control_plane.settings import Destination
 from control_plane.simulators.erp import Ledger
 from control_plane.store.engine import Store, Stores
 from control_plane.store.tables import outbox
@@ -98,7 +98,7 @@ class Outbox(RuleBasedStateMachine):
         self.posted: dict[str, int] = {}
         self.clock, self.far = Clock(), FarSide()
         self.runner = asyncio.Runner()
-        self.destination = Destination(
+        self.destination = WebhookDestination(
             name=f"erp-{next(names)}",
             url="http://127.0.0.1:1/",
             secret_file="",

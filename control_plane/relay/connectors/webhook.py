@@ -15,9 +15,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 
 import httpx
+from msgspec import Meta
 from standardwebhooks import Webhook
 
 from control_plane.errors import Misconfigured
@@ -29,10 +31,25 @@ MAX_ANSWER_BYTES = 64 * 1024
 PERMANENT = frozenset({400, 404, 405, 406, 409, 411, 413, 414, 415, 417, 422})
 
 
+class WebhookDestination(Destination, frozen=True, kw_only=True):
+    url: Annotated[str, Meta(pattern="^https?://", title="http:// or https:// URL")]
+    """Events are POSTed here, signed as Standard Webhooks."""
+    secret_file: str
+    """File with the signing secret (whsec_…); relative to this file's folder."""
+    allow_private: bool = False
+    """Allow loopback and private addresses."""
+
+    @property
+    def host(self) -> str | None:
+        return urlsplit(self.url).hostname
+
+
 class WebhookConnector:
     """Delivers to one URL. `find` can't ask a webhook."""
 
-    def __init__(self, destination: Destination) -> None:
+    Options = WebhookDestination
+
+    def __init__(self, destination: WebhookDestination) -> None:
         self._destination = destination
         try:
             secret = Path(destination.secret_file).read_text(encoding="ascii").strip()

@@ -22,6 +22,7 @@ from control_plane.projections.projector import Projector
 from control_plane.projections.reading import HistoryReader
 from control_plane.projections.state import StateProjection
 from control_plane.reconcile.reconciler import Reconciler
+from control_plane.relay.connectors.webhook import WebhookDestination
 from control_plane.settings import ColdChainRule, Destination
 from control_plane.store.engine import Stores
 from control_plane.store.tables import event, outbox
@@ -34,8 +35,8 @@ EPOCH = 7
 GROUP = 1
 WALL0_MS = 1_763_805_600_000
 RULE = ColdChainRule(open_after_s=2.0, close_after_s=2.0, gap_s=3.0, hold_max_s=3600.0)
-ERP = Destination(name="erp", url="http://127.0.0.1:1/", secret_file="none")
-DISPATCH = Destination(name="dispatch", url="http://127.0.0.1:1/", secret_file="none", finality="provisional_ok")
+ERP = WebhookDestination(name="erp", url="http://127.0.0.1:1/", secret_file="none")
+DISPATCH = WebhookDestination(name="dispatch", url="http://127.0.0.1:1/", secret_file="none", finality="provisional_ok")
 Reading = tuple[int, float]  # mono_ms, °C with two decimals
 
 

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Row, select
 
-from control_plane.relay.connectors.webhook import WebhookConnector
+from control_plane.relay.connectors.webhook import WebhookConnector, WebhookDestination
 from control_plane.relay.deliver import Deliverer
-from control_plane.settings import Destination
 from control_plane.simulators.erp import ErpServer
 from control_plane.store.engine import Store, Stores
 from control_plane.store.tables import attempt, outbox
@@ -31,7 +30,7 @@ class Relay:
     def __init__(self, store: Store, clock: TurnedClock, secret_file: Path, url: str) -> None:
         self.store = store
         self.clock = clock
-        self.destination = Destination(
+        self.destination = WebhookDestination(
             name="erp",
             url=url,
             secret_file=str(secret_file),

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from control_plane.errors import Misconfigured
-from control_plane.relay.connectors.webhook import WebhookConnector, classify
+from control_plane.relay.connectors.webhook import WebhookConnector, WebhookDestination, classify
 from tests.control_plane.relay.conftest import Relay, drain
 from tests.control_plane.relay.far_side import SECRET, Answer, Sink
 
@@ -133,6 +133,4 @@ def test_a_secret_that_is_none_is_said_with_its_place(to_sink_destination: Any) 
 
 @pytest.fixture
 def to_sink_destination(tmp_path: Any) -> Any:
-    from control_plane.settings import Destination
-
-    return Destination(name="erp", url="http://127.0.0.1:1/", secret_file=str(tmp_path / "missing"))
+    return WebhookDestination(name="erp", url="http://127.0.0.1:1/", secret_file=str(tmp_path / "missing"))

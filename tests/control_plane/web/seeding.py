@@ -21,7 +21,7 @@ from control_plane.projections.ledger import LedgerProjection
 from control_plane.projections.projector import Projector
 from control_plane.projections.state import StateProjection
 from control_plane.reconcile.versions import Wanted, rfc3339, settle
-from control_plane.settings import Destination
+from control_plane.relay.connectors.webhook import WebhookDestination
 from control_plane.store.engine import Stores
 from control_plane.store.tables import attempt, certificate, event, gateway, outbox
 from protos.columns import Block, Schema, encode
@@ -283,7 +283,7 @@ class Seeds:
             self._became(EVIL_ENTITY, 1, state="parked", erp_id=EVIL, last_error=EVIL)
 
     def _settle(self, wanted: Wanted, now_ms: int) -> None:
-        erp = Destination(name="erp", url="http://127.0.0.1:9", secret_file="none", finality="provisional_ok")
+        erp = WebhookDestination(name="erp", url="http://127.0.0.1:9", secret_file="none", finality="provisional_ok")
         with self.stores.business.write() as connection:
             mine = event.select().where(event.c.entity_id == wanted.entity_id, event.c.current)
             standing = connection.execute(mine).all()

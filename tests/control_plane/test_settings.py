@@ -98,6 +98,7 @@ def destination(tmp_path: Path, text: str) -> tuple[Destination, ...]:
 def test_a_destination_is_named_by_its_file(tmp_path: Path) -> None:
     written(tmp_path, "whsec_x", "erp.secret")
     (erp,) = destination(tmp_path, 'kind = "webhook"\nurl = "http://erp/"\nsecret_file = "erp.secret"')
+    assert isinstance(erp, WebhookDestination)
     assert (erp.name, erp.secret_file, erp.finality) == ("erp", str(tmp_path / "erp.secret"), "final_only")
     assert read_destinations(tmp_path / "absent") == ()
 
@@ -120,15 +121,13 @@ def test_a_wrong_destination_is_said_with_its_file(tmp_path: Path, text: str, sa
 
 
 def test_event_types_are_exact_or_prefixes() -> None:
-    chosen = WebhookDestination(
-        url="http://a", secret_file="s", event_types=("comboio.trip.ended.v1", "comboio.cold_chain.*")
-    )
+    chosen = Destination(event_types=("comboio.trip.ended.v1", "comboio.cold_chain.*"))
     assert chosen.wants("comboio.trip.ended.v1")
     assert chosen.wants("comboio.cold_chain.excursion.opened.v1")
     assert not chosen.wants("comboio.trip.ended.v2")
-    assert WebhookDestination(url="http://a", secret_file="s").wants("anything")
+    assert Destination().wants("anything")
 
 
 def test_an_unknown_kind_is_said_with_what_there_is(tmp_path: Path) -> None:
-    with pytest.raises(Misconfigured, match="there is no connector 'webhok'; did you mean webhook?"):
+    with pytest.raises(Misconfigured, match=r"there is no connector 'webhok'; did you mean webhook\?"):
         destination(tmp_path, 'kind = "webhok"')

@@ -236,7 +236,19 @@ class Destination(Frozen, frozen=True, kw_only=True):
     grace_s: Seconds = 60.0
     """After an unknown outcome, wait this long before asking or sending again."""
     concurrency: Annotated[int, Meta(ge=1, le=256)] = 4
-    """Keys delivered at once."""
+    """Keys delivered at once, while the far side keeps up: fewer when it throttles or becomes slow."""
+    per_s: Annotated[float, Meta(ge=0)] = 0.0
+    """Deliveries begun a second at most; 0 = no limit."""
+    mode: Literal["live", "shadow", "paused"] = "live"
+    """shadow: nothing is sent, the far side is only asked what it has; paused: deliveries gather and wait."""
+    coalesce: bool = True
+    """Leave out a version that was not sent yet when a newer one of the same event comes; never of stock moves."""
+    breaker_failures: Annotated[int, Meta(ge=0)] = 5
+    """So many failures in a row, of more than one key, and the destination is left alone for a while; 0 = never."""
+    maintenance: tuple[str, ...] = ()
+    """When it is known to be away: "Sat 22:00-04:00", "daily 02:00-02:30", "2026-12-24T20:00/2026-12-26T06:00"."""
+    timezone: str = "UTC"
+    """Of the maintenance windows, as in America/Sao_Paulo."""
 
     @property
     def host(self) -> str | None:

@@ -9,16 +9,20 @@ import msgspec
 from sqlalchemy import Connection, select, tuple_
 
 from control_plane.api.binding import Permission, Route
+from control_plane.api.fields import Reason
 from control_plane.api.paging import Page, PageQuery, moment, page
 from control_plane.api.subjects import visible, within
 from control_plane.clock import Clock, SystemClock
-from control_plane.errors import Conflict, NotFound
+from control_plane.errors import NotFound
 from control_plane.fleet.rights import EVERYTHING, Caller
-from control_plane.relay.books import replay
+from control_plane.relay import acts
+from control_plane.relay.acts import Act
 from control_plane.store.engine import Store
-from control_plane.store.tables import attempt, outbox
+from control_plane.store.tables import attempt, outbox, relay_act
 
-State = Literal["pending", "inflight", "unknown", "delivered", "retry", "parked", "dead", "superseded"]
+State = Literal[
+    "pending", "inflight", "unknown", "delivered", "retry", "parked", "dead", "superseded", "skipped", "shadowed"
+]
 
 
 class AttemptItem(msgspec.Struct, frozen=True):
@@ -30,6 +34,15 @@ class AttemptItem(msgspec.Struct, frozen=True):
     status: int | None
     error: str | None
     bytes: int
+
+
+class ActItem(msgspec.Struct, frozen=True):
+    """What a person did to it."""
+
+    at: datetime
+    actor: str
+    act: str
+    reason: str
 
 
 class DeliveryItem(msgspec.Struct, frozen=True):
@@ -49,6 +62,17 @@ class DeliveryItem(msgspec.Struct, frozen=True):
     last_class: str | None
     last_error: str | None
     attempts: list[AttemptItem]
+    acts: list[ActItem]
+
+
+class ReasonRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    reason: Reason
+    """Kept with the act and who did it."""
+
+
+class FixRequest(ReasonRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    data: dict[str, Any]
+    """Instead of the event's; sent under its id, and said to be a person's."""
 
 
 class DeliveryQuery(PageQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,6 +109,20 @@ class Deliveries:
                 permission=Permission.OPERATOR,
                 summary="Offer a delivered or parked event again, under the same id",
             ),
+            Route(
+                method="POST",
+                path="/deliveries/{delivery_id}/skip",
+                view=self.skip,
+                permission=Permission.OPERATOR,
+                summary="Give up a delivery that waits or is parked, so that its key goes on",
+            ),
+            Route(
+                method="POST",
+                path="/deliveries/{delivery_id}/fix",
+                view=self.fix,
+                permission=Permission.OPERATOR,
+                summary="Send a delivery that waits or is parked with other data, under the same id",
+            ),
         )
 
     def list(self, query: DeliveryQuery, caller: Caller = EVERYTHING) -> Page[DeliveryItem]:
@@ -112,7 +150,11 @@ class Deliveries:
             row = connection.execute(query).one_or_none()
             if row is None or not visible(caller, row.key):
                 raise NotFound(f"There is no delivery {delivery_id}; its name is destination:event.")
-            return _item(row, _attempts(connection, [row])[dest, event_id])
+            done = select(relay_act).where(relay_act.c.dest == dest, relay_act.c.event_id == event_id)
+            acted = connection.execute(done.order_by(relay_act.c.id)).all()
+            item = _item(row, _attempts(connection, [row])[dest, event_id])
+            said = [ActItem(moment(one.at_ms), one.actor, one.act, one.reason) for one in acted]
+            return msgspec.structs.replace(item, acts=said)
 
     def some(self, names: Collection[tuple[str, str]]) -> Sequence[DeliveryItem]:
         """Of at most some hundred (destination, event); in the order of their keys."""
@@ -126,9 +168,21 @@ class Deliveries:
 
     def replay(self, delivery_id: str, caller: Caller) -> DeliveryItem:
         before = self.get(delivery_id, caller)
-        if not replay(self._store, before.dest, before.event_id, now_ms=self._clock.now_ms()):
-            raise Conflict(f"{delivery_id} is {before.state}: it is on its way already.")
+        acts.replay(self._store, self._act(before, caller, "asked for"), before.event_id)
         return self.get(delivery_id, caller)
+
+    def skip(self, delivery_id: str, body: ReasonRequest, caller: Caller) -> DeliveryItem:
+        before = self.get(delivery_id, caller)
+        acts.skip(self._store, self._act(before, caller, body.reason), before.event_id)
+        return self.get(delivery_id, caller)
+
+    def fix(self, delivery_id: str, body: FixRequest, caller: Caller) -> DeliveryItem:
+        before = self.get(delivery_id, caller)
+        acts.fix(self._store, self._act(before, caller, body.reason), before.event_id, body.data)
+        return self.get(delivery_id, caller)
+
+    def _act(self, item: DeliveryItem, caller: Caller, reason: str) -> Act:
+        return Act(item.dest, caller.name, reason, self._clock.now_ms())
 
 
 def _attempts(connection: Connection, rows: Sequence[Any]) -> dict[tuple[str, str], list[AttemptItem]]:
@@ -167,4 +221,5 @@ def _item(row: Any, attempts: list[AttemptItem]) -> DeliveryItem:
         last_class=row.last_class,
         last_error=row.last_error,
         attempts=attempts,
+        acts=[],
     )

@@ -14,6 +14,7 @@ Slug = Annotated[str, Meta(pattern=SLUG)]
 AssetId = Annotated[str, Meta(pattern=PATH)]
 """A slug path, at most five slugs deep."""
 Name = Annotated[str, Meta(max_length=200)]
+Reason = Annotated[str, Meta(min_length=3, max_length=1000)]
 Notes = Annotated[str, Meta(max_length=4000)]
 Attrs = Annotated[
     dict[Annotated[str, Meta(max_length=100)], Annotated[str, Meta(max_length=1000)]], Meta(max_length=50)

@@ -81,3 +81,13 @@ def filters(command: argparse.ArgumentParser, *names: str, limit: bool = True) -
         command.add_argument(f"--{name}", default=argparse.SUPPRESS)
     if limit:
         command.add_argument("--limit", type=int, default=argparse.SUPPRESS, help="rows at most; default 100")
+
+
+def asking(where: str, *names: str) -> Any:
+    """Lists `where` with those of the options that were given."""
+
+    def run(client: Client, options: Any) -> Any:
+        asked = {name: getattr(options, name, None) for name in names}
+        return client.listed(where, limit=getattr(options, "limit", 100), **asked)
+
+    return run

@@ -1,4 +1,4 @@
-"""comboio health, join-token, readings, events, deliveries, gaps, completeness, ledger, destinations, replay."""
+"""comboio health, join-token, readings, events, gaps, completeness, ledger."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import argparse
 from datetime import UTC, datetime
 from typing import Any
 
-from control_plane.console import export, recorded
+from control_plane.console import deliveries, export, recorded
 from control_plane.console.client import Client
-from control_plane.console.commands import Commands, filters, path
+from control_plane.console.commands import Commands, asking, filters, path
 from control_plane.console.profile import UsageError
-from control_plane.console.show import rows, said, sheet
+from control_plane.console.show import rows, sheet
 from control_plane.console.table import table
 
 EVENTS = rows(("time", "event", "subject", "finality", "id"), of=lambda one: {**one, "event": short(one["type"])})
 VERSIONS = rows(("version", "change", "finality", "recorded", "data"))
-DELIVERIES = rows(("id", "state", "key", "delivered", "last_error"))
 GAPS = rows(("gateway", "sensor", "reason", "count", "count_exact", "recorded"))
-DESTINATIONS = rows(("name", "state", "host", "open", "oldest_open", "last_error"))
 LEDGER = rows(("hour", "sensor", "received", "lost", "why"), of=lambda one: {**one, **_account(one)})
 JOIN_TOKENS = rows(("id", "gateway_name", "asset", "state", "expires", "used_by"))
 VALUE_NAMES = ("values", "quality", "min", "max", "mean", "last", "count")
@@ -37,7 +35,7 @@ def add(commands: Commands) -> None:
     readings.add_argument("--to", dest="end", help="RFC 3339")
     readings.add_argument("--max-points", type=int)
     export.add(readings)
-    gaps = commands.command("gaps", _asking("/gaps", "gateway", "sensor"), GAPS, "what was lost and accounted for")
+    gaps = commands.command("gaps", asking("/gaps", "gateway", "sensor"), GAPS, "what was lost and accounted for")
     filters(gaps, "gateway", "sensor")
     recorded.add(commands)
     ledger = commands.command("ledger", _ledger, LEDGER, "what a gateway delivered and lost, hour by hour")
@@ -47,11 +45,11 @@ def add(commands: Commands) -> None:
     ledger.add_argument("--to", dest="end", help="RFC 3339")
     ledger.add_argument("--limit", type=int, default=100, help="rows at most; default 100")
     _add_events(commands)
-    _add_deliveries(commands)
+    deliveries.add(commands)
 
 
 def _add_events(commands: Commands) -> None:
-    ask = _asking("/events", "type", "subject", "gateway", "finality", "current")
+    ask = asking("/events", "type", "subject", "gateway", "finality", "current")
 
     def asks(command: argparse.ArgumentParser) -> None:
         filters(command, "type", "subject", "gateway", "finality")
@@ -63,41 +61,6 @@ def _add_events(commands: Commands) -> None:
     versions = around("versions", lambda c, o: c.get(path("events", o.id, "versions")), VERSIONS, "its whole life")
     for command in (one, versions):
         command.add_argument("id")
-
-
-def _add_deliveries(commands: Commands) -> None:
-    def asks(command: argparse.ArgumentParser) -> None:
-        filters(command, "state", "dest", "event-id")
-
-    ask = _asking("/deliveries", "state", "dest", "event_id")
-    around = commands.family("deliveries", "what was or is to be sent where", run=ask, show=DELIVERIES, asks=asks)
-    around("show", lambda c, o: c.get(path("deliveries", o.id)), sheet, "one, with its attempts").add_argument("id")
-    replay = commands.command("replay", _replay, said("{id} is {state}."), "offer a delivery again, under the same id")
-    replay.add_argument("id", help="destination:event")
-    ask = _asking("/destinations")
-    around = commands.family("destinations", "where events go, and how that goes", run=ask, show=DESTINATIONS)
-    around("show", lambda c, o: c.get(path("destinations", o.name)), sheet, "one destination").add_argument("name")
-    resume = around("resume", _resume, said("{deliveries} deliveries are due now."), "try what waits there now")
-    resume.add_argument("name")
-    resume.add_argument("--parked", action="store_true", help="what was given up, too")
-
-
-def _asking(where: str, *names: str) -> Any:
-    """Lists `where` with those of the options that were given."""
-
-    def run(client: Client, options: Any) -> Any:
-        asked = {name: getattr(options, name, None) for name in names}
-        return client.listed(where, limit=getattr(options, "limit", 100), **asked)
-
-    return run
-
-
-def _replay(client: Client, options: Any) -> Any:
-    return client.post(path("deliveries", options.id, "replay"), None)
-
-
-def _resume(client: Client, options: Any) -> Any:
-    return client.post(path("destinations", options.name, "resume"), {"parked": options.parked})
 
 
 def _join_token(client: Client, options: Any) -> Any:

@@ -6,7 +6,9 @@ Invariants
    make no version at all.
 3. An event and its outbox rows commit together, and the row's seq is taken under its key's lock: order per key is
    commit order.
-4. What a destination reads (`change`, `supersedes`) is told by what that destination was sent before, not by versions
+4. A version that a destination was not sent yet is left out once a newer one of its entity and type is posted: its row
+   is `superseded`, under its key's lock, so that no relay can have begun it.
+5. What a destination reads (`change`, `supersedes`) is told by what that destination was sent before, not by versions
    it never saw.
 """
 
@@ -24,6 +26,8 @@ from control_plane.settings import Destination
 from control_plane.store.tables import event, key_seq, outbox
 from control_plane.store.upsert import insert
 
+NEVER_LEFT_OUT = ("comboio.stock.moved.",)
+"""Each of these moves something: what it was before a correction is a fact of its own."""
 SOURCE = "urn:comboio:reconciler"
 _encode = msgspec.json.Encoder(order="sorted").encode
 
@@ -130,6 +134,7 @@ def _store(connection: Connection, versions: Sequence[_Version], facts: Sequence
 def _post(connection: Connection, facts: Sequence[dict[str, Any]], targets: Sequence[Destination], now_ms: int) -> None:
     """Outbox rows for whoever wants to know."""
     again = {one["entity_id"] for one in facts if one["version"] > 1}
+    _leave_out(connection, [one for one in facts if one["version"] > 1], [one.name for one in targets if one.coalesce])
     told = _told(connection, [target.name for target in targets], again)
     posts: dict[tuple[str, str], list[tuple[dict[str, Any], str, str | None]]] = {}
     for target in targets:
@@ -164,11 +169,33 @@ def _change_for(target: Destination, facts: dict[str, Any], known: _Told | None)
     return "amend" if same else "supersede"
 
 
+def _leave_out(connection: Connection, facts: Sequence[dict[str, Any]], dests: Sequence[str]) -> None:
+    """Versions before these that wait to be sent for the first time."""
+    newer = [one for one in facts if not one["type"].startswith(NEVER_LEFT_OUT)]
+    if not newer or not dests:
+        return
+    for some in _portions(sorted({one["subject"] for one in newer})):
+        mine = (key_seq.c.dest.in_(dests), key_seq.c.key.in_(some))
+        connection.execute(
+            select(key_seq.c.fence).where(*mine).order_by(key_seq.c.dest, key_seq.c.key).with_for_update()
+        ).all()
+    before: list[str] = []
+    for some in _portions([one["entity_id"] for one in newer]):
+        query = select(event.c.id, event.c.entity_id, event.c.type, event.c.version)
+        newest = {(one["entity_id"], one["type"]): one["version"] for one in newer}
+        rows = connection.execute(query.where(event.c.entity_id.in_(some)))
+        before += [row.id for row in rows if row.version < newest.get((row.entity_id, row.type), 0)]
+    for some in _portions(before):
+        unsent = (outbox.c.dest.in_(dests), outbox.c.event_id.in_(some), outbox.c.state.in_(("pending", "retry")))
+        connection.execute(update(outbox).where(*unsent).values(state="superseded"))
+
+
 def _told(connection: Connection, dests: Sequence[str], entities: set[str]) -> dict[tuple[str, str, str], _Told]:
     """By destination, entity and type."""
     found: dict[tuple[str, str, str], _Told] = {}
     columns = (outbox.c.dest, event.c.entity_id, event.c.type, event.c.id, event.c.data_sha256, event.c.change)
-    query = select(*columns).join(outbox, outbox.c.event_id == event.c.id).where(outbox.c.dest.in_(dests))
+    was_sent = (outbox.c.dest.in_(dests), outbox.c.state.not_in(("superseded", "skipped")))
+    query = select(*columns).join(outbox, outbox.c.event_id == event.c.id).where(*was_sent)
     query = query.order_by(event.c.version)
     for some in _portions(sorted(entities)):
         for dest, entity, type_, *rest in connection.execute(query.where(event.c.entity_id.in_(some))):

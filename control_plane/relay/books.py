@@ -11,7 +11,7 @@ lease back. Invariants
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -20,9 +20,8 @@ from sqlalchemy import Connection, Row, bindparam, func, select, update
 from control_plane.relay.lease import Lease, lease_ms
 from control_plane.settings import Destination
 from control_plane.store.engine import Store
-from control_plane.store.tables import OPEN_ROW, attempt, key_seq, outbox
+from control_plane.store.tables import OPEN_ROW, attempt, cutover, key_seq, outbox
 
-KEYS_AT_ONCE = 500
 BLOCKING = frozenset({"parked", "dead"})
 
 
@@ -45,17 +44,19 @@ class Turn:
 
 
 class Begun(NamedTuple):
-    """Send this row now."""
+    """Send this row now; where it is not `live`, only find out what the far side has."""
 
     row: Row[Any]
     attempt_id: int
     sent_ms: int
+    live: bool
 
 
 class Ask(NamedTuple):
     """Find out whether this row arrived, before it may be sent again."""
 
     row: Row[Any]
+    live: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ Answer = Begun | Ask | Released | Lost
 class _Plan:
     """What one transaction is going to write, beyond outcomes."""
 
-    begin: list[tuple[Lease, Row[Any]]] = field(default_factory=list)
+    begin: list[tuple[Lease, Row[Any], bool]] = field(default_factory=list)
     unknown: list[dict[str, Any]] = field(default_factory=list)
     keep: list[str] = field(default_factory=list)
     release: list[dict[str, Any]] = field(default_factory=list)
@@ -89,31 +90,45 @@ class Books:
         self._dest = destination.name
         self._lease_ms = lease_ms(destination)
         self._grace_ms = round(destination.grace_s * 1000)
+        self._shadow = destination.mode == "shadow"
 
     def turn(
-        self, turns: Sequence[Turn], *, now_ms: int, not_before_ms: int = 0, closing: bool = False
+        self,
+        turns: Sequence[Turn],
+        *,
+        now_ms: int,
+        not_before_ms: int = 0,
+        closing: bool = False,
+        wait_ms: Callable[[], int] = lambda: 0,
     ) -> list[Answer]:
-        """One answer per turn. Before `not_before_ms`, or when `closing`, no row is begun."""
+        """One answer per turn. Before `not_before_ms`, or when `closing`, no row is begun.
+
+        `wait_ms` is asked before each row that could be: 0, or how much later to come again.
+        """
         with self._store.write() as connection:
             held = self._held(connection, turns)
             live = [one for one in turns if held.get(one.lease.key) == one.lease.fence]
             _book(connection, self._dest, [(t.lease.key, t.finished) for t in live if t.finished is not None])
             lowest = self._lowest(connection, [one.lease.key for one in live])
+            switched = self._switched(connection, list(lowest)) if self._shadow else set()
             plan = _Plan()
             answers: dict[Lease, Answer] = {}
             for one in live:
                 row = lowest.get(one.lease.key)
                 due_ms, state = self._due(row, plan)
                 due_ms = None if due_ms is None else max(due_ms, not_before_ms)
+                if due_ms is not None and due_ms <= now_ms and not closing:
+                    due_ms = now_ms + wait_ms()
+                is_live = not self._shadow or one.lease.key in switched or "*" in switched
                 if row is None or due_ms is None or due_ms > now_ms or closing:
                     plan.release.append({"b_dest": self._dest, "b_key": one.lease.key, "b_next_at_ms": due_ms})
                     answers[one.lease] = Released()
                 elif state == "unknown" and one.asked != row.seq:
                     plan.keep.append(one.lease.key)
-                    answers[one.lease] = Ask(row)
+                    answers[one.lease] = Ask(row, is_live)
                 else:
                     plan.keep.append(one.lease.key)
-                    plan.begin.append((one.lease, row))
+                    plan.begin.append((one.lease, row, is_live))
             answers.update(self._write(connection, plan, now_ms))
         return [answers.get(one.lease, Lost()) for one in turns]
 
@@ -146,6 +161,11 @@ class Books:
         query = select(outbox).join(first, (outbox.c.key == first.c.key) & (outbox.c.seq == first.c.seq))
         return {row.key: row for row in connection.execute(query.where(outbox.c.dest == self._dest))}
 
+    def _switched(self, connection: Connection, keys: Sequence[str]) -> set[str]:
+        """Keys that are delivered though the destination is in shadow mode."""
+        mine = (cutover.c.dest == self._dest, cutover.c.key.in_([*keys, "*"]))
+        return set(connection.execute(select(cutover.c.key).where(*mine)).scalars())
+
     def _write(self, connection: Connection, plan: _Plan, now_ms: int) -> dict[Lease, Begun]:
         if plan.unknown:
             connection.execute(_UNKNOWN, plan.unknown)
@@ -156,7 +176,7 @@ class Books:
             connection.execute(update(key_seq).where(*mine).values(lease_until_ms=now_ms + self._lease_ms))
         if not plan.begin:
             return {}
-        rows = [row for _, row in plan.begin]
+        rows = [row for _, row, _ in plan.begin]
         connection.execute(
             _BEGIN, [{"b_dest": r.dest, "b_key": r.key, "b_seq": r.seq, "b_sent_ms": now_ms} for r in rows]
         )
@@ -172,7 +192,8 @@ class Books:
         ]
         numbered = attempt.insert().returning(attempt.c.id, sort_by_parameter_order=True)
         ids = connection.execute(numbered, started).scalars()
-        return {lease: Begun(row, id_, now_ms) for (lease, row), id_ in zip(plan.begin, ids, strict=True)}
+        begun = zip(plan.begin, ids, strict=True)
+        return {lease: Begun(row, id_, now_ms, live) for (lease, row, live), id_ in begun}
 
 
 _ROW = (outbox.c.dest == bindparam("b_dest"), outbox.c.key == bindparam("b_key"), outbox.c.seq == bindparam("b_seq"))
@@ -211,39 +232,3 @@ def _book(connection: Connection, dest: str, some: Sequence[tuple[str, Finished]
         connection.execute(statement, rows)
     if attempts:
         connection.execute(_ATTEMPT, attempts)
-
-
-def replay(store: Store, dest: str, event_id: str, *, now_ms: int) -> bool:
-    """Offer a parked or delivered event again under its id; False if there is none or it is still open."""
-    where = (outbox.c.dest == dest, outbox.c.event_id == event_id)
-    with store.write() as connection:
-        key = connection.execute(select(outbox.c.key).where(*where)).scalar_one_or_none()
-        if key is None:
-            return False
-        mine = (key_seq.c.dest == dest, key_seq.c.key == key)
-        connection.execute(select(key_seq.c.fence).where(*mine).with_for_update())  # as a turn does: see invariant 2
-        ended = outbox.c.state.in_(("parked", "dead", "delivered"))
-        again = update(outbox).where(*where, ended).values(state="pending", attempt=0, next_at_ms=now_ms)
-        if connection.execute(again).rowcount != 1:
-            return False
-        connection.execute(update(key_seq).where(*mine).values(next_at_ms=now_ms))
-    return True
-
-
-def resume(store: Store, dest: str, *, parked: bool, now_ms: int) -> int:
-    """Make all that waits for another attempt due now, with `parked` also what was given up; how many rows.
-
-    A deliverer that rests because its credentials were refused ends that rest by itself, within a minute.
-    """
-    states = ("retry", "parked", "dead") if parked else ("retry",)
-    mine = (outbox.c.dest == dest, OPEN_ROW, outbox.c.state.in_(states))
-    with store.write() as connection:
-        keys = select(outbox.c.key).where(*mine).distinct()
-        waiting = connection.execute(keys.order_by(outbox.c.key)).scalars().all()
-        for first in range(0, len(waiting), KEYS_AT_ONCE):
-            some = (key_seq.c.dest == dest, key_seq.c.key.in_(waiting[first : first + KEYS_AT_ONCE]))
-            locked = select(key_seq.c.fence).where(*some).order_by(key_seq.c.key).with_for_update()
-            connection.execute(locked).all()  # as a turn does: see invariant 2
-            connection.execute(update(key_seq).where(*some).values(next_at_ms=now_ms))
-        again = update(outbox).where(*mine).values(state="pending", attempt=0, next_at_ms=now_ms)
-        return connection.execute(again).rowcount

@@ -12,6 +12,7 @@ import msgspec
 from control_plane.errors import Misconfigured
 from control_plane.relay.connector import Connector
 from control_plane.relay.connectors import CONNECTORS
+from control_plane.relay.maintenance import Calendar
 from control_plane.settings import Destination, converted, toml
 
 
@@ -48,6 +49,10 @@ def _read(path: Path) -> Destination:
     destination = converted(raw, options_of(kind), path)
     if destination.name not in {"", path.stem}:
         raise Misconfigured(f"{path}: name: is {destination.name!r}, the file's name says {path.stem!r}")
+    try:
+        Calendar(destination.maintenance, destination.timezone)
+    except ValueError as error:
+        raise Misconfigured(f"{path}: maintenance: {error}") from None
     files = {
         name: str((path.parent / value).absolute())
         for name in destination.__struct_fields__

@@ -790,15 +790,50 @@ outbox = Table(
     UniqueConstraint("dest", "event_id"),
     Index(None, "state"),
 )
-OPEN_ROW = text("outbox.state <> 'delivered'")
+_ENDED = "('delivered', 'superseded', 'skipped', 'shadowed')"
+OPEN_ROW = text(f"outbox.state NOT IN {_ENDED}")
 """A literal, not a parameter: only so is the index of open rows used, and a key's delivered past never walked."""
 Index(
     "ix_outbox_open",
     outbox.c.dest,
     outbox.c.key,
     outbox.c.seq,
-    sqlite_where=text("state <> 'delivered'"),
-    postgresql_where=text("state <> 'delivered'"),
+    sqlite_where=text(f"state NOT IN {_ENDED}"),
+    postgresql_where=text(f"state NOT IN {_ENDED}"),
+)
+relay_act = Table(
+    "relay_act",
+    business,
+    Column("id", BigKey, primary_key=True, autoincrement=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("actor", String(120), nullable=False),
+    Column("dest", String(64), nullable=False),
+    Column("event_id", String(120), nullable=True, comment="null = of the destination"),
+    Column("act", String(12), nullable=False, comment="replay, skip, fix, resume, cutover"),
+    Column("reason", Text, nullable=False),
+    Column("body", LargeBinary, nullable=True, comment="what a fix replaced"),
+    Index(None, "dest", "event_id"),
+    comment="What people did to deliveries.",
+)
+cutover = Table(
+    "cutover",
+    business,
+    Column("dest", String(64), nullable=False),
+    Column("key", String(200), nullable=False, comment="* = every key"),
+    Column("at_ms", BigInteger, nullable=False),
+    PrimaryKeyConstraint("dest", "key"),
+    comment="Keys of a destination in shadow mode that are delivered after all.",
+)
+relay_health = Table(
+    "relay_health",
+    business,
+    Column("dest", String(64), primary_key=True),
+    Column("state", String(12), nullable=False, comment="running, open, half_open, maintenance, refused, paused"),
+    Column("until_ms", BigInteger, nullable=True),
+    Column("why", Text, nullable=False),
+    Column("at_once", Integer, nullable=False, comment="deliveries under way at most, as the far side bears"),
+    Column("at_ms", BigInteger, nullable=False),
+    comment="How the relay that looked last finds a destination.",
 )
 
 attempt = Table(

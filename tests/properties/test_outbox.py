@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlalchemy import Connection, select
 
 from control_plane.reconcile.versions import Wanted, settle
-from control_plane.relay.books import replay
+from control_plane.relay.acts import Act, replay
 from control_plane.relay.connector import Found, Outcome, Parcel
 from control_plane.relay.connectors.webhook import WebhookDestination
 from control_plane.relay.deliver import Deliverer
@@ -149,7 +149,8 @@ class Outbox(RuleBasedStateMachine):
     def a_person_replays_what_is_parked(self) -> None:
         for row in self._rows():
             if row.state == "parked":
-                assert replay(self.store, self.destination.name, row.event_id, now_ms=self.clock.now_ms())
+                act = Act(self.destination.name, "ana", "mended", self.clock.now_ms())
+                replay(self.store, act, row.event_id)
 
     @invariant()
     def per_key_in_order_and_one_effect_each(self) -> None:
@@ -173,7 +174,7 @@ class Outbox(RuleBasedStateMachine):
         self.far.answers = []
         for _ in range(4):
             self.a_person_replays_what_is_parked()
-            self.clock.at_ms += 70_000
+            self.clock.at_ms += 700_000
             self.runner.run(drain(self.relay))
         self.runner.run(self.relay.close())
         self.runner.close()

@@ -69,9 +69,13 @@ def test_an_integrator_gets_events_and_deliveries_and_nothing_else(
         "GET /deliveries",
         "GET /deliveries/{delivery_id}",
         "POST /deliveries/{delivery_id}/replay",
+        "POST /deliveries/{delivery_id}/skip",
+        "POST /deliveries/{delivery_id}/fix",
         "GET /destinations",
         "GET /destinations/{name}",
         "POST /destinations/{name}/resume",
+        "POST /destinations/{name}/replay",
+        "POST /destinations/{name}/cutover",
     }
 
 

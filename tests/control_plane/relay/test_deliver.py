@@ -10,14 +10,15 @@ from collections import Counter
 import msgspec
 import pytest
 
-from control_plane.errors import Fenced
-from control_plane.relay.books import replay
+from control_plane.errors import Conflict, Fenced, NotFound
+from control_plane.relay.acts import Act, replay
 from control_plane.simulators.erp import ErpServer
 from control_plane.store.engine import Store
 from tests.control_plane.conftest import TurnedClock
 from tests.control_plane.relay.conftest import Killed, Relay, drain, eventually, killed_at
 from tests.control_plane.relay.far_side import Answer, Request, Sink
 
+CLAIMED = 2  # the first write says how the destination is found, the second takes keys
 UNTIL_NEXT_LEASE_S = 11  # timeout 5 s + margin 5 s, and a little
 
 
@@ -141,9 +142,12 @@ async def test_a_replayed_event_goes_first_and_its_key_goes_on(relay: Relay, erp
     deliverer = relay.start()
     await drain(deliverer)
     parked = relay.rows()[0].event_id
-    assert replay(relay.store, "erp", parked, now_ms=relay.clock.now_ms())
-    assert not replay(relay.store, "erp", parked, now_ms=relay.clock.now_ms())
-    assert not replay(relay.store, "erp", "evt_nobody", now_ms=relay.clock.now_ms())
+    act = Act("erp", "ana", "mended", relay.clock.now_ms())
+    replay(relay.store, act, parked)
+    with pytest.raises(Conflict, match="on its way already"):
+        replay(relay.store, act, parked)
+    with pytest.raises(NotFound):
+        replay(relay.store, act, "evt_nobody")
     await drain(deliverer)
     assert effects(erp) == {"truck": [1, 2]}
 
@@ -153,7 +157,7 @@ async def test_replaying_what_was_delivered_has_no_second_effect(relay: Relay, e
     deliverer = relay.start()
     await drain(deliverer)
     first = relay.rows()[0]
-    assert replay(relay.store, "erp", first.event_id, now_ms=relay.clock.now_ms())
+    replay(relay.store, Act("erp", "ana", "asked for", relay.clock.now_ms()), first.event_id)
     await drain(deliverer)
     assert effects(erp) == {"truck": [1, 2]}
     assert erp.ledger.report()["repeated"] == {first.event_id: 2}
@@ -236,7 +240,7 @@ async def test_a_killed_relay_delays_its_keys_by_one_answers_time_and_a_margin(
     to_sink: Relay, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     to_sink.post(truck=1)
-    with killed_at(monkeypatch, 1, committed=True), pytest.raises(Killed):  # claimed, and no more
+    with killed_at(monkeypatch, CLAIMED, committed=True), pytest.raises(Killed):  # claimed, and no more
         await drain(to_sink.start())
     successor = to_sink.start()
     to_sink.clock.forward(seconds=9)
@@ -337,7 +341,7 @@ async def test_a_relay_that_stood_still_sends_nothing_late(
     write = Store.write
 
     def writes_and_stalls(store: Store) -> object:
-        if to_sink.states() == ["pending"] and own.now_ms() == to_sink.clock.now_ms() and calls:
+        if to_sink.states() == ["pending"] and own.now_ms() == to_sink.clock.now_ms() and len(calls) == CLAIMED:
             own.forward(seconds=10)
         calls.append(1)
         return write(store)

@@ -60,6 +60,7 @@ def test_the_rest_doubles_to_ten_minutes_and_one_answer_ends_it() -> None:
         assert breaker.state(now_ms) == "half_open"
         assert not breaker.took("a", "AMBIGUOUS", now_ms)
     assert rests == [30_000, 60_000, 120_000, 240_000, 480_000, LONGEST_REST_MS]
+    now_ms += LONGEST_REST_MS
     assert breaker.took("a", "OK", now_ms)
     assert breaker.state(now_ms) == "closed"
 

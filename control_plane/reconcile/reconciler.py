@@ -128,6 +128,7 @@ class Reconciler:
         self._destinations = destinations
         self._clock = clock
         self._unsettled: dict[str, Unsettled | None] | None = None  # gateways that may still need a final version
+        self._starts: dict[str, dict[tuple[int, int], int]] = {}
         self.versions = 0
 
     def step(self) -> bool:
@@ -209,7 +210,7 @@ class Reconciler:
                 return 0
             walls = load_all(connection, gateway)
             mark = watermark_ms(connection, gateway)
-            starts = _boot_starts(connection, gateway)
+            starts = self._boot_starts(connection, gateway, earliest)
             whole_ms = whole_from_ms(connection, gateway)
         made, waiting = self._records.settle(gateway, walls, mark) if told else (0, False)
         expires = [round(self._clock.now_ms() + self._hold_max_s * 1000)] if waiting else []
@@ -262,6 +263,17 @@ class Reconciler:
             log.info("events.settled", subject=subject.key, versions=made)
         open_ends = [one.decided_ms for one in wanted if not one.final]
         return made, round(min(open_ends) + rule.hold_max_s * 1000) if open_ends else None
+
+    def _boot_starts(
+        self, connection: Connection, gateway: str, earliest: dict[tuple[int, int], int]
+    ) -> dict[tuple[int, int], int]:
+        """Where each boot's readings begin. Looked up once; afterwards whatever comes is among the news."""
+        known = self._starts.get(gateway)
+        if known is None:
+            known = self._starts[gateway] = _boot_starts(connection, gateway)
+        for boot, first_ms in earliest.items():
+            known[boot] = min(first_ms, known.get(boot, first_ms))
+        return known
 
     def _observations(self, subject: Subject, after_ms: int) -> list[Observation]:
         key = (subject.sensor, subject.quantity)

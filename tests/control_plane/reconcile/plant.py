@@ -35,8 +35,10 @@ EPOCH = 7
 GROUP = 1
 WALL0_MS = 1_763_805_600_000
 RULE = ColdChainRule(open_after_s=2.0, close_after_s=2.0, gap_s=3.0, hold_max_s=3600.0)
-ERP = WebhookDestination(name="erp", url="http://127.0.0.1:1/", secret_file="none")
-DISPATCH = WebhookDestination(name="dispatch", url="http://127.0.0.1:1/", secret_file="none", finality="provisional_ok")
+ERP = WebhookDestination(name="erp", url="http://127.0.0.1:1/", secret_file="none", coalesce=False)
+DISPATCH = WebhookDestination(
+    name="dispatch", url="http://127.0.0.1:1/", secret_file="none", finality="provisional_ok", coalesce=False
+)
 Reading = tuple[int, float]  # mono_ms, °C with two decimals
 
 
